@@ -1,0 +1,29 @@
+"""INT4 chatbots on Intel CPUs, and what quantization costs and gives.
+
+    from itrex_chat import build_chatbot, PipelineConfig, RtnConfig
+    chatbot = build_chatbot(PipelineConfig(model_name_or_path="chatglm3-6b",
+                                           optimization_config=RtnConfig(bits=4, compute_dtype="int8",
+                                                                         weight_dtype="int4_fullrange")))
+    print(chatbot.predict("你好"))
+"""
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "build_chatbot": "itrex_chat.chatbot",
+    "Chatbot": "itrex_chat.chatbot",
+    "PipelineConfig": "itrex_chat.chatbot",
+    "RtnConfig": "itrex_chat.chatbot",
+    "MixedPrecisionConfig": "itrex_chat.chatbot",
+    "GenerationConfig": "itrex_chat.generation.config",
+    "ItrexChatError": "itrex_chat.errors",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first used: a command that needs no torch starts without it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,49 @@
+"""What can go wrong for a user, each told in one or two sentences.
+
+Every error that a user can cause or mend is an `ItrexChatError`; the command
+line prints its sentence and exits non-zero. Any other exception is a bug.
+"""
+
+
+class ItrexChatError(Exception):
+    """Base of all errors that name what is wrong with which input and what to do next."""
+
+
+class RecipeError(ItrexChatError, ValueError):
+    """A recipe, a setting or an option that cannot be meant."""
+
+
+class QuestionSetError(ItrexChatError, ValueError):
+    """A question set that cannot be read."""
+
+
+class SourceError(ItrexChatError):
+    """A model that cannot be found, reached or verified."""
+
+
+class CheckpointError(ItrexChatError):
+    """Weights or configuration that cannot be read or do not fit together."""
+
+
+class TokenizerError(ItrexChatError):
+    """A vocabulary or chat template that is missing or cannot be used."""
+
+
+class ArtifactError(ItrexChatError):
+    """A cached artifact that is missing, damaged or in use."""
+
+
+class KernelError(ItrexChatError):
+    """A kernel that cannot run on this machine or on these weights."""
+
+
+class MemoryShortage(ItrexChatError):
+    """A model that does not fit into what the machine has left."""
+
+
+class GenerationError(ItrexChatError, ValueError):
+    """A prompt or setting that generation cannot work with."""
+
+
+class RunError(ItrexChatError):
+    """A run of questions that cannot start, go on or be read."""

@@ -1,0 +1,118 @@
+"""Question sets: the questions that every variant of every model is asked.
+
+A set is a YAML file: `name`, `language`, an optional `system` message,
+`questions` with `id` and `text` (and `category`, `expected` for the report),
+and `includes`, other sets whose questions come first.
+"""
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from itrex_chat.errors import QuestionSetError
+from itrex_chat.language import LANGUAGES, _
+from itrex_chat.places import data_folder
+
+DEFAULT = {"zh": "semantics-5", "en": "english-5"}
+SET_FIELDS = {"name": str, "language": str, "system": str, "includes": list, "questions": list}
+QUESTION_FIELDS = {"id": str, "text": str, "category": str, "expected": str}
+LARGEST_SET = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    text: str
+    category: str = ""
+    expected: str = ""
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    name: str
+    language: str
+    questions: tuple[Question, ...]
+    system: str = ""
+
+
+def names() -> list[str]:
+    """The question sets that exist, sorted."""
+    return sorted(file.stem for file in data_folder("prompts").glob("*.yaml"))
+
+
+def load(name: str) -> QuestionSet:
+    """The set of that name, or in that file. Raises QuestionSetError."""
+    return _load(name, ())
+
+
+def default_for(languages: tuple[str, ...]) -> QuestionSet:
+    """The set that fits a model: Chinese where it knows Chinese, else English."""
+    return load(DEFAULT["zh" if "zh" in languages else "en"])
+
+
+def _load(name: str, including: tuple[str, ...]) -> QuestionSet:
+    file = data_folder("prompts") / f"{name}.yaml" if name in names() else Path(name).expanduser()
+    if not file.is_file():
+        close = difflib.get_close_matches(name, names(), n=1)
+        hint = " " + _("Did you mean {name}?", name=close[0]) if close else ""
+        raise QuestionSetError(_("There is no question set {name}.{hint} Known: {names}; a YAML file works too.",
+                                 name=name, hint=hint, names=", ".join(names())))
+    if name in including:
+        raise QuestionSetError(_("{file} includes itself.", file=file))
+    content = _read(file)
+    questions = [question for other in content.get("includes", ())
+                 for question in _load(str(other), (*including, name)).questions]
+    questions += [_question(entry, number, file) for number, entry in enumerate(content.get("questions", ()), 1)]
+    seen = set()
+    for question in questions:
+        if question.id in seen:
+            raise QuestionSetError(_("{file}: two questions have the id {id}.", file=file, id=question.id))
+        seen.add(question.id)
+    if not questions:
+        raise QuestionSetError(_("{file} has no questions.", file=file))
+    return QuestionSet(content.get("name", file.stem), content.get("language", "en"), tuple(questions),
+                       content.get("system", ""))
+
+
+def _read(file: Path) -> dict:
+    try:
+        if file.stat().st_size > LARGEST_SET:
+            raise QuestionSetError(_("{file} is too large for a question set.", file=file))
+        content = yaml.safe_load(file.read_text("utf-8"))
+    except OSError as error:
+        raise QuestionSetError(_("{file} cannot be read: {reason}.", file=file, reason=error.strerror)) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise QuestionSetError(_("{file} is not valid YAML: {reason}.", file=file, reason=reason)) from None
+    if not isinstance(content, dict):
+        raise QuestionSetError(_("{file} holds no question set: it must be keys and values.", file=file))
+    _check(content, SET_FIELDS, _("{file}", file=file))
+    if content.get("language", "en") not in LANGUAGES:
+        raise QuestionSetError(_("{file}: language cannot be {value!r}. Choose one of: {choices}.", file=file,
+                                 value=content["language"], choices=", ".join(LANGUAGES)))
+    return content
+
+
+def _question(entry, number: int, file: Path) -> Question:
+    where = _("{file}, question {number}", file=file, number=number)
+    if not isinstance(entry, dict):
+        raise QuestionSetError(_("{where} must have the fields id and text.", where=where))
+    entry = {field: str(value) if type(value) in (int, float) else value for field, value in entry.items()}
+    _check(entry, QUESTION_FIELDS, where)
+    for field in ("id", "text"):
+        if not entry.get(field, "").strip():
+            raise QuestionSetError(_("{where} has no {field}.", where=where, field=field))
+    return Question(**entry)
+
+
+def _check(given: dict, known: dict, where: str) -> None:
+    for field, value in given.items():
+        if field not in known:
+            close = difflib.get_close_matches(str(field), known, n=1)
+            hint = " " + _("Did you mean {name}?", name=close[0]) if close else ""
+            raise QuestionSetError(_("{where}: there is no field {field}.{hint} Fields: {fields}.", where=where,
+                                     field=field, hint=hint, fields=", ".join(known)))
+        if not isinstance(value, known[field]):
+            raise QuestionSetError(_("{where}: {field} must be {kind}, not {value!r}.", where=where, field=field,
+                                     kind=known[field].__name__, value=value))
