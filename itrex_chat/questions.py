@@ -4,12 +4,12 @@ A set is a YAML file: `name`, `language`, an optional `system` message,
 `questions` with `id` and `text` (and `category`, `expected` for the report),
 and `includes`, other sets whose questions come first.
 """
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from itrex_chat.choices import did_you_mean, one_of
 from itrex_chat.errors import QuestionSetError
 from itrex_chat.language import LANGUAGES, _
 from itrex_chat.places import data_folder
@@ -54,10 +54,8 @@ def default_for(languages: tuple[str, ...]) -> QuestionSet:
 def _load(name: str, including: tuple[str, ...]) -> QuestionSet:
     file = data_folder("prompts") / f"{name}.yaml" if name in names() else Path(name).expanduser()
     if not file.is_file():
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = " " + _("Did you mean {name}?", name=close[0]) if close else ""
         raise QuestionSetError(_("There is no question set {name}.{hint} Known: {names}; a YAML file works too.",
-                                 name=name, hint=hint, names=", ".join(names())))
+                                 name=name, hint=did_you_mean(name, names()), names=", ".join(names())))
     if name in including:
         raise QuestionSetError(_("{file} includes itself.", file=file))
     content = _read(file)
@@ -87,10 +85,8 @@ def _read(file: Path) -> dict:
         raise QuestionSetError(_("{file} is not valid YAML: {reason}.", file=file, reason=reason)) from None
     if not isinstance(content, dict):
         raise QuestionSetError(_("{file} holds no question set: it must be keys and values.", file=file))
-    _check(content, SET_FIELDS, _("{file}", file=file))
-    if content.get("language", "en") not in LANGUAGES:
-        raise QuestionSetError(_("{file}: language cannot be {value!r}. Choose one of: {choices}.", file=file,
-                                 value=content["language"], choices=", ".join(LANGUAGES)))
+    _check(content, SET_FIELDS, str(file))
+    one_of(_("{file}: language", file=file), content.get("language", "en"), LANGUAGES, QuestionSetError)
     return content
 
 
@@ -109,10 +105,8 @@ def _question(entry, number: int, file: Path) -> Question:
 def _check(given: dict, known: dict, where: str) -> None:
     for field, value in given.items():
         if field not in known:
-            close = difflib.get_close_matches(str(field), known, n=1)
-            hint = " " + _("Did you mean {name}?", name=close[0]) if close else ""
             raise QuestionSetError(_("{where}: there is no field {field}.{hint} Fields: {fields}.", where=where,
-                                     field=field, hint=hint, fields=", ".join(known)))
+                                     field=field, hint=did_you_mean(field, known), fields=", ".join(known)))
         if not isinstance(value, known[field]):
             raise QuestionSetError(_("{where}: {field} must be {kind}, not {value!r}.", where=where, field=field,
                                      kind=known[field].__name__, value=value))

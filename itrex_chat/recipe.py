@@ -5,13 +5,13 @@ a local folder or a `.gguf` file is a recipe whose source is that path and
 whose other settings are the defaults. `Recipe` is the type the rest of the
 program sees.
 """
-import difflib
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import yaml
 from yacs.config import CfgNode
 
+from itrex_chat.choices import did_you_mean, one_of
 from itrex_chat.errors import RecipeError
 from itrex_chat.generation.config import GenerationConfig
 from itrex_chat.language import LANGUAGES, _
@@ -70,10 +70,10 @@ class Quantization:
         return WEIGHT_DTYPES[self.weight_dtype]
 
     def __post_init__(self):
-        _one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
-        _one_of("quantization.group_size", self.group_size, GROUP_SIZES)
-        _one_of("quantization.head", self.head, HEADS)
-        _one_of("quantization.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
+        one_of("quantization.group_size", self.group_size, GROUP_SIZES)
+        one_of("quantization.head", self.head, HEADS)
+        one_of("quantization.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Chat:
     control_text: str = "published"
 
     def __post_init__(self):
-        _one_of("chat.control_text", self.control_text, CONTROL_TEXTS)
+        one_of("chat.control_text", self.control_text, CONTROL_TEXTS)
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class Recipe:
     chat: Chat = Chat()
 
     def __post_init__(self):
-        _one_of("source.hub", self.source.hub, HUBS)
+        one_of("source.hub", self.source.hub, HUBS)
         for language in self.languages:
-            _one_of("languages", language, LANGUAGES)
+            one_of("languages", language, LANGUAGES)
 
     def as_dict(self) -> dict:
         """Plain values for JSON."""
@@ -137,7 +137,7 @@ def load(model: str, settings: list[str] = ()) -> Recipe:
         raise RecipeError(_("There is no folder or file {model}. Name a folder, a .gguf file or one of: {names}.",
                             model=model, names=", ".join(names())))
     raise RecipeError(_("There is no model {model}.{hint} Known: {names}; a folder or a .gguf file works too.",
-                        model=model, hint=_did_you_mean(model, names()), names=", ".join(names())))
+                        model=model, hint=did_you_mean(model, names()), names=", ".join(names())))
 
 
 def read(file: Path, settings: list[str] = ()) -> Recipe:
@@ -195,7 +195,7 @@ def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
         path = f"{prefix}{key}"
         if key not in node:
             raise RecipeError(_("{where}: there is no key {key}.{hint}", where=where, key=path,
-                                hint=_did_you_mean(str(key), list(node))))
+                                hint=did_you_mean(key, node)))
         wanted = node[key]
         if isinstance(wanted, float) and type(value) is int:
             given[key] = value = float(value)
@@ -222,18 +222,6 @@ def _parsed(text: str):
 
 def _plain(node: CfgNode) -> dict:
     return {key: _plain(value) if isinstance(value, CfgNode) else value for key, value in node.items()}
-
-
-def _one_of(key: str, value, choices: tuple) -> None:
-    if value not in choices or isinstance(value, bool):
-        raise RecipeError(_("{key} cannot be {value!r}.{hint} Choose one of: {choices}.", key=key, value=value,
-                            hint=_did_you_mean(str(value), [str(c) for c in choices]),
-                            choices=", ".join(str(c) for c in choices)))
-
-
-def _did_you_mean(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
-    return " " + _("Did you mean {name}?", name=close[0]) if close else ""
 
 
 def _brief(error: Exception) -> str:
