@@ -1,0 +1,143 @@
+"""Checkpoints: a model's tensors under transformers' names, whatever the files look like.
+
+`open_checkpoint` reads configuration and table of contents and checks that
+every tensor is there with the right shape; tensors are then read a few rows
+at a time.
+"""
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from itrex_chat.checkpoints import gguf
+from itrex_chat.checkpoints.families import Family, Origin, family_of
+from itrex_chat.checkpoints.storage import Storage, open_storage
+from itrex_chat.decoder.config import DecoderConfig, from_native
+from itrex_chat.decoder.layout import EMBEDDING, HEAD, TensorSpec, tensors
+from itrex_chat.errors import CheckpointError
+from itrex_chat.language import _
+from itrex_chat.sources import Source
+
+DERIVED = re.compile(r"(rotary_emb|rotary_pos_emb)\.inv_freq$|\.attn\.(masked_)?bias$|^rope_freqs\.weight$")
+LARGEST_CONFIG = 16 << 20  # bytes
+
+
+@dataclass
+class Checkpoint:
+    """The weights of one model, lazily.
+
+    `config` is the `config.json` of the architecture that transformers
+    defines, `decoder` what this program reads from it, `description` how the
+    weights are stored ("float16", "GGUF Q4_K").
+    """
+    source: Source
+    family: str
+    config: dict
+    decoder: DecoderConfig
+    description: str
+    _storage: Storage
+    _origins: dict[str, Origin]
+
+    def specs(self) -> list[TensorSpec]:
+        """Every tensor of the decoder, in the order of use."""
+        return list(tensors(self.decoder))
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What the tensor is stored as; float32 where it was quantized or is computed."""
+        origin = self._origins[name]
+        return torch.float32 if origin.transform == "normalized" else self._storage.dtype(origin.tensor)
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of a tensor, a fresh copy in its stored dtype. Raises CheckpointError."""
+        origin = self._origins[name]
+        if origin.transform.startswith("unpermuted:"):
+            return self._unpermuted(name, origin)[start:stop]
+        rows = self._storage.rows(origin.tensor, origin.first_row + start, origin.first_row + stop)
+        if origin.transform == "normalized":
+            rows = torch.nn.functional.normalize(rows.float())
+        if not torch.isfinite(rows).all():
+            raise CheckpointError(_("{folder}: the tensor {name} holds values that are not finite numbers.",
+                                    folder=self.source.folder, name=origin.tensor))
+        return rows
+
+    def tensor(self, spec: TensorSpec) -> torch.Tensor:
+        return self.rows(spec.name, 0, spec.shape[0])
+
+    def _unpermuted(self, name: str, origin: Origin) -> torch.Tensor:
+        """llama.cpp stores the rows of a head as (0, d/2), (1, d/2+1), …; back to halves."""
+        heads = int(origin.transform.removeprefix("unpermuted:"))
+        whole = self._storage.rows(origin.tensor, 0, self._storage.shapes[origin.tensor][0])
+        paired = whole.reshape(heads, -1, 2, *whole.shape[1:])
+        return paired.transpose(1, 2).reshape(whole.shape)
+
+
+def open_checkpoint(source: Source) -> Checkpoint:
+    """The model in `source`. Raises CheckpointError naming what is missing, damaged or unknown."""
+    storage = open_storage(source.format, source.weights)
+    if source.format == "gguf":
+        family = gguf.family(storage.metadata)
+        config = gguf.native_config(storage.metadata, storage.shapes)
+        if config["rope_parameters"]["rope_type"] == "llama3":
+            config["rope_parameters"] |= gguf.llama3_scaling(
+                storage.rows("rope_freqs.weight", 0, storage.shapes["rope_freqs.weight"][0]))
+    else:
+        original = read_json(source.folder / "config.json")
+        family = family_of(original)
+        config = family.native_config(original)
+    decoder = from_native(config)
+    origins = _origins(family, decoder, storage, source)
+    return Checkpoint(source, family.name, config, decoder, storage.description(), storage, origins)
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a checkpoint's folder. Raises CheckpointError."""
+    try:
+        if path.stat().st_size > LARGEST_CONFIG:
+            raise CheckpointError(_("{path} is too large to be what its name says.", path=path))
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(_("{path} cannot be read: {reason}.", path=path, reason=error.strerror)) from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(_("{path} is not valid JSON.", path=path)) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(_("{path} is not valid JSON.", path=path))
+    return content
+
+
+def _origins(family: Family, decoder: DecoderConfig, storage: Storage, source: Source) -> dict[str, Origin]:
+    """Where each tensor is; refuses a checkpoint that lacks one, has one of another shape, or has more."""
+    origins = {}
+    for spec in tensors(decoder):
+        origin = family.origin(spec.name, decoder)
+        if spec.name == HEAD and decoder.tied_head:
+            origin = family.origin(EMBEDDING, decoder)
+        found = storage.shapes.get(origin.tensor)
+        if found is None:
+            raise CheckpointError(_("{folder}: the tensor {name} is missing; the checkpoint is not complete.",
+                                    folder=source.folder, name=origin.tensor))
+        if found[1:] != spec.shape[1:] or found[0] < origin.first_row + spec.shape[0]:
+            raise CheckpointError(_("{folder}: the tensor {name} has the shape {found}, which does not fit config.json.",
+                                    folder=source.folder, name=origin.tensor, found=list(found)))
+        origins[spec.name] = origin
+    used = {origin.tensor for origin in origins.values()}
+    tied = {family.origin(HEAD, decoder).tensor} if decoder.tied_head else set()
+    for name in storage.shapes:
+        if name not in used | tied and not DERIVED.search(name):
+            raise CheckpointError(_("{folder}: the tensor {name} is not part of the architecture {architecture}.",
+                                    folder=source.folder, name=name, architecture=decoder.architecture))
+    _check_rows(origins, decoder, storage, source)
+    return origins
+
+
+def _check_rows(origins: dict[str, Origin], decoder: DecoderConfig, storage: Storage, source: Source) -> None:
+    """Every stored row is used: a matrix with more rows than the configuration says is another model's."""
+    used: dict[str, int] = {}
+    for spec in tensors(decoder):
+        origin = origins[spec.name]
+        used[origin.tensor] = max(used.get(origin.tensor, 0), origin.first_row + spec.shape[0])
+    for name, rows in used.items():
+        if storage.shapes[name][0] != rows:
+            raise CheckpointError(_("{folder}: the tensor {name} has the shape {found}, which does not fit config.json.",
+                                    folder=source.folder, name=name, found=list(storage.shapes[name])))

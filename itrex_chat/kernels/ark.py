@@ -1,0 +1,72 @@
+"""Intel's BesTLA kernels, from auto-round-lib: the successor of ITREX's QBits. No compiler needed."""
+import contextlib
+import functools
+import io
+from dataclasses import dataclass
+
+import torch
+
+from itrex_chat.language import _
+from itrex_chat.quantization.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class ArkWeight:
+    """A matrix in BesTLA's layout, with float32 scales, which hold the artifact's float16 ones exactly."""
+    blob: torch.Tensor
+    in_features: int
+    out_features: int
+    settings: tuple
+
+    def matmul(self, x):
+        out = torch.empty(x.shape[0], self.out_features)
+        _library().woqgemm(x.contiguous(), self.blob, _no_bias(), self.out_features, self.in_features, *self.settings,
+                           out=out)
+        return out
+
+    def dequantize(self):
+        return _library().unpack_weight(self.blob, torch.float32, self.out_features, self.in_features, *self.settings)
+
+    def nbytes(self):
+        return self.blob.nbytes
+
+
+class Ark:
+    name = "ark"
+
+    def missing(self):
+        if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+            return _("the processor has no AVX2")
+        return _library_problem()
+
+    def pack(self, weight: QuantizedTensor, compute_dtype):
+        integers = weight.integers().contiguous()  # it takes the address of a copy otherwise, and frees it
+        settings = (weight.group_size, compute_dtype, f"int{weight.bits}", "fp32", False)
+        blob = _library().repack_quantized_weight(integers, weight.scales.float().contiguous(),
+                                                  torch.empty(0, dtype=torch.int8), *settings)
+        return ArkWeight(blob, weight.in_features, weight.out_features, settings)
+
+    def bytes_per_weight(self, bits, group_size):
+        return bits / 8 + 8 / group_size  # scales and, for int8 activations, sums, both float32
+
+
+@functools.cache
+def _library():
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load
+        import auto_round_kernel
+    return auto_round_kernel
+
+
+@functools.cache
+def _library_problem() -> str | None:
+    try:
+        if getattr(_library(), "cpu_lib", None) is None:
+            return _("auto-round-lib has no kernels for this processor or system")
+    except ImportError as error:
+        return _("auto-round-lib cannot be imported ({reason})", reason=str(error).splitlines()[0])
+    return None
+
+
+@functools.cache
+def _no_bias() -> torch.Tensor:
+    return torch.empty(0)

@@ -1,0 +1,77 @@
+"""The definition of the product, in plain PyTorch. Slow; runs anywhere."""
+from dataclasses import dataclass
+
+import torch
+from einops import einsum, rearrange
+
+from itrex_chat.quantization.tensor import QuantizedTensor
+
+SLAB = 1 << 24  # weights unpacked at a time
+
+
+@dataclass(frozen=True)
+class ReferenceWeight:
+    weight: QuantizedTensor
+    compute_dtype: str
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.out_features
+
+    def matmul(self, x):
+        product = {"int8": _int8_product, "bf16": _bf16_product, "fp32": _fp32_product}[self.compute_dtype]
+        outputs = max(1, SLAB // self.in_features)
+        return torch.cat([product(x, self.weight.columns(start, min(start + outputs, self.out_features)))
+                          for start in range(0, self.out_features, outputs)], 1)
+
+    def dequantize(self):
+        return self.weight.dequantize()
+
+    def nbytes(self):
+        return self.weight.qweight.nbytes + self.weight.scales.nbytes
+
+
+class Reference:
+    name = "reference"
+
+    def missing(self):
+        return None
+
+    def pack(self, weight, compute_dtype):
+        return ReferenceWeight(weight, compute_dtype)
+
+    def bytes_per_weight(self, bits, group_size):
+        return bits / 8 + 2 / group_size
+
+
+def quantize_activations(x: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round each group of a row to int8 with a scale of its largest magnitude / 127.
+
+    x float32 [rows, in] to integers, float32 [rows, groups, group_size], and
+    scales, float32 [rows, groups]; a group of zeros has the scale 0.
+    """
+    groups = rearrange(x, "r (g i) -> r g i", i=group_size)
+    scales = groups.abs().amax(-1) / 127
+    inverse = torch.where(scales > 0, 1 / scales, 0)
+    return (groups * inverse[..., None]).round().clamp(-127, 127), scales
+
+
+def _int8_product(x, weight):
+    """Integer products within a group, exact in float32, then both scales."""
+    integers, x_scales = quantize_activations(x, weight.group_size)
+    w = rearrange(weight.integers().float(), "(g i) o -> g i o", i=weight.group_size)
+    sums = einsum(integers, w, "r g i, g i o -> r g o")
+    return einsum(sums, x_scales, weight.scales.float(), "r g o, r g, g o -> r o")
+
+
+def _bf16_product(x, weight):
+    """Weights and activations rounded to bfloat16, sums in float32."""
+    return x.bfloat16().float() @ weight.dequantize().bfloat16().float().t()
+
+
+def _fp32_product(x, weight):
+    return x @ weight.dequantize().t()

