@@ -1,0 +1,57 @@
+"""Chat: messages to token ids and token ids to text, for each family.
+
+`load_tokenizer` is the way in. Text in a message never becomes a control
+token, whatever it looks like (one exception: `baichuan2.py`).
+"""
+from pathlib import Path
+from typing import Protocol
+
+from itrex_chat.chat.messages import Message
+from itrex_chat.errors import TokenizerError
+from itrex_chat.recipe import Chat
+
+CHINESE_SAMPLE = "今天天气很好，我们一起去公园散步，然后回家做饭吃吧。"
+
+
+class ChatTokenizer(Protocol):
+    """`stop_ids` end an answer; `files` are what an artifact needs to hold to load the same tokenizer again,
+    by name; `strips_newline` is set where an answer begins with a newline that is not part of it."""
+    stop_ids: frozenset[int]
+    strips_newline: bool
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text to ids, no special tokens added."""
+
+    def decode(self, ids: list[int]) -> str:
+        """Ids to text; ids that stand for no text are left out."""
+
+    def prompt(self, messages: list[Message]) -> list[int]:
+        """The ids that ask the model to answer a conversation. Raises TokenizerError."""
+
+    def files(self) -> dict[str, bytes]: ...
+
+
+def load_tokenizer(folder: Path, family: str, chat: Chat = Chat(), gguf: Path | None = None) -> ChatTokenizer:
+    """The tokenizer in a model's or artifact's `folder`, or in a GGUF file. Raises TokenizerError."""
+    if gguf is not None:
+        from itrex_chat.chat.gguf import tokenizer_from_gguf
+        return tokenizer_from_gguf(gguf, chat)
+    if family == "chatglm3":
+        from itrex_chat.chat.chatglm3 import ChatGLM3Tokenizer
+        return ChatGLM3Tokenizer(folder, chat)
+    if family == "qwen":
+        from itrex_chat.chat.qwen import QwenTokenizer
+        return QwenTokenizer(folder, chat)
+    if family == "baichuan2":
+        from itrex_chat.chat.baichuan2 import Baichuan2Tokenizer
+        return Baichuan2Tokenizer(folder, chat)
+    from itrex_chat.chat.fast import tokenizer_from_folder
+    return tokenizer_from_folder(folder, chat)
+
+
+def spoken_languages(tokenizer: ChatTokenizer) -> tuple[str, ...]:
+    """A guess at the languages of a model from its vocabulary: Chinese if it has words of it, and English."""
+    return ("zh", "en") if len(tokenizer.encode(CHINESE_SAMPLE)) < len(CHINESE_SAMPLE) else ("en",)
+
+
+__all__ = ["ChatTokenizer", "Message", "TokenizerError", "load_tokenizer", "spoken_languages"]

@@ -1,0 +1,37 @@
+"""ChatGLM3: a SentencePiece vocabulary with eight control tokens behind it."""
+from pathlib import Path
+
+from itrex_chat.chat.messages import Message
+from itrex_chat.chat.vocabulary import read_file, sentencepiece
+from itrex_chat.recipe import Chat
+
+CONTROLS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+
+
+class ChatGLM3Tokenizer:
+    """Prompt: [gMASK] sop, then for each message its role's token, a newline and the text; at the end <|assistant|>."""
+    strips_newline = True
+
+    def __init__(self, folder: Path, chat: Chat):
+        self._content = read_file(folder, "tokenizer.model")
+        self._pieces = sentencepiece(self._content, folder)
+        self._chat = chat
+        self._control = {name: self._pieces.vocab_size() + number for number, name in enumerate(CONTROLS)}
+        self.stop_ids = frozenset((self._pieces.eos_id(), self._control["<|user|>"], self._control["<|observation|>"]))
+
+    def encode(self, text):
+        return self._pieces.encode(text)
+
+    def decode(self, ids):
+        return self._pieces.decode([token for token in ids if token < self._pieces.vocab_size()])
+
+    def prompt(self, messages):
+        if self._chat.system and messages[0].role != "system":
+            messages = [Message("system", self._chat.system), *messages]
+        ids = [self._control["[gMASK]"], self._control["sop"]]
+        for message in messages:
+            ids += [self._control[f"<|{message.role}|>"], *self.encode("\n"), *self.encode(message.content)]
+        return [*ids, self._control["<|assistant|>"]]
+
+    def files(self):
+        return {"tokenizer.model": self._content}

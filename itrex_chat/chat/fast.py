@@ -1,0 +1,212 @@
+"""All other families: a `tokenizer.json` and the chat template that comes with the model.
+
+Templates write messages and control tokens into one text. So that a message
+cannot contain a control token, one that looks like it does is masked before
+the template sees it, the template's own control tokens are renamed to
+unguessable names, and the text is encoded by a copy of the tokenizer that
+knows only these names.
+"""
+import functools
+import json
+import secrets
+from datetime import datetime
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from itrex_chat.chat.messages import Message
+from itrex_chat.chat.vocabulary import read_file
+from itrex_chat.errors import TokenizerError
+from itrex_chat.language import _
+from itrex_chat.recipe import Chat
+
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|user|>", "<|observation|>")
+TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+class FastTokenizer:
+    """A tokenizer of the tokenizers library (`content`, its JSON) with a Jinja chat template.
+
+    `named` holds bos_token, eos_token, … for the template; `stop_ids` are
+    those that the model's configuration names.
+    """
+    strips_newline = False
+
+    def __init__(self, content: bytes, template: str, named: dict[str, str], stop_ids: set[int], chat: Chat):
+        self._content, self._template, self._named, self._chat = content, template, named, chat
+        try:
+            self._tokenizer = Tokenizer.from_buffer(content)
+        except Exception as error:  # the library raises plain Exception
+            reason = " ".join(str(error).split())[:160].rstrip(".")
+            raise TokenizerError(_("tokenizer.json is damaged ({reason}).", reason=reason)) from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._added = {token.content: token for token in self._tokenizer.get_added_tokens_decoder().values()}
+        self.stop_ids = frozenset(stop_ids | self._turn_ends())
+
+    def encode(self, text):
+        tokenizer = self._literal if any(name in text for name in self._added) else self._tokenizer
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids):
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
+
+    def prompt(self, messages):
+        if self._chat.system and messages[0].role != "system":
+            messages = [Message("system", self._chat.system), *messages]
+        if not any(name in message.content for name in self._added for message in messages):
+            return self._tokenizer.encode(self._rendered(messages), add_special_tokens=False).ids
+        masks = {name: f"\ue000{secrets.token_hex(8)}\ue001" for name in sorted(self._added, key=len, reverse=True)}
+        text = self._rendered([Message(m.role, self._masked(m, masks)) for m in messages])
+        for name in masks:
+            text = text.replace(name, self._secret_names[name])
+        for name, mask in masks.items():
+            text = text.replace(mask, name)
+        return self._literal.encode(text, add_special_tokens=False).ids
+
+    def files(self):
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": self._template,
+                    "clean_up_tokenization_spaces": False, **self._named}
+        return {"tokenizer.json": self._content,
+                "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode()}
+
+    def _masked(self, message: Message, masks: dict[str, str]) -> str:
+        """The content with what looks like an added token masked.
+
+        In earlier answers of the model itself only control tokens are, so that
+        a template still sees the marks of its reasoning (<think>).
+        """
+        text = message.content
+        for name, mask in masks.items():
+            if message.role != "assistant" or self._added[name].special:
+                text = text.replace(name, mask)
+        return text
+
+    def _rendered(self, messages: list[Message]) -> str:
+        try:
+            return _compiled(self._template).render(
+                messages=[{"role": message.role, "content": message.content} for message in messages],
+                add_generation_prompt=True, enable_thinking=self._chat.thinking, tools=None, documents=None,
+                **self._named)
+        except Exception as error:  # whatever the template raises
+            reason = " ".join(str(error).split())[:200].rstrip(".")
+            raise TokenizerError(_("The model's chat template cannot take this conversation: {reason}.",
+                                   reason=reason)) from None
+
+    def _turn_ends(self) -> set[int]:
+        """Control tokens that end a turn or text, should the configuration have forgotten one."""
+        ids = {self._tokenizer.token_to_id(name) for name in (*TURN_ENDS, *TEXT_ENDS)
+               if name in self._added and self._added[name].special and (name in TEXT_ENDS or name in self._template)}
+        if eos := self._named.get("eos_token"):
+            ids.add(self._tokenizer.token_to_id(eos))
+        return ids - {None}
+
+    @functools.cached_property
+    def _secret_names(self) -> dict[str, str]:
+        return {name: f"\ue000{secrets.token_hex(8)}\ue001" for name in self._added}
+
+    @functools.cached_property
+    def _literal(self) -> Tokenizer:
+        """The same tokenizer with every added token under its secret name: it takes all text literally."""
+        content = json.loads(self._content)
+        secret = self._secret_names
+        for token in content["added_tokens"]:
+            token["content"] = secret[token["content"]]
+        model = content["model"]
+        if isinstance(model.get("vocab"), dict):
+            model["vocab"] = {secret.get(piece, piece): number for piece, number in model["vocab"].items()}
+        elif isinstance(model.get("vocab"), list):
+            model["vocab"] = [[secret.get(piece, piece), score] for piece, score in model["vocab"]]
+        if model.get("unk_token") in secret:
+            model["unk_token"] = secret[model["unk_token"]]
+        content["post_processor"] = None
+        return Tokenizer.from_str(json.dumps(content))
+
+
+def tokenizer_from_folder(folder: Path, chat: Chat) -> FastTokenizer:
+    """The tokenizer of a folder in transformers' layout. Raises TokenizerError."""
+    settings = _json(folder, "tokenizer_config.json")
+    named = {name: value for name in NAMED_TOKENS if (value := _token_text(settings.get(name)))}
+    for name, value in _json(folder, "special_tokens_map.json").items():
+        if name in NAMED_TOKENS and (text := _token_text(value)):
+            named.setdefault(name, text)
+    if (folder / "tokenizer.json").is_file():
+        content = read_file(folder, "tokenizer.json")
+    else:
+        content = _converted(folder)
+    return FastTokenizer(content, _template(folder, settings), named, _stop_ids(folder), chat)
+
+
+def _converted(folder: Path) -> bytes:
+    """The `tokenizer.json` that transformers makes of older vocabulary files."""
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+    logging.set_verbosity_error()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        return tokenizer.backend_tokenizer.to_str().encode()
+    except Exception:  # whatever is missing, the remedy is the same
+        raise TokenizerError(_("{folder} has no tokenizer that can be used: tokenizer.json is missing. Copy the "
+                               "tokenizer's files of the model into it.", folder=folder)) from None
+
+
+def _template(folder: Path, settings: dict) -> str:
+    """The chat template, from any of the places where it is kept."""
+    if (folder / "chat_template.jinja").is_file():
+        return read_file(folder, "chat_template.jinja").decode("utf-8", "replace")
+    template = settings.get("chat_template") or _json(folder, "chat_template.json").get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    if not isinstance(template, str) or not template:
+        raise TokenizerError(_("{folder} has no chat template: it is not a chat model, or tokenizer_config.json is "
+                               "not the model's.", folder=folder))
+    return template
+
+
+def _stop_ids(folder: Path) -> set[int]:
+    ids = set()
+    for name in ("config.json", "generation_config.json"):
+        value = _json(folder, name).get("eos_token_id")
+        ids |= {token for token in (value if isinstance(value, list) else [value]) if type(token) is int}
+    return ids
+
+
+def _json(folder: Path, name: str) -> dict:
+    if not (folder / name).is_file():
+        return {}
+    try:
+        content = json.loads(read_file(folder, name))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise TokenizerError(_("{path} is not valid JSON.", path=folder / name))
+    return content
+
+
+def _token_text(value) -> str | None:
+    """A token is written as its text or as an object that has it."""
+    value = value.get("content") if isinstance(value, dict) else value
+    return value if isinstance(value, str) else None
+
+
+@functools.cache
+def _compiled(template: str):
+    """The template in transformers' conventions, in a sandbox."""
+    from jinja2 import TemplateError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message):
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = lambda value, indent=None, **_rest: json.dumps(value, ensure_ascii=False,
+                                                                                   indent=indent)
+    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    try:
+        return environment.from_string(template)
+    except TemplateError as error:
+        raise TokenizerError(_("The model's chat template is damaged: {reason}.",
+                               reason=str(error).rstrip("."))) from None

@@ -1,0 +1,36 @@
+"""Messages of a conversation."""
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from itrex_chat.errors import GenerationError
+from itrex_chat.language import _
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Message:
+    role: str
+    content: str
+
+
+def as_messages(given: Iterable) -> list[Message]:
+    """Messages from `Message`s or from dicts with role and content. Raises GenerationError."""
+    messages = []
+    for entry in given:
+        if isinstance(entry, dict):
+            entry = Message(entry.get("role"), entry.get("content"))
+        if not isinstance(entry, Message) or entry.role not in ROLES or not isinstance(entry.content, str):
+            raise GenerationError(_("A message has a role ({roles}) and a text as its content; {entry!r} does not.",
+                                    roles=", ".join(ROLES), entry=entry))
+        messages.append(Message(entry.role, printable(entry.content)))
+    if not messages or messages[-1].role != "user":
+        raise GenerationError(_("A conversation to answer ends with a message of the user."))
+    if any(message.role == "system" for message in messages[1:]):
+        raise GenerationError(_("A system message can only be the first of a conversation."))
+    return messages
+
+
+def printable(text: str) -> str:
+    """The text without lone surrogates, which no encoding has."""
+    return text.encode("utf-8", "replace").decode("utf-8") if any("\ud800" <= c <= "\udfff" for c in text) else text

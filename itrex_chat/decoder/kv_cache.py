@@ -1,0 +1,42 @@
+"""Keys and values of a batch of sequences, allocated once."""
+import torch
+
+from itrex_chat.decoder.config import DecoderConfig
+from itrex_chat.decoder.rotary import angles
+
+
+class KVCache:
+    """Room for `capacity` tokens of each of `batch` sequences.
+
+    `keys`, `values`: float32 [layers, batch, kv_heads, capacity, head_dim].
+    `lengths`: int64 [batch], the tokens that each sequence holds. Sequences of
+    a batch may differ in length: what lies behind a length is never attended
+    to and is overwritten by the next tokens.
+    `cos`, `sin`: float32 [batch or 1, capacity, dims/2], set at the prefill.
+    """
+
+    def __init__(self, config: DecoderConfig, capacity: int, batch: int = 1):
+        shape = (config.layers, batch, config.kv_heads, capacity, config.head_dim)
+        self.config, self.capacity, self.batch = config, capacity, batch
+        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        self.lengths = torch.zeros(batch, dtype=torch.int64)
+        self.longest = 0
+        self.cos = self.sin = None
+
+    def begin(self, prefill_lengths: list[int]) -> None:
+        """Forget everything and prepare the rotary angles for prompts of these lengths in tokens."""
+        self.lengths.zero_()
+        self.longest = 0
+        if self.config.rotary.dynamic is None:
+            prefill_lengths = prefill_lengths[:1]
+        tables = [angles(self.config, length, self.capacity) for length in prefill_lengths]
+        self.cos, self.sin = (torch.stack(table) for table in zip(*tables))
+
+    def advance(self, tokens: list[int]) -> None:
+        """Count the tokens written to each sequence."""
+        self.lengths += torch.tensor(tokens)
+        self.longest = int(self.lengths.max())
+
+    @staticmethod
+    def bytes_per_token(config: DecoderConfig) -> int:
+        return 2 * 4 * config.layers * config.kv_heads * config.head_dim

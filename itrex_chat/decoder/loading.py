@@ -1,0 +1,51 @@
+"""Building a decoder from stored weights."""
+from typing import Protocol
+
+import torch
+
+from itrex_chat.decoder.config import DecoderConfig
+from itrex_chat.decoder.layout import EMBEDDING, HEAD, layer
+from itrex_chat.decoder.linear import Linear
+from itrex_chat.decoder.model import Block, Decoder
+
+
+class Weights(Protocol):
+    """Where a decoder's parts come from: one of the variants in `variants.py`."""
+    config: DecoderConfig
+
+    def vector(self, name: str) -> torch.Tensor:
+        """A norm's weight or a bias, float32."""
+
+    def embedding(self, name: str) -> torch.Tensor: ...
+
+    def linear(self, names: list[str]) -> Linear:
+        """The layers of these names, without ".weight", as one with their outputs side by side."""
+
+
+def load_decoder(weights: Weights) -> Decoder:
+    """The decoder that `weights` describe."""
+    config = weights.config
+    return Decoder(
+        config=config,
+        embedding=weights.embedding(EMBEDDING),
+        blocks=tuple(_block(weights, number) for number in range(config.layers)),
+        norm=weights.vector("model.norm.weight"),
+        head=weights.linear([HEAD.removesuffix(".weight")]))
+
+
+def _block(weights: Weights, number: int) -> Block:
+    config, prefix = weights.config, layer(number)
+    gate_up = ["mlp.gate_up_proj"] if config.fused_mlp else ["mlp.gate_proj", "mlp.up_proj"]
+    norms = {}
+    if config.qk_norm:
+        norms |= {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+    if config.sandwich_norms:
+        norms |= {"after_attention_norm": "post_self_attn_layernorm", "after_mlp_norm": "post_mlp_layernorm"}
+    return Block(
+        attention_norm=weights.vector(prefix + "input_layernorm.weight"),
+        qkv=weights.linear([f"{prefix}self_attn.{part}_proj" for part in "qkv"]),
+        output=weights.linear([prefix + "self_attn.o_proj"]),
+        mlp_norm=weights.vector(prefix + "post_attention_layernorm.weight"),
+        gate_up=weights.linear([prefix + part for part in gate_up]),
+        down=weights.linear([prefix + "mlp.down_proj"]),
+        **{field: weights.vector(f"{prefix}{name}.weight") for field, name in norms.items()})

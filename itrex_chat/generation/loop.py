@@ -1,0 +1,69 @@
+"""Answering a prompt: prefill, then one token after the other."""
+import time
+from collections.abc import Iterator
+
+import torch
+
+from itrex_chat.chat import ChatTokenizer
+from itrex_chat.chat.streaming import TextStream
+from itrex_chat.decoder.kv_cache import KVCache
+from itrex_chat.decoder.model import Decoder
+from itrex_chat.errors import GenerationError
+from itrex_chat.generation.config import GenerationConfig
+from itrex_chat.generation.response import Response
+from itrex_chat.generation.sampling import Sampler
+from itrex_chat.language import _
+
+PREFILL_STEP = 1024  # tokens per forward pass, so that a long prompt's activations stay small
+
+
+def generate(decoder: Decoder, tokenizer: ChatTokenizer, prompt: list[int],
+             config: GenerationConfig = GenerationConfig()) -> Iterator[str | Response]:
+    """Pieces of the answer's text as they are finished, and last the Response.
+
+    Raises GenerationError for a prompt that the model cannot take.
+    """
+    room = _room(decoder, prompt, config)
+    started = time.perf_counter()
+    cache = decoder.new_cache(len(prompt) + room)
+    sampler = Sampler(config, prompt, decoder.config.vocab_size)
+    stream = TextStream(tokenizer.decode, tokenizer.strips_newline)
+    token = sampler.choose(prefill(decoder, prompt, cache))
+    first = last = time.perf_counter()
+    ids, text = [], ""
+    while token not in tokenizer.stop_ids:
+        ids.append(token)
+        if piece := stream.add(token):
+            text += piece
+            yield piece
+        if len(ids) == room:
+            break
+        token = sampler.choose(decoder.forward(torch.tensor([[token]]), cache)[0])
+        last = time.perf_counter()
+    if piece := stream.end():
+        text += piece
+        yield piece
+    stopped = token in tokenizer.stop_ids
+    decoded = len(ids) - 1 + stopped
+    yield Response(text, ids, prompt, "stop" if stopped else "length", first - started,
+                   (last - first) / decoded if decoded > 0 else None)
+
+
+def prefill(decoder: Decoder, prompt: list[int], cache: KVCache) -> torch.Tensor:
+    """Read a prompt into an empty cache; the logits of its first answer token, float32 [vocabulary]."""
+    cache.begin([len(prompt)])
+    for start in range(0, len(prompt), PREFILL_STEP):
+        logits = decoder.forward(torch.tensor([prompt[start:start + PREFILL_STEP]]), cache)
+    return logits[0]
+
+
+def _room(decoder: Decoder, prompt: list[int], config: GenerationConfig) -> int:
+    """How many tokens the answer may have."""
+    context, vocabulary = decoder.config.context_length, decoder.config.vocab_size
+    if len(prompt) >= context:
+        raise GenerationError(_("The prompt has {count} tokens, but the model takes {context} in all; shorten it.",
+                                count=len(prompt), context=context))
+    if not prompt or max(prompt) >= vocabulary:
+        raise GenerationError(_("The tokenizer does not fit the model: it gives ids up to {largest} for a vocabulary "
+                                "of {count}.", largest=max(prompt, default=0), count=vocabulary))
+    return min(config.max_new_tokens, context - len(prompt))

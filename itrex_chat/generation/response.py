@@ -1,0 +1,37 @@
+"""What generation returns."""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer and what it took.
+
+    `token_ids` are the answer's, without the stop token that ended it.
+    `finish_reason` is "stop" (the model ended it) or "length" (max_new_tokens
+    or the model's context ran out). `ttft` is the seconds from the prompt's
+    ids to the first token; `tpot` the mean seconds per token after the first,
+    stop token included (None for one token).
+    """
+    text: str
+    token_ids: list[int]
+    prompt_token_ids: list[int]
+    finish_reason: str
+    ttft: float
+    tpot: float | None
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.prompt_token_ids)
+
+    @property
+    def new_tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        return self.prompt_tokens / self.ttft
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The rate of decode; None where there was none."""
+        return 1 / self.tpot if self.tpot else None

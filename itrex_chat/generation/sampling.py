@@ -1,0 +1,39 @@
+"""Choosing the next token from logits."""
+import torch
+
+from itrex_chat.generation.config import GenerationConfig
+
+
+class Sampler:
+    """Chooses tokens of one answer: the likeliest, or a random one among the likely ones.
+
+    In the order of transformers' generate: repetition penalty over prompt and
+    answer (arXiv:1909.05858), temperature, top-k, top-p (arXiv:1904.09751).
+    The same seed and logits give the same tokens.
+    """
+
+    def __init__(self, config: GenerationConfig, prompt: list[int], vocab_size: int):
+        self._config, self._penalty = config, config.effective_repetition_penalty
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self._seen = torch.zeros(vocab_size, dtype=torch.bool)
+        self._seen[prompt] = True
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """The next token from float32 logits [vocabulary]."""
+        if self._penalty != 1.0:
+            penalized = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
+            logits = torch.where(self._seen, penalized, logits)
+        if not self._config.do_sample or self._config.temperature == 0.0:
+            token = int(logits.argmax())
+        else:
+            token = self._sample(logits / self._config.temperature)
+        self._seen[token] = True
+        return token
+
+    def _sample(self, logits: torch.Tensor) -> int:
+        count = min(self._config.top_k or len(logits), len(logits))
+        values, tokens = logits.topk(count) if self._config.top_k else logits.sort(descending=True)
+        probabilities = values.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities[1:][before[1:] >= self._config.top_p] = 0  # the likeliest stays
+        return int(tokens[torch.multinomial(probabilities, 1, generator=self._generator)])
