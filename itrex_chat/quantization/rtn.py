@@ -7,9 +7,6 @@ import torch
 
 from itrex_chat.recipe import GROUP_SIZES, WEIGHT_DTYPES
 
-# Raise it when the integers or scales of the same weights change: cached artifacts are then made anew.
-NUMERICS_VERSION = 1
-
 
 def quantize_rows(weight: torch.Tensor, weight_dtype: str, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize whole rows of a matrix, `group_size` neighbours of a row with one scale.

@@ -1,0 +1,90 @@
+"""One artifact: its record, its check and its tensors."""
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from itrex_chat.artifacts import manifest as manifests
+from itrex_chat.errors import ArtifactError
+from itrex_chat.language import _
+from itrex_chat.sources.digests import sha256
+from itrex_chat.units import readable
+
+HASHING_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A quantized model in `folder`; `manifest` says everything about it."""
+    folder: Path
+    manifest: dict
+
+    @classmethod
+    def open(cls, folder: Path) -> "Artifact":
+        """The artifact in a folder, its files there and of the right size. Raises ArtifactError naming damage."""
+        artifact = cls(folder, manifests.read(folder))
+        for name, recorded in artifact.manifest["files"].items():
+            path = folder / name
+            if not path.is_file():
+                raise ArtifactError(_("{path} is missing.", path=path))
+            if (size := path.stat().st_size) != recorded["size"]:
+                raise ArtifactError(_("{path} is damaged: it has {size} bytes instead of {expected}.", path=path,
+                                      size=size, expected=recorded["size"]))
+        return artifact
+
+    @property
+    def name(self) -> str:
+        return self.manifest["name"]
+
+    @property
+    def family(self) -> str:
+        return self.manifest["family"]
+
+    @property
+    def variant(self) -> str:
+        """"int4" or "int8"."""
+        return self.manifest["variant"]
+
+    def nbytes(self) -> int:
+        """Bytes on disk."""
+        return sum(recorded["size"] for recorded in self.manifest["files"].values())
+
+    def summary(self) -> str:
+        settings = self.manifest["recipe"]["quantization"]
+        return (f"{self.name}  {settings['weight_dtype']} g{settings['group_size']}, head {settings['head']}  "
+                f"{readable(self.nbytes())}  {self.folder.name}")
+
+    def verify(self) -> None:
+        """Read everything and compare digests. Raises ArtifactError naming the damaged file."""
+        def check(item):
+            name, recorded = item
+            if sha256(self.folder / name) != recorded["sha256"]:
+                raise ArtifactError(_("{path} is damaged: its SHA-256 is not the recorded one.",
+                                      path=self.folder / name))
+
+        with ThreadPoolExecutor(HASHING_THREADS) as threads:
+            list(threads.map(check, self.manifest["files"].items()))
+
+    @cached_property
+    def decoder(self):
+        """Its DecoderConfig."""
+        from itrex_chat.checkpoints import read_json
+        from itrex_chat.decoder.config import from_native
+        return from_native(read_json(self.folder / "config.json"))
+
+    def has(self, name: str) -> bool:
+        return name in self.manifest["tensors"]
+
+    def tensor(self, name: str):
+        """A stored tensor by its name in the file."""
+        from safetensors import safe_open
+        with safe_open(self.folder / self.manifest["tensors"][name], "pt") as file:
+            return file.get_tensor(name).clone()
+
+    def matrix(self, name: str):
+        """The matrix of a module: a QuantizedTensor, or a plain tensor where it was left alone."""
+        from itrex_chat.quantization.tensor import QuantizedTensor
+        if name not in self.manifest["matrices"]:
+            return self.tensor(f"{name}.weight")
+        bits, group_size = self.manifest["matrices"][name]
+        return QuantizedTensor(self.tensor(f"{name}.qweight"), self.tensor(f"{name}.scales"), bits, group_size)

@@ -1,0 +1,58 @@
+"""The manifest of an artifact, and the key that says what is in it."""
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+from itrex_chat import files
+from itrex_chat.errors import ArtifactError
+from itrex_chat.language import _
+from itrex_chat.recipe import Quantization
+
+FILE = "manifest.json"
+FORMAT_VERSION = 1
+NUMERICS_VERSION = 1  # raise it when the integers or scales of the same weights change
+LARGEST = 16 << 20  # bytes
+
+
+def key_of(quantization: Quantization, digests: dict[str, str]) -> str:
+    """The digest of all that determines an artifact's content: source files, quantization and numerics."""
+    return _digest({
+        "format": FORMAT_VERSION, "numerics": NUMERICS_VERSION,
+        "neural-compressor": version("neural-compressor-pt"),
+        "quantization": content_settings(quantization), "source": dict(sorted(digests.items()))})
+
+
+def content_settings(quantization: Quantization) -> dict:
+    """The quantization settings that change the content; how activations are computed does not."""
+    return {"weight_dtype": quantization.weight_dtype, "group_size": quantization.group_size,
+            "head": quantization.head}
+
+
+def write(folder: Path, manifest: dict) -> None:
+    files.write_json(folder / FILE, manifest | {"digest": _digest(manifest)})
+
+
+def read(folder: Path) -> dict:
+    """A manifest that is whole. Raises ArtifactError."""
+    path = folder / FILE
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError
+        manifest = json.loads(path.read_text("utf-8"))
+        if manifest.pop("digest") != _digest(manifest):
+            raise ValueError
+    except FileNotFoundError:
+        raise ArtifactError(_("{path} is missing: the artifact is not complete.", path=path)) from None
+    except OSError as error:
+        raise ArtifactError(_("{path} cannot be read: {reason}.", path=path, reason=error.strerror)) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ArtifactError(_("{path} is damaged.", path=path)) from None
+    if manifest["format"] != FORMAT_VERSION:
+        raise ArtifactError(_("{path} was written by another version of this program (format {found}).", path=path,
+                              found=manifest["format"]))
+    return manifest
+
+
+def _digest(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,74 @@
+"""From a recipe to its artifact: out of the cache, or quantized now."""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from itrex_chat import sources
+from itrex_chat.artifacts import manifest as manifests
+from itrex_chat.artifacts.artifact import Artifact
+from itrex_chat.artifacts.store import ArtifactStore, discard
+from itrex_chat.errors import ArtifactError
+from itrex_chat.language import _
+from itrex_chat.places import cache_home
+from itrex_chat.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """An artifact, and whether it was there before."""
+    artifact: Artifact
+    cached: bool
+
+
+def obtain(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> Obtained:
+    """The artifact of a recipe, quantized if the cache has none.
+
+    A damaged one is named and made anew. `refresh` asks the hub whether the
+    model has changed. Needs no torch when the cache has the artifact.
+    """
+    home = home or cache_home()
+    store = ArtifactStore(home)
+    if not refresh and (artifact := store.made_from(recipe)):
+        return Obtained(artifact, cached=True)
+    source = sources.resolve(recipe, home, refresh)
+    key = manifests.key_of(recipe.quantization, source.digests(home))
+    if artifact := _whole(store.find(key)):
+        return Obtained(artifact, cached=True)
+    with store.lock(key):
+        folder = store.place(recipe, key)
+        if artifact := _whole(folder, announce=True):  # another process made it meanwhile
+            return Obtained(artifact, cached=True)
+        if folder.exists():
+            discard(folder)
+        from itrex_chat.artifacts import writer
+        writer.write(recipe, source, key, folder)
+        return Obtained(Artifact.open(folder), cached=False)
+
+
+def verified(recipe: Recipe, home: Path | None = None) -> Artifact:
+    """The artifact of a recipe with all digests checked; a damaged one is named and made anew."""
+    artifact = obtain(recipe, home).artifact
+    try:
+        artifact.verify()
+        return artifact
+    except ArtifactError as error:
+        print(_("{damage} Quantizing again.", damage=error), file=sys.stderr, flush=True)
+        store = ArtifactStore(home)
+        with store.lock(artifact.manifest["key"]):
+            if artifact.folder.exists():
+                discard(artifact.folder)
+        artifact = obtain(recipe, home).artifact
+        artifact.verify()
+        return artifact
+
+
+def _whole(folder: Path | None, announce: bool = False) -> Artifact | None:
+    """The artifact in a folder if nothing is missing there."""
+    if folder is None or not folder.exists():
+        return None
+    try:
+        return Artifact.open(folder)
+    except ArtifactError as error:
+        if announce:
+            print(_("{damage} Quantizing again.", damage=error), file=sys.stderr, flush=True)
+        return None

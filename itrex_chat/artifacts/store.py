@@ -1,0 +1,104 @@
+"""The folder that holds all artifacts: finding, locking, listing, removing."""
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from itrex_chat import files
+from itrex_chat.artifacts.artifact import Artifact
+from itrex_chat.artifacts.manifest import NUMERICS_VERSION, content_settings
+from itrex_chat.errors import ArtifactError
+from itrex_chat.language import _
+from itrex_chat.places import cache_home
+from itrex_chat.recipe import Recipe
+
+PARTIAL = ".partial"
+
+
+class ArtifactStore:
+    """Artifacts under `home`/artifacts, one folder each: NAME-WEIGHT_DTYPE-gGROUP-KEY."""
+
+    def __init__(self, home: Path | None = None):
+        self.folder = (home or cache_home()) / "artifacts"
+
+    def place(self, recipe: Recipe, key: str) -> Path:
+        """Where the artifact of a key is, or would be written."""
+        label = "".join(c if c.isalnum() or c in "._-" else "_" for c in recipe.name)[:80].lstrip(".") or "model"
+        quantization = recipe.quantization
+        return self.find(key) or self.folder / (
+            f"{label}-{quantization.weight_dtype}-g{quantization.group_size}-{key[:12]}")
+
+    def find(self, key: str) -> Path | None:
+        """The finished artifact of a key, under whatever name it was made."""
+        found = (path for path in self.folder.glob(f"*-{key[:12]}") if path.is_dir())
+        return next(found, None)
+
+    def made_from(self, recipe: Recipe) -> Artifact | None:
+        """The newest whole artifact of the same settings and the same downloadable source, if there is one.
+
+        A hub's repository at a pinned commit and a package's file of a known
+        digest cannot change, so they need not be there to be compared.
+        """
+        if recipe.source.path:
+            return None
+        source, settings = recipe.as_dict()["source"], content_settings(recipe.quantization)
+        fitting = [artifact for artifact in self.whole()
+                   if artifact.manifest["recipe"]["source"] == source
+                   and artifact.manifest["numerics"] == NUMERICS_VERSION
+                   and artifact.manifest["content"] == settings]
+        return max(fitting, key=lambda artifact: artifact.manifest["created"], default=None)
+
+    def folders(self) -> list[Path]:
+        """All artifacts, whole or not, without those still being written."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir()
+                      if path.is_dir() and not path.name.startswith(".") and not path.name.endswith(PARTIAL))
+
+    def partial_folders(self) -> list[Path]:
+        """Artifacts that are being written, or whose writing was interrupted."""
+        return sorted(self.folder.glob(f"*{PARTIAL}"))
+
+    def whole(self) -> list[Artifact]:
+        """The artifacts that have no visible damage."""
+        artifacts = []
+        for folder in self.folders():
+            with contextlib.suppress(ArtifactError):
+                artifacts.append(Artifact.open(folder))
+        return artifacts
+
+    def remove(self, folder: Path) -> None:
+        """Remove an artifact, or what an interrupted quantization left of one."""
+        with self.lock(folder.name.removesuffix(PARTIAL).rpartition("-")[2], wait=False), \
+                files.disk_errors(ArtifactError, _("Removing {folder}", folder=folder)):
+            discard(folder)
+
+    @contextlib.contextmanager
+    def lock(self, key: str, wait: bool = True) -> Iterator[None]:
+        """Hold the right to write the artifact of a key; wait for another process that has it, or refuse."""
+        with files.disk_errors(ArtifactError, _("Writing to the cache {folder}", folder=self.folder)):
+            (self.folder / ".locks").mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".locks" / f"{key[:12]}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if not wait:
+                    raise ArtifactError(_("Another process is working on this artifact; try again when it is done.")) \
+                        from None
+                print(_("Another process is quantizing this model; waiting for it."), file=sys.stderr, flush=True)
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def discard(folder: Path) -> None:
+    """Make a folder vanish at once, then delete what it held."""
+    doomed = folder.with_name(f".removed-{os.getpid()}-{folder.name}")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)

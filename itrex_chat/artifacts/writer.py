@@ -1,0 +1,179 @@
+"""Writing an artifact: weight files one by one, then descriptions, then the manifest, then its final name.
+
+Everything is written in a folder of its own that gets its final name when it
+is whole. An interrupted writing leaves the finished weight files with their
+digests in `progress.json`, and the next one goes on behind them.
+"""
+import contextlib
+import json
+import os
+import resource
+import shutil
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from itrex_chat import __version__, files, progress
+from itrex_chat.artifacts import manifest as manifests
+from itrex_chat.artifacts.description import model_card, native_config
+from itrex_chat.artifacts.store import PARTIAL
+from itrex_chat.chat import load_tokenizer
+from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.errors import ArtifactError
+from itrex_chat.language import _
+from itrex_chat.quantization.plan import Treatment, plan, shards
+from itrex_chat.quantization.statistics import Statistics, summarize
+from itrex_chat.quantization.stream import artifact_tensors
+from itrex_chat.recipe import Recipe
+from itrex_chat.sources import Source
+from itrex_chat.sources.digests import sha256
+from itrex_chat.units import readable
+
+PROGRESS = "progress.json"
+SPARE = 64 << 20  # bytes that must stay free on the disk
+
+
+def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
+    """Quantize `source` into the artifact `folder`, going on where an earlier writing stopped.
+
+    The caller holds the lock of `key`. Raises CheckpointError, TokenizerError
+    and ArtifactError; what was finished before stays.
+    """
+    started, cpu_started = time.perf_counter(), datetime.now(UTC)
+    checkpoint = open_checkpoint(source)
+    _check_family(recipe, checkpoint.family)
+    gguf = source.weights[0] if source.format == "gguf" else None
+    tokenizer = load_tokenizer(source.folder, checkpoint.family, recipe.chat, gguf)
+    treatments = plan(checkpoint, recipe.quantization)
+    partial = folder.with_name(folder.name + PARTIAL)
+    with files.disk_errors(ArtifactError, _("Writing {folder}", folder=partial)):
+        partial.mkdir(parents=True, exist_ok=True)
+        _check_space(partial, treatments)
+        written = _write_weights(checkpoint, treatments, partial)
+        statistics = summarize(treatments, recipe.quantization.group_size, source.size(),
+                               time.perf_counter() - started, peak_memory())
+        _write_descriptions(recipe, source, checkpoint, tokenizer, treatments, statistics, partial, written)
+        manifest = {
+            "format": manifests.FORMAT_VERSION, "numerics": manifests.NUMERICS_VERSION, "key": key,
+            "name": recipe.name, "family": checkpoint.family, "variant": f"int{recipe.quantization.bits}",
+            "content": manifests.content_settings(recipe.quantization), "recipe": recipe.as_dict(),
+            "source": {"origin": source.origin, "stored": checkpoint.description, "files": source.digests(),
+                       "bytes": source.size()},
+            "versions": {"itrex_chat": __version__, **{name: version(name) for name in (
+                "neural-compressor-pt", "torch", "safetensors")}},
+            "created": cpu_started.isoformat(timespec="seconds"),
+            "statistics": vars(statistics),
+            "matrices": {t.name: [t.bits, t.group_size] for t in treatments if t.bits},
+            "tensors": _homes(treatments),
+            "files": {path.name: {"size": path.stat().st_size, "sha256": written.get(path.name) or sha256(path)}
+                      for path in sorted(partial.iterdir()) if path.name != PROGRESS and not path.name.startswith(".")}}
+        manifests.write(partial, manifest)
+        (partial / PROGRESS).unlink(missing_ok=True)
+        files.sync_folder(partial)
+        os.replace(partial, folder)
+        files.sync_folder(folder.parent)
+    return statistics
+
+
+def peak_memory() -> int:
+    """The most memory this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _check_family(recipe: Recipe, found: str) -> None:
+    if recipe.family and recipe.family != found:
+        raise ArtifactError(_("The recipe {name} is for the family {wanted}, but the checkpoint is {found}.",
+                              name=recipe.name, wanted=recipe.family, found=found))
+
+
+def _check_space(folder: Path, treatments: list[Treatment]) -> None:
+    done = sum(path.stat().st_size for path in folder.iterdir())
+    needed = sum(treatment.nbytes() for treatment in treatments) - done + SPARE
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise ArtifactError(_("The artifact needs {needed} more, but the disk of {folder} has {free} left; free some or "
+                              "set ITREX_CHAT_CACHE to another disk.", needed=readable(needed), folder=folder.parent,
+                              free=readable(free)))
+
+
+def _write_weights(checkpoint, treatments: list[Treatment], folder: Path) -> dict[str, str]:
+    """Write what is missing of the weight files; the SHA-256 of each by its name."""
+    done = _finished(folder)
+    total = sum(treatment.spec.size * checkpoint.dtype(treatment.spec.name).itemsize for treatment in treatments)
+    names = _file_names(treatments)
+    number = 0
+    with progress.bar(_("quantizing"), total) as bar:
+        for name, shard in names:
+            tensors = {}
+            for treatment in shard:
+                number += 1
+                bar.set_postfix_str(_("tensor {number} of {count}", number=number, count=len(treatments)), refresh=False)
+                if name in done:
+                    bar.update(treatment.spec.size * checkpoint.dtype(treatment.spec.name).itemsize)
+                else:
+                    tensors |= artifact_tensors(checkpoint, treatment, bar)
+            if name not in done:
+                with files.replacing(folder / name) as partial:
+                    _save(tensors, partial)
+                    digest = sha256(partial)
+                done[name] = digest
+                files.write_json(folder / PROGRESS, done)
+    if len(names) > 1:
+        files.write_json(folder / "model.safetensors.index.json", {
+            "metadata": {"total_size": sum(treatment.nbytes() for treatment in treatments)},
+            "weight_map": _homes(treatments)})
+    return done
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except Exception as error:  # safetensors' own type hides the number of the system's error
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise OSError(28, os.strerror(28)) from error
+        raise
+
+
+def _finished(folder: Path) -> dict[str, str]:
+    """The weight files that an interrupted writing finished and that are still whole."""
+    try:
+        recorded = json.loads((folder / PROGRESS).read_text("utf-8"))
+    except (OSError, ValueError):
+        recorded = {}
+    for path in folder.iterdir():
+        if path.name not in recorded and path.name != PROGRESS:
+            path.unlink()
+    with contextlib.suppress(AttributeError):
+        return {name: digest for name, digest in recorded.items()
+                if (folder / name).is_file() and sha256(folder / name) == digest}
+    return {}
+
+
+def _file_names(treatments: list[Treatment]) -> list[tuple[str, list[Treatment]]]:
+    parts = shards(treatments)
+    if len(parts) == 1:
+        return [("model.safetensors", parts[0])]
+    return [(f"model-{number:05d}-of-{len(parts):05d}.safetensors", part) for number, part in enumerate(parts, 1)]
+
+
+def _homes(treatments: list[Treatment]) -> dict[str, str]:
+    """The file of each stored tensor."""
+    homes = {}
+    for name, part in _file_names(treatments):
+        for treatment in part:
+            suffixes = (".qweight", ".qzeros", ".scales") if treatment.bits else ("",)
+            homes |= {treatment.name + suffix: name for suffix in suffixes}
+    return homes
+
+
+def _write_descriptions(recipe, source, checkpoint, tokenizer, treatments, statistics, folder, written) -> None:
+    """Configuration, tokenizer and model card."""
+    files.write_json(folder / "config.json", native_config(checkpoint.config, recipe.quantization, treatments))
+    files.write_json(folder / "generation_config.json", {"eos_token_id": sorted(tokenizer.stop_ids)})
+    for name, content in tokenizer.files().items():
+        with files.replacing(folder / name) as partial:
+            partial.write_bytes(content)
+    files.write_text(folder / "README.md", model_card(recipe, source, checkpoint, statistics))

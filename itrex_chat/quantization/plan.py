@@ -1,0 +1,76 @@
+"""What becomes of each tensor of a checkpoint, decided before anything is read."""
+from dataclasses import dataclass
+
+import torch
+
+from itrex_chat.checkpoints import Checkpoint
+from itrex_chat.decoder.layout import TensorSpec
+from itrex_chat.quantization.rtn import fitting_group_size
+from itrex_chat.recipe import WEIGHT_DTYPES, Quantization
+
+SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted run loses little
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One tensor's fate: quantized to `weight_dtype` in groups of `group_size`, or kept in `dtype`."""
+    spec: TensorSpec
+    weight_dtype: str | None = None
+    group_size: int | None = None
+    dtype: torch.dtype | None = None
+
+    @property
+    def bits(self) -> int | None:
+        return WEIGHT_DTYPES[self.weight_dtype] if self.weight_dtype else None
+
+    @property
+    def name(self) -> str:
+        """The module's name where it is quantized, else the tensor's."""
+        return self.spec.name.removesuffix(".weight") if self.bits else self.spec.name
+
+    def nbytes(self) -> int:
+        """Bytes in the artifact: integers, float16 scales and zero points, or the values."""
+        if not self.bits:
+            return self.spec.size * self.dtype.itemsize
+        groups = self.spec.size // self.group_size
+        return (self.spec.size + groups) * self.bits // 8 + 2 * groups
+
+
+def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
+    """The treatment of every tensor, in the order of the checkpoint.
+
+    Matrices of the decoder blocks are quantized, the head as `head` says;
+    where the width is no multiple of the wanted group size the largest one
+    that fits is taken, and a matrix that none fits is kept. The embedding is
+    kept in 16 bits, everything else as it is stored.
+    """
+    return [_treatment(spec, checkpoint, quantization) for spec in checkpoint.specs()]
+
+
+def _treatment(spec: TensorSpec, checkpoint: Checkpoint, quantization: Quantization) -> Treatment:
+    stored = checkpoint.dtype(spec.name)
+    if spec.role == "embedding":
+        return Treatment(spec, dtype=stored if stored.itemsize == 2 else torch.float16)
+    wanted = {"linear": quantization.weight_dtype, "head": _head_dtype(quantization)}.get(spec.role)
+    group_size = fitting_group_size(spec.shape[-1], quantization.group_size)
+    if wanted and group_size:
+        return Treatment(spec, wanted, group_size)
+    return Treatment(spec, dtype=stored)
+
+
+def _head_dtype(quantization: Quantization) -> str | None:
+    if quantization.head == "int4":
+        return quantization.weight_dtype if quantization.bits == 4 else "int4_fullrange"
+    return None if quantization.head == "none" else quantization.head
+
+
+def shards(treatments: list[Treatment]) -> list[list[Treatment]]:
+    """The tensors in files of about SHARD bytes, in order."""
+    files, size = [[]], 0
+    for treatment in treatments:
+        if files[-1] and size + treatment.nbytes() > SHARD:
+            files.append([])
+            size = 0
+        files[-1].append(treatment)
+        size += treatment.nbytes()
+    return files
