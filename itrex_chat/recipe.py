@@ -5,6 +5,7 @@ a local folder or a `.gguf` file is a recipe whose source is that path and
 whose other settings are the defaults. `Recipe` is the type the rest of the
 program sees.
 """
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ HUBS = ("modelscope", "huggingface")
 CONTROL_TEXTS = ("literal", "published")
 EMBEDDED = "smollm2-135m"
 LARGEST_RECIPE = 64 * 1024  # bytes
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,13 @@ class Package:
     version: str = ""
     file: str = ""
     sha256: str = ""
+
+    def __post_init__(self):
+        forms = {"name": r"[A-Za-z0-9][\w.-]*", "version": r"\d[\w.!+]*", "file": r"[\w.-][^\0]*", "sha256": r"[0-9a-f]{64}"}
+        for field, form in forms.items():
+            if any(vars(self).values()) and not re.fullmatch(form, getattr(self, field), re.ASCII):
+                raise RecipeError(_("source.package.{field} cannot be {value!r}.", field=field,
+                                    value=getattr(self, field)))
 
 
 @dataclass(frozen=True)
@@ -133,11 +142,19 @@ def load(model: str, settings: list[str] = ()) -> Recipe:
         path = path.resolve()
         name = path.stem if path.is_file() else path.name
         return _build(_defaults(), name, settings, replace(SourceSpec(), path=str(path)))
-    if "/" in model or path.suffix == ".gguf":
-        raise RecipeError(_("There is no folder or file {model}. Name a folder, a .gguf file or one of: {names}.",
-                            model=model, names=", ".join(names())))
+    if REPOSITORY.fullmatch(model) and path.suffix != ".gguf":
+        return _repository(model, settings)
     raise RecipeError(_("There is no model {model}.{hint} Known: {names}; a folder or a .gguf file works too.",
-                        model=model, hint=did_you_mean(model, names()), names=", ".join(names())))
+                        model=model, hint=did_you_mean(path.name, names()), names=", ".join(names())))
+
+
+def from_dict(values: dict) -> Recipe:
+    """The recipe that `Recipe.as_dict` described."""
+    package = Package(**values["source"]["package"])
+    return Recipe(
+        name=values["name"], source=SourceSpec(**(values["source"] | {"package": package})), family=values["family"],
+        languages=tuple(values["languages"]), quantization=Quantization(**values["quantization"]),
+        generation=GenerationConfig(**values["generation"]), chat=Chat(**values["chat"]))
 
 
 def read(file: Path, settings: list[str] = ()) -> Recipe:
@@ -168,16 +185,21 @@ def _build(node: CfgNode, name: str, settings: list[str], source: SourceSpec | N
         raise RecipeError(_("--set takes a key and a value; {key} has no value.", key=settings[-1]))
     for key, text in zip(settings[::2], settings[1::2]):
         _merge(node, _nested(key, _parsed(text)), f"--set {key}")
-    values = _plain(node)
-    package = Package(**values["source"].pop("package"))
-    return Recipe(
-        name=values["name"] or name,
-        source=source or SourceSpec(**values["source"], package=package),
-        family=values["family"],
-        languages=tuple(values["languages"]),
-        quantization=Quantization(**values["quantization"]),
-        generation=GenerationConfig(**values["generation"]),
-        chat=Chat(**values["chat"]))
+    recipe = from_dict(_plain(node))
+    return replace(recipe, name=recipe.name or name, source=source or recipe.source)
+
+
+def _repository(name: str, settings: list[str]) -> Recipe:
+    """A hub's repository by its name: the recipe that uses it, or one with the defaults."""
+    for known in names():
+        recipe = read(data_folder("recipes") / f"{known}.yaml", settings)
+        if name.lower() in (recipe.source.modelscope.lower(), recipe.source.huggingface.lower()) \
+                and not recipe.source.package.name:
+            return recipe
+    source = {"source": {"modelscope": name, "huggingface": name}}
+    node = _defaults()
+    _merge(node, source, name)
+    return _build(node, name.partition("/")[2], settings)
 
 
 def _merge(node: CfgNode, given: dict, where: str) -> None:

@@ -7,7 +7,6 @@ digests in `progress.json`, and the next one goes on behind them.
 import contextlib
 import json
 import os
-import resource
 import shutil
 import time
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.errors import ArtifactError
 from itrex_chat.language import _
+from itrex_chat.machine import peak_memory
 from itrex_chat.quantization.plan import Treatment, plan, shards
 from itrex_chat.quantization.statistics import Statistics, summarize
 from itrex_chat.quantization.stream import artifact_tensors
@@ -77,11 +77,6 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
         os.replace(partial, folder)
         files.sync_folder(folder.parent)
     return statistics
-
-
-def peak_memory() -> int:
-    """The most memory this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _check_family(recipe: Recipe, found: str) -> None:

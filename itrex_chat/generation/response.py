@@ -35,3 +35,6 @@ class Response:
     def tokens_per_second(self) -> float | None:
         """The rate of decode; None where there was none."""
         return 1 / self.tpot if self.tpot else None
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,150 @@
+"""`build_chatbot`: a chatbot for a program, with the names of ITREX's NeuralChat."""
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from itrex_chat import machine, recipe as recipes
+from itrex_chat.arguments import accept
+from itrex_chat.choices import one_of
+from itrex_chat.errors import RecipeError
+from itrex_chat.generation.config import GenerationConfig
+from itrex_chat.generation.response import Response
+from itrex_chat.language import _
+from itrex_chat.recipe import Quantization, Recipe
+
+
+class RtnConfig:
+    """Weight-only round-to-nearest quantization, as ITREX's class of this name.
+
+    `weight_dtype` is int4_fullrange, int4_clip (the default for 4 bits) or
+    int8; `compute_dtype` int8, bf16 or fp32 (the default). A `head` of "int8",
+    "int4" or "none" is this program's own; None is int8, or none where
+    `llm_int8_skip_modules` names the head.
+    """
+
+    def __init__(self, bits: int = 4, group_size: int = 32, compute_dtype: str | None = None,
+                 weight_dtype: str | None = None, scale_dtype: str | None = None, *, head: str | None = None,
+                 llm_int8_skip_modules: list[str] | None = None, **others):
+        accept("RtnConfig", others, {
+            "mse_range": (False,), "use_double_quant": (False,), "double_quant_scale_dtype": (None,), "sym": (True,),
+            "layer_wise": (False, True), "use_ggml": (False,), "use_quant": (True,), "use_neural_speed": (False, None),
+            "use_ipex": (False,), "device": ("auto", "cpu")})
+        one_of("RtnConfig: bits", bits, (4, 8))
+        one_of("RtnConfig: scale_dtype", scale_dtype, (None, "fp16"))
+        weight_dtype = weight_dtype or {4: "int4_clip", 8: "int8"}[bits]
+        for module in llm_int8_skip_modules or ():
+            one_of("RtnConfig: llm_int8_skip_modules", module, ("lm_head", "output_layer"))
+        self.quantization = Quantization(
+            weight_dtype=weight_dtype, group_size=group_size, compute_dtype=compute_dtype or "fp32",
+            head=head or ("none" if llm_int8_skip_modules else "int8"))
+        if self.quantization.bits != bits:
+            raise RecipeError(_("RtnConfig: weight_dtype {name} does not have {bits} bits.", name=weight_dtype,
+                                bits=bits))
+
+
+class MixedPrecisionConfig:
+    """The unquantized variants: dtype "float32" or "bfloat16" (the default), as ITREX's class of this name."""
+
+    def __init__(self, dtype: str = "bfloat16"):
+        one_of("MixedPrecisionConfig: dtype", dtype, ("float32", "bfloat16"))
+        self.variant = {"float32": "fp32", "bfloat16": "bf16"}[dtype]
+
+
+class PipelineConfig:
+    """Which model, and how. `model_name_or_path` is a recipe, a folder, a `.gguf` file or a hub's repository.
+
+    Arguments of ITREX that mean nothing on a CPU or here are refused when
+    they are given another value than their default. Without an
+    `optimization_config` the chatbot is the BF16 variant, as in ITREX.
+    """
+
+    def __init__(self, model_name_or_path: str = recipes.EMBEDDED,
+                 optimization_config: RtnConfig | MixedPrecisionConfig | None = None, device: str = "auto", **others):
+        accept("PipelineConfig", others | {"device": device}, {
+            "device": ("auto", "cpu"), "tokenizer_name_or_path": (None, model_name_or_path), "task": ("", "chat"),
+            "hf_endpoint_url": (None,), "hf_access_token": (None,), "plugins": (None, {}), "loading_config": (None,),
+            "assistant_model": (None,), "serving_config": (None,), "openai_config": (None,)})
+        if not isinstance(model_name_or_path, (str, os.PathLike)):
+            raise RecipeError(_("PipelineConfig: model_name_or_path is a name or a path, not {value!r}.",
+                                value=model_name_or_path))
+        optimization_config = optimization_config or MixedPrecisionConfig()
+        if not isinstance(optimization_config, (RtnConfig, MixedPrecisionConfig)):
+            raise RecipeError(_("PipelineConfig: optimization_config is an RtnConfig or a MixedPrecisionConfig, not {kind}.",
+                                kind=type(optimization_config).__name__))
+        self.recipe = recipes.load(os.fspath(model_name_or_path))
+        self.variant = getattr(optimization_config, "variant", None)
+        if self.variant is None:
+            self.recipe = dataclasses.replace(self.recipe, quantization=optimization_config.quantization)
+            self.variant = f"int{self.recipe.quantization.bits}"
+
+
+class Chatbot:
+    """One variant of a model, ready to answer."""
+
+    def __init__(self, recipe: Recipe, variant: str, decoder, tokenizer, facts: dict):
+        self.recipe, self.variant = recipe, variant
+        self._decoder, self._tokenizer, self._facts = decoder, tokenizer, facts
+
+    def predict(self, query: str, origin_query: str = "", config: GenerationConfig | None = None) -> str:
+        """The answer to one question. `origin_query` is ITREX's and not used."""
+        return self.chat([{"role": "user", "content": query}], config).text
+
+    def predict_stream(self, query: str, origin_query: str = "", config: GenerationConfig | None = None
+                       ) -> Iterator[str]:
+        """The answer to one question in pieces, as they are finished."""
+        for piece in self.stream([{"role": "user", "content": query}], config):
+            if isinstance(piece, str):
+                yield piece
+
+    def chat(self, messages: Iterable, config: GenerationConfig | None = None) -> Response:
+        """The answer to a conversation: messages with role (system, user, assistant) and content, the last the user's."""
+        *_pieces, response = self.stream(messages, config)
+        return response
+
+    def stream(self, messages: Iterable, config: GenerationConfig | None = None) -> Iterator[str | Response]:
+        """Pieces of the answer to a conversation, and last the Response."""
+        from itrex_chat.chat.messages import as_messages
+        from itrex_chat.generation.loop import generate
+        prompt = self._tokenizer.prompt(as_messages(messages))
+        yield from generate(self._decoder, self._tokenizer, prompt, config or self.recipe.generation)
+
+    def facts(self) -> dict:
+        """Kernel, compute dtype, threads, bytes on disk and of weights in memory."""
+        return dict(self._facts)
+
+
+def build_chatbot(config: PipelineConfig | None = None) -> Chatbot:
+    """The chatbot that a PipelineConfig describes, from the cache if it was built before.
+
+    Raises ItrexChatError, each with a sentence on what to do.
+    """
+    config = config or PipelineConfig()
+    return load_chatbot(config.recipe, config.variant)
+
+
+def load_chatbot(recipe: Recipe, variant: str, home: Path | None = None) -> Chatbot:
+    """A variant ("fp32", "bf16", "int4" or "int8") of a recipe's model. Raises ItrexChatError."""
+    import torch
+
+    from itrex_chat import sources, variants
+    from itrex_chat.chat import load_tokenizer
+    torch.set_num_threads(machine.threads())
+    facts = {"threads": torch.get_num_threads(), "kernel": "torch", "compute_dtype": variant}
+    if variant in variants.DENSE:
+        from itrex_chat.checkpoints import open_checkpoint
+        source = sources.resolve(recipe, home)
+        checkpoint = open_checkpoint(source)
+        gguf = source.weights[0] if source.format == "gguf" else None
+        tokenizer = load_tokenizer(source.folder, checkpoint.family, recipe.chat, gguf)
+        decoder = variants.load_dense(checkpoint, variant)
+        facts |= {"disk_bytes": source.size()}
+    else:
+        from itrex_chat.artifacts.obtain import verified
+        from itrex_chat.kernels import choose
+        artifact, kernel = verified(recipe, home), choose()
+        tokenizer = load_tokenizer(artifact.folder, artifact.family, recipe.chat)
+        decoder = variants.load_quantized(artifact, kernel, recipe.quantization.compute_dtype)
+        facts |= {"disk_bytes": artifact.nbytes(), "kernel": kernel.name,
+                  "compute_dtype": recipe.quantization.compute_dtype}
+    return Chatbot(recipe, variant, decoder, tokenizer, facts | {"weight_bytes": decoder.weight_bytes()})

@@ -1,0 +1,107 @@
+"""A worker: prepares a model, or loads one variant of it and answers questions (`protocol.py`)."""
+import dataclasses
+import os
+import sys
+import time
+
+from itrex_chat import machine
+from itrex_chat import recipe as recipes
+from itrex_chat.errors import ItrexChatError
+from itrex_chat.language import _
+from itrex_chat.recipe import Recipe
+from itrex_chat.runs.protocol import receive_job, tell
+from itrex_chat.units import readable
+
+
+def main() -> int:
+    try:
+        job = receive_job()
+        {"prepare": prepare, "ask": ask}[job.pop("task")](**job)
+    except ItrexChatError as error:
+        tell("error", message=str(error))
+        return 1
+    except MemoryError:
+        tell("error", message=_out_of_memory())
+        return 1
+    except RuntimeError as error:
+        if "not enough memory" not in str(error):  # torch's way to say MemoryError
+            raise
+        tell("error", message=_out_of_memory())
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        os._exit(130)
+    return 0
+
+
+def prepare(recipe: dict, variants: list[str], tokens: int) -> None:
+    """Have everything on disk that the variants need, and say how much memory each will take."""
+    from itrex_chat import sources
+    from itrex_chat.artifacts.obtain import verified
+    from itrex_chat.chat import load_tokenizer, spoken_languages
+    from itrex_chat.checkpoints import open_checkpoint
+    from itrex_chat.kernels import choose
+    from itrex_chat.runs.memory import needed
+    from itrex_chat.variants import DENSE, QUANTIZED
+    model = recipes.from_dict(recipe)
+    artifacts = {name: verified(for_variant(model, name)) for name in variants if name in QUANTIZED}
+    folder = family = gguf = checkpoint = None
+    if any(name in DENSE for name in variants) or not artifacts:
+        source = sources.resolve(model)
+        checkpoint = open_checkpoint(source)
+        gguf = source.weights[0] if source.format == "gguf" else None
+        folder, family, decoder = source.folder, checkpoint.family, checkpoint.decoder
+    for artifact in artifacts.values():
+        folder, family, decoder, gguf = artifact.folder, artifact.family, artifact.decoder, None
+    languages = model.languages or spoken_languages(load_tokenizer(folder, family, model.chat, gguf))
+    embedding = checkpoint.dtype("model.embed_tokens.weight").itemsize if checkpoint else 2
+    every = [*DENSE, *{f"int{model.quantization.bits}": 0, **dict.fromkeys(artifacts, 0)}]
+    needs = {name: needed(decoder, name, tokens, for_variant(model, name).quantization, choose(),
+                          embedding if name in DENSE else 2) for name in every}
+    tell("prepared", needs=needs, languages=list(languages),
+         stored=checkpoint.description if checkpoint else next(iter(artifacts.values())).manifest["source"]["stored"],
+         artifacts={name: {"folder": str(artifact.folder), "bytes": artifact.nbytes(),
+                           "statistics": artifact.manifest["statistics"]} for name, artifact in artifacts.items()})
+
+
+def ask(recipe: dict, variant: str, questions: list[dict], system: str, generation: dict) -> None:
+    """Load one variant and answer the questions, each for itself."""
+    started = time.perf_counter()
+    from itrex_chat.chatbot import load_chatbot
+    from itrex_chat.generation.config import GenerationConfig
+    from itrex_chat.generation.response import Response
+    model = recipes.from_dict(recipe)
+    chatbot = load_chatbot(model, variant)
+    config = GenerationConfig(**generation)
+    tell("loaded", seconds=time.perf_counter() - started, memory=machine.peak_memory(), **chatbot.facts())
+    for question in questions:
+        messages = [{"role": "system", "content": system}] * bool(system)
+        began = time.perf_counter()
+        for piece in chatbot.stream([*messages, {"role": "user", "content": question["text"]}], config):
+            if isinstance(piece, Response):
+                response = piece
+            else:
+                tell("text", id=question["id"], text=piece)
+        tell("answer", id=question["id"], text=response.text, token_ids=response.token_ids,
+             prompt_token_ids=response.prompt_token_ids, finish_reason=response.finish_reason,
+             prompt_tokens=response.prompt_tokens, new_tokens=response.new_tokens, ttft=response.ttft,
+             tpot=response.tpot, tokens_per_second=response.tokens_per_second,
+             prefill_tokens_per_second=response.prefill_tokens_per_second, seconds=time.perf_counter() - began)
+    tell("done", peak_memory=machine.peak_memory())
+
+
+def for_variant(model: Recipe, variant: str) -> Recipe:
+    """The recipe with the quantization that a variant's name asks for."""
+    from itrex_chat.variants import QUANTIZED
+    bits = QUANTIZED.get(variant)
+    if bits in (None, model.quantization.bits):
+        return model
+    weight_dtype = {4: "int4_fullrange", 8: "int8"}[bits]
+    return dataclasses.replace(model, quantization=dataclasses.replace(model.quantization, weight_dtype=weight_dtype))
+
+
+def _out_of_memory() -> str:
+    return _("The memory ran out ({free} are left).", free=readable(machine.available_memory()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
