@@ -138,7 +138,7 @@ def load_chatbot(recipe: Recipe, variant: str, home: Path | None = None) -> Chat
         gguf = source.weights[0] if source.format == "gguf" else None
         tokenizer = load_tokenizer(source.folder, checkpoint.family, recipe.chat, gguf)
         decoder = variants.load_dense(checkpoint, variant)
-        facts |= {"disk_bytes": source.size()}
+        facts |= {"disk_bytes": source.size(), "stored": checkpoint.description, "origin": source.origin}
     else:
         from itrex_chat.artifacts.obtain import verified
         from itrex_chat.kernels import choose
@@ -146,5 +146,6 @@ def load_chatbot(recipe: Recipe, variant: str, home: Path | None = None) -> Chat
         tokenizer = load_tokenizer(artifact.folder, artifact.family, recipe.chat)
         decoder = variants.load_quantized(artifact, kernel, recipe.quantization.compute_dtype)
         facts |= {"disk_bytes": artifact.nbytes(), "kernel": kernel.name,
-                  "compute_dtype": recipe.quantization.compute_dtype}
+                  "compute_dtype": recipe.quantization.compute_dtype,
+                  "stored": artifact.manifest["source"]["stored"], "origin": artifact.manifest["source"]["origin"]}
     return Chatbot(recipe, variant, decoder, tokenizer, facts | {"weight_bytes": decoder.weight_bytes()})

@@ -148,6 +148,13 @@ def load(model: str, settings: list[str] = ()) -> Recipe:
                         model=model, hint=did_you_mean(path.name, names()), names=", ".join(names())))
 
 
+def overridden(recipe: Recipe, settings: list[str]) -> Recipe:
+    """The recipe with keys set as in `load`. Raises RecipeError."""
+    node = _defaults()
+    _merge(node, recipe.as_dict() | {"languages": list(recipe.languages)}, recipe.name)
+    return _build(node, recipe.name, settings)
+
+
 def from_dict(values: dict) -> Recipe:
     """The recipe that `Recipe.as_dict` described."""
     package = Package(**values["source"]["package"])

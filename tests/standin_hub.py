@@ -52,10 +52,6 @@ class StandinHub:
         self.commits: dict[str, Commit] = {}
         self.stalled, self.released = threading.Semaphore(0), threading.Event()
         self.push(self.files)
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
-        self.endpoint = "http://127.0.0.1:{}".format(self.server.server_address[1])
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     def push(self, files: dict[str, bytes]) -> str:
         """Commit these files to the default branch."""
@@ -73,26 +69,28 @@ class StandinHub:
         self.stall_at = None
         self.released.set()
 
-    def close(self) -> None:
-        self.release()
-        self.server.shutdown()
-        self.server.server_close()
-
     def find(self, revision: str) -> Commit | None:
         return self.head if revision in ("main", "master") else self.commits.get(revision) if self.pins else None
 
-    def _handler(self) -> type:
-        return type("Handler", (_Handler,), {"hub": self})
+class StandinServer(ThreadingHTTPServer):
+    """Serves `hub`, which tests replace, at one address on this machine."""
+    daemon_threads = True
+    hub: StandinHub
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    hub: StandinHub
 
     def log_message(self, *arguments):
         pass
 
     def do_GET(self):
+        self.hub = self.server.hub
         address = urlsplit(self.path)
         path, query = unquote(address.path), {key: values[0] for key, values in parse_qs(address.query).items()}
         parts = path.strip("/").split("/")
@@ -156,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif commit is None or name not in commit.files:
             self._json(404, {"Code": 404, "Message": "no such file"}, {"X-Error-Code": "EntryNotFound"})
         elif _is_large(name):
-            self._send(302, b"", {"Location": f"{self.hub.endpoint}/cdn/{commit.sha}/{quote(name)}"})
+            self._send(302, b"", {"Location": f"{self.server.endpoint}/cdn/{commit.sha}/{quote(name)}"})
         else:
             self._file(commit.sha, name, ranges=huggingface)
 

@@ -41,9 +41,10 @@ class ArtifactStore:
         """The newest whole artifact of the same settings and the same downloadable source, if there is one.
 
         A hub's repository at a pinned commit and a package's file of a known
-        digest cannot change, so they need not be there to be compared.
+        digest cannot change, so they need not be there to be compared. A local
+        path is compared by its files as long as they are there.
         """
-        if recipe.source.path:
+        if recipe.source.path and Path(recipe.source.path).exists():
             return None
         source, settings = recipe.as_dict()["source"], content_settings(recipe.quantization)
         fitting = [artifact for artifact in self.whole()

@@ -1,19 +1,23 @@
 """What quantization did to a model, in numbers."""
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from itrex_chat.language import _
-from itrex_chat.quantization.plan import Treatment
 from itrex_chat.units import readable
+
+if TYPE_CHECKING:  # torch is not needed to show what was recorded
+    from itrex_chat.quantization.plan import Treatment
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """`linear`: matrices by their precision, such as {"INT4 G32": 168, "FP16": 1}; sizes in bytes; time in
-    seconds; `regrouped`: matrices that got a smaller group size than the recipe asks for."""
+    """`linear`: matrices by their precision, such as {"INT4 G32": 168, "FP16": 1}; `weights`: their number in
+    all; `block_bits`: bits per weight of the blocks' matrices; sizes in bytes; time in seconds; `regrouped`: matrices that got a smaller group size than the recipe asks for."""
     linear: dict[str, int]
     embedding: str
     weights: int
+    block_bits: float
     bytes_before: int
     bytes_after: int
     regrouped: dict[str, int]
@@ -26,8 +30,9 @@ class Statistics:
 
     def line(self) -> str:
         """One line: bits per weight, size before and after, time and peak memory."""
-        return _("{bits:.2f} bits per weight; {before} before, {after} after; {seconds:.1f} s; peak memory {peak}",
-                 bits=self.bits_per_weight, before=readable(self.bytes_before), after=readable(self.bytes_after),
+        return _("{bits:.2f} bits per weight ({block_bits:.2f} in the decoder blocks); {before} before, {after} after; "
+                 "{seconds:.1f} s; peak memory {peak}",
+                 bits=self.bits_per_weight, block_bits=self.block_bits, before=readable(self.bytes_before), after=readable(self.bytes_after),
                  seconds=self.seconds, peak=readable(self.peak_memory))
 
     def table(self) -> str:
@@ -45,21 +50,23 @@ class Statistics:
         return "\n".join([title, rule, lines[0], rule, *lines[1:], rule])
 
 
-def precision(treatment: Treatment) -> str:
+def precision(treatment: "Treatment") -> str:
     """A matrix's precision, such as "INT4 G32" (groups of 32) or "FP16"."""
     if treatment.bits:
         return f"INT{treatment.bits} G{treatment.group_size}"
     return {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[str(treatment.dtype).removeprefix("torch.")]
 
 
-def summarize(treatments: list[Treatment], wanted_group: int, bytes_before: int, seconds: float,
+def summarize(treatments: "list[Treatment]", wanted_group: int, bytes_before: int, seconds: float,
               peak_memory: int) -> Statistics:
     matrices = [treatment for treatment in treatments if treatment.spec.role in ("linear", "head")]
+    blocks = [treatment for treatment in matrices if treatment.spec.role == "linear"]
     embedding = next(treatment for treatment in treatments if treatment.spec.role == "embedding")
     return Statistics(
         linear=dict(Counter(precision(treatment) for treatment in matrices)),
         embedding=precision(embedding),
         weights=sum(treatment.spec.size for treatment in treatments),
+        block_bits=8 * sum(t.nbytes() for t in blocks) / sum(t.spec.size for t in blocks),
         bytes_before=bytes_before,
         bytes_after=sum(treatment.nbytes() for treatment in treatments),
         regrouped={treatment.name: treatment.group_size for treatment in matrices

@@ -3,10 +3,11 @@ import dataclasses
 import os
 import sys
 import time
+from pathlib import Path
 
 from itrex_chat import machine
 from itrex_chat import recipe as recipes
-from itrex_chat.errors import ItrexChatError
+from itrex_chat.errors import ItrexChatError, RunError
 from itrex_chat.language import _
 from itrex_chat.recipe import Recipe
 from itrex_chat.runs.protocol import receive_job, tell
@@ -33,34 +34,62 @@ def main() -> int:
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Where a model's tokenizer is and what its decoder is like, from a checkpoint or from an artifact."""
+    folder: Path
+    family: str
+    decoder: "DecoderConfig"  # noqa: F821
+    gguf: Path | None = None
+    embedding_bytes: int = 2
+
+
 def prepare(recipe: dict, variants: list[str], tokens: int) -> None:
-    """Have everything on disk that the variants need, and say how much memory each will take."""
-    from itrex_chat import sources
-    from itrex_chat.artifacts.obtain import verified
+    """Have everything on disk that the variants need, and say how much memory each will take.
+
+    A variant that cannot be had is told with its reason; only when none can,
+    the whole model has failed.
+    """
     from itrex_chat.chat import load_tokenizer, spoken_languages
-    from itrex_chat.checkpoints import open_checkpoint
     from itrex_chat.kernels import choose
     from itrex_chat.runs.memory import needed
     from itrex_chat.variants import DENSE, QUANTIZED
     model = recipes.from_dict(recipe)
-    artifacts = {name: verified(for_variant(model, name)) for name in variants if name in QUANTIZED}
-    folder = family = gguf = checkpoint = None
-    if any(name in DENSE for name in variants) or not artifacts:
-        source = sources.resolve(model)
-        checkpoint = open_checkpoint(source)
-        gguf = source.weights[0] if source.format == "gguf" else None
-        folder, family, decoder = source.folder, checkpoint.family, checkpoint.decoder
-    for artifact in artifacts.values():
-        folder, family, decoder, gguf = artifact.folder, artifact.family, artifact.decoder, None
-    languages = model.languages or spoken_languages(load_tokenizer(folder, family, model.chat, gguf))
-    embedding = checkpoint.dtype("model.embed_tokens.weight").itemsize if checkpoint else 2
-    every = [*DENSE, *{f"int{model.quantization.bits}": 0, **dict.fromkeys(artifacts, 0)}]
-    needs = {name: needed(decoder, name, tokens, for_variant(model, name).quantization, choose(),
-                          embedding if name in DENSE else 2) for name in every}
-    tell("prepared", needs=needs, languages=list(languages),
-         stored=checkpoint.description if checkpoint else next(iter(artifacts.values())).manifest["source"]["stored"],
+    stored, artifacts, problems = {}, {}, {}
+    for name in variants:
+        try:
+            if name in QUANTIZED:
+                artifacts[name] = artifact = _artifact(for_variant(model, name))
+                stored["artifact"] = Stored(artifact.folder, artifact.family, artifact.decoder)
+            elif "checkpoint" not in stored:
+                stored["checkpoint"] = _checkpoint(model)
+        except ItrexChatError as error:
+            problems[name] = str(error)
+    if not stored:
+        raise RunError(next(iter(problems.values())))
+    used = stored.get("checkpoint") or stored["artifact"]
+    languages = model.languages or spoken_languages(load_tokenizer(used.folder, used.family, model.chat, used.gguf))
+    every = dict.fromkeys([*DENSE, f"int{model.quantization.bits}", *artifacts])
+    needs = {name: needed(used.decoder, name, tokens, for_variant(model, name).quantization, choose(),
+                          used.embedding_bytes if name in DENSE else 2) for name in every}
+    tell("prepared", needs=needs, languages=list(languages), problems=problems,
          artifacts={name: {"folder": str(artifact.folder), "bytes": artifact.nbytes(),
                            "statistics": artifact.manifest["statistics"]} for name, artifact in artifacts.items()})
+
+
+def _artifact(model: Recipe):
+    from itrex_chat.artifacts.obtain import verified
+    return verified(model)
+
+
+def _checkpoint(model: Recipe) -> Stored:
+    from itrex_chat import sources
+    from itrex_chat.checkpoints import open_checkpoint
+    source = sources.resolve(model)
+    checkpoint = open_checkpoint(source)
+    return Stored(source.folder, checkpoint.family, checkpoint.decoder,
+                  source.weights[0] if source.format == "gguf" else None,
+                  checkpoint.dtype("model.embed_tokens.weight").itemsize)
 
 
 def ask(recipe: dict, variant: str, questions: list[dict], system: str, generation: dict) -> None:

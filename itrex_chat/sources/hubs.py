@@ -123,10 +123,10 @@ def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
 
 def _transfer(hub: "Hub", repository: str, commit: str, folder: Path, listed: dict) -> None:
     """Download what is missing. Long downloads break, at the latest by ModelScope's time limit of an hour a file."""
-    while missing := _missing(folder, listed):
+    while True:
         before = _size(folder.iterdir())
         try:
-            hub.transfer(repository, commit, folder, missing)
+            return hub.transfer(repository, commit, folder, _missing(folder, listed))
         except Exception as error:
             if not _is_network(error) or _size(folder.iterdir()) <= before:
                 raise

@@ -1,0 +1,25 @@
+"""`itrex-chat VERB …`, the same as `python -m itrex_chat.VERB …`."""
+import sys
+from importlib import import_module
+
+from itrex_chat.choices import did_you_mean
+from itrex_chat.language import _
+
+VERBS = ("quantize", "ask", "compare", "cache")
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] not in VERBS:
+        word = argv[0] if argv else ""
+        asked_for_help = word in ("-h", "--help")
+        hint = "" if not word or asked_for_help else _("There is no command {name}.{hint} ", name=word,
+                                                       hint=did_you_mean(word, VERBS))
+        print(hint + _("Use: itrex-chat {verbs} … (--help after each)", verbs="|".join(VERBS)),
+              file=sys.stdout if asked_for_help else sys.stderr)
+        return 0 if asked_for_help else 2
+    return import_module(f"itrex_chat.{argv[0]}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

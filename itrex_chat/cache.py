@@ -1,0 +1,103 @@
+"""The cache: list, show, verify and remove quantized models.
+
+    python -m itrex_chat.cache
+    python -m itrex_chat.cache verify
+"""
+import json
+import sys
+from pathlib import Path
+
+from itrex_chat import command_line
+from itrex_chat.artifacts import Artifact, ArtifactStore
+from itrex_chat.artifacts.store import PARTIAL
+from itrex_chat.choices import did_you_mean
+from itrex_chat.errors import ArtifactError
+from itrex_chat.language import _
+from itrex_chat.places import cache_home
+from itrex_chat.units import readable
+
+
+def list_artifacts(store: ArtifactStore) -> int:
+    """Print each artifact on a line, damaged and unfinished ones too."""
+    total = 0
+    for folder in store.folders():
+        try:
+            artifact = Artifact.open(folder)
+            total += artifact.nbytes()
+            print(artifact.summary())
+        except ArtifactError as error:
+            print(_("{name}  damaged: {reason}", name=folder.name, reason=error))
+    for folder in store.partial_folders():
+        print(_("{name}  not finished: the same quantization goes on from it", name=folder.name))
+    print(_("{total} in {folder}", total=readable(total), folder=store.folder))
+    return 0
+
+
+def show(store: ArtifactStore, name: str) -> int:
+    """Print the manifest of an artifact."""
+    for folder in chosen(store, name):
+        artifact = Artifact.open(folder)
+        shortened = {key: value for key, value in artifact.manifest.items() if key not in ("tensors", "matrices")}
+        print(json.dumps({"folder": str(folder), **shortened}, ensure_ascii=False, indent=2))
+    return 0
+
+
+def verify(store: ArtifactStore, name: str | None) -> int:
+    """Read artifacts whole and compare digests; the exit code says whether all are good."""
+    damaged = 0
+    for folder in chosen(store, name) if name else store.folders():
+        try:
+            Artifact.open(folder).verify()
+            print(_("{name}  good", name=folder.name))
+        except ArtifactError as error:
+            damaged += 1
+            print(_("{name}  damaged: {reason}", name=folder.name, reason=error))
+    if damaged:
+        raise ArtifactError(_("{count} damaged; the next use quantizes again, or remove: "
+                              "python -m itrex_chat.cache remove NAME", count=damaged))
+    return 0
+
+
+def remove(store: ArtifactStore, name: str) -> int:
+    """Remove an artifact, or all of a model."""
+    for folder in chosen(store, name, partial=True):
+        store.remove(folder)
+        print(_("{name}  removed", name=folder.name))
+    return 0
+
+
+def chosen(store: ArtifactStore, name: str, partial: bool = False) -> list[Path]:
+    """The artifacts that a name means: a folder's name, its key, or a model's name for all of its artifacts."""
+    folders = store.folders() + (store.partial_folders() if partial else [])
+    found = [folder for folder in folders if name in (folder.name, _key(folder))] \
+        or [folder for folder in folders if folder.name.startswith(f"{name}-int")]
+    if not found:
+        raise ArtifactError(_("There is no artifact {name} in the cache.{hint}", name=name,
+                              hint=did_you_mean(name, [folder.name for folder in folders])))
+    return found
+
+
+def _key(folder: Path) -> str:
+    return folder.name.removesuffix(PARTIAL).rpartition("-")[2]
+
+
+def command(arguments) -> int:
+    store = ArtifactStore(cache_home())
+    if arguments.action == "list":
+        return list_artifacts(store)
+    if arguments.action == "verify":
+        return verify(store, arguments.name)
+    if not arguments.name:
+        raise ArtifactError(_("Say which artifact: python -m itrex_chat.cache {action} NAME", action=arguments.action))
+    return {"show": show, "remove": remove}[arguments.action](store, arguments.name)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser("cache", _("List, show, verify or remove the quantized models in the cache."))
+    parser.add_argument("action", nargs="?", choices=("list", "show", "verify", "remove"), default="list")
+    parser.add_argument("name", nargs="?", help=_("a model's name, or an artifact's name or key"))
+    return command_line.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What all commands share: options, and errors as one sentence with a non-zero exit."""
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+from itrex_chat.errors import ItrexChatError
+from itrex_chat.language import _
+
+FAILED, INTERRUPTED = 1, 130
+
+
+def run(command: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
+    """Run a command; its exit code. A traceback from here is a bug of this program."""
+    try:
+        return command(arguments) or 0
+    except ItrexChatError as error:
+        print(f"itrex_chat: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nitrex_chat: " + _("interrupted; the same command goes on from here."), file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be written at exit
+        return FAILED
+
+
+def parser(verb: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"python -m itrex_chat.{verb}", description=description)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """`--set KEY VALUE`, any number of times."""
+    parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), dest="settings",
+                        help=_("override a key of the recipe, such as: quantization.group_size 64"))
+
+
+def settings(arguments: argparse.Namespace) -> list[str]:
+    """All `--set` pairs in one flat list."""
+    return [text for pair in arguments.settings for text in pair]
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(_("{text} is not a whole number from 1 on", text=text))
+    return int(text)

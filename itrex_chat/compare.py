@@ -1,0 +1,55 @@
+"""Compare the variants' answers and figures.
+
+    python -m itrex_chat.compare
+"""
+import sys
+from pathlib import Path
+
+from itrex_chat import command_line, files
+from itrex_chat.comparison import Comparison
+from itrex_chat.comparison import compare as compare_records
+from itrex_chat.comparison.markdown import as_markdown
+from itrex_chat.comparison.tables import as_csv
+from itrex_chat.comparison.terminal import as_text
+from itrex_chat.errors import RunError
+from itrex_chat.language import _
+from itrex_chat.places import cache_home
+from itrex_chat.runs.record import RunRecord, existing
+
+
+def compare(runs: list[Path], out: Path | None = None) -> Comparison:
+    """Compare runs and write comparison.md, .json and .csv into `out` (the last run's folder, if None)."""
+    comparison = compare_records([RunRecord.read(run) for run in runs])
+    out = out or runs[-1]
+    with files.disk_errors(RunError, _("Writing the comparison to {folder}", folder=out)):
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_text(out / "comparison.md", as_markdown(comparison))
+        files.write_json(out / "comparison.json", comparison.as_dict())
+        files.write_text(out / "comparison.csv", as_csv(comparison))
+    return comparison
+
+
+def latest() -> Path:
+    """The newest run in the cache. Raises RunError when there is none."""
+    runs = existing(cache_home() / "runs")
+    if not runs:
+        raise RunError(_("There is no run to compare yet; make one with: python -m itrex_chat.ask"))
+    return runs[-1]
+
+
+def command(arguments) -> None:
+    runs = arguments.runs or [latest()]
+    comparison = compare(runs, arguments.out)
+    print(as_text(comparison))
+    print(_("Written to {folder}: comparison.md, comparison.json, comparison.csv", folder=arguments.out or runs[-1]))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser("compare", _("Compare the answers and figures of a model's variants."))
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=_("folders of runs; default: the newest"))
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to write; default: the last run's folder"))
+    return command_line.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
