@@ -1,7 +1,7 @@
 """One artifact: its record, its check and its tensors."""
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from itrex_chat.artifacts import manifest as manifests
@@ -67,19 +67,18 @@ class Artifact:
 
     @cached_property
     def decoder(self):
-        """Its DecoderConfig."""
-        from itrex_chat.checkpoints import read_json
-        from itrex_chat.decoder.config import from_native
-        return from_native(read_json(self.folder / "config.json"))
+        """Its DecoderConfig, as it was read from the checkpoint."""
+        from itrex_chat.decoder.config import DecoderConfig, Rotary
+        values = self.manifest["decoder"]
+        rotary = values["rotary"] | {"inverse_frequencies": tuple(values["rotary"]["inverse_frequencies"])}
+        return DecoderConfig(**(values | {"rotary": Rotary(**rotary), "windows": tuple(values["windows"])}))
 
     def has(self, name: str) -> bool:
         return name in self.manifest["tensors"]
 
     def tensor(self, name: str):
         """A stored tensor by its name in the file."""
-        from safetensors import safe_open
-        with safe_open(self.folder / self.manifest["tensors"][name], "pt") as file:
-            return file.get_tensor(name).clone()
+        return _opened(self.folder / self.manifest["tensors"][name]).get_tensor(name).clone()
 
     def matrix(self, name: str):
         """The matrix of a module: a QuantizedTensor, or a plain tensor where it was left alone."""
@@ -88,3 +87,10 @@ class Artifact:
             return self.tensor(f"{name}.weight")
         bits, group_size = self.manifest["matrices"][name]
         return QuantizedTensor(self.tensor(f"{name}.qweight"), self.tensor(f"{name}.scales"), bits, group_size)
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path):
+    """The weight file read last stays open: tensors are read in the order in which they are stored."""
+    from safetensors import safe_open
+    return safe_open(path, "pt")

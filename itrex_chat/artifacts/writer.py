@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +44,7 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
     The caller holds the lock of `key`. Raises CheckpointError, TokenizerError
     and ArtifactError; what was finished before stays.
     """
-    started, cpu_started = time.perf_counter(), datetime.now(UTC)
+    started, created = time.perf_counter(), datetime.now(UTC)
     checkpoint = open_checkpoint(source)
     _check_family(recipe, checkpoint.family)
     gguf = source.weights[0] if source.format == "gguf" else None
@@ -65,8 +66,9 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
                        "bytes": source.size()},
             "versions": {"itrex_chat": __version__, **{name: version(name) for name in (
                 "neural-compressor-pt", "torch", "safetensors")}},
-            "created": cpu_started.isoformat(timespec="seconds"),
+            "created": created.isoformat(timespec="seconds"),
             "statistics": vars(statistics),
+            "decoder": asdict(checkpoint.decoder),
             "matrices": {t.name: [t.bits, t.group_size] for t in treatments if t.bits},
             "tensors": _homes(treatments),
             "files": {path.name: {"size": path.stat().st_size, "sha256": written.get(path.name) or sha256(path)}
