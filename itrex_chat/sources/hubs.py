@@ -46,21 +46,28 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
     if not REPOSITORY.fullmatch(repository):
         raise SourceError(_("{repository!r} is not the name of a repository; it should look like owner/name.",
                             repository=repository))
-    stem = f"{spec.hub}--{repository.replace('/', '--')}"
-    record = hubs / f"{stem}--{quote(spec.revision or 'default', safe='')[:80]}.json"
+    record = hubs / f"{_stem(spec)}--{quote(spec.revision or 'default', safe='')[:80]}.json"
     known = _read(record, spec)
     if refresh or not _is_complete(hubs, known):
         with files.disk_errors(SourceError, _("Downloading {repository}", repository=repository)):
             hubs.mkdir(parents=True, exist_ok=True)
-            with FileLock(hubs / f"{stem}.lock"):
+            with FileLock(hubs / f"{_stem(spec)}.lock"):
                 known = _read(record, spec)  # another process may have been here meanwhile
                 if refresh or not _is_complete(hubs, known):
-                    known = _renew(spec, hubs / stem, record, known, refresh)
+                    found = _ask(spec, known["origin"]["commit"] if known and not refresh else spec.revision)
+                    if known is None:  # if it is interrupted, the next call goes on with the same commit
+                        files.write_json(record, found)
+                    _fetch(spec, hubs, found, known)
+                    files.write_json(record, known := found)
     return hubs / known["folder"], known["origin"]
 
 
 def _repository(spec: SourceSpec) -> str:
     return spec.modelscope if spec.hub == "modelscope" else spec.huggingface
+
+
+def _stem(spec: SourceSpec) -> str:
+    return f"{spec.hub}--{_repository(spec).replace('/', '--')}"
 
 
 def _read(record: Path, spec: SourceSpec) -> dict | None:
@@ -80,37 +87,41 @@ def _is_complete(hubs: Path, known: dict | None) -> bool:
 
 def _missing(folder: Path, listed: dict) -> dict:
     """The listed files that `folder` does not have with their size; a file gets its name only when it is verified."""
-    sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if folder.is_dir() else {}
-    return {name: file for name, file in listed.items() if sizes.get(name) != file["size"]}
+    def is_there(name: str) -> bool:
+        with contextlib.suppress(OSError):
+            return (folder / name).stat().st_size == listed[name]["size"]
+        return False
+
+    return {name: file for name, file in listed.items() if not is_there(name)}
 
 
-def _renew(spec: SourceSpec, folders: Path, record: Path, known: dict | None, refresh: bool) -> dict:
-    """Ask the hub, download what is missing and write the record."""
+def _ask(spec: SourceSpec, revision: str) -> dict:
+    """What the hub has at the revision: the record to be."""
     hub, repository = HUBS[spec.hub], _repository(spec)
-    revision = known["origin"]["commit"] if known and not refresh else spec.revision
     with _told(spec, revision):
         commit, listed = _within(PATIENCE, hub.listing, repository, revision)
     if "config.json" not in listed or not selection.weights(listed):
         raise SourceError(_("{repository} on {hub} holds no model to work with: that is a config.json and weights as "
                             ".safetensors or .bin.", repository=repository, hub=hub.title))
-    folder = folders / quote(commit, safe="")
-    folder.mkdir(parents=True, exist_ok=True)
     origin = {"kind": spec.hub, "repository": repository, "revision": spec.revision, "commit": commit}
-    found = {"folder": f"{folders.name}/{folder.name}", "origin": origin, "files": listed}
+    return {"folder": f"{_stem(spec)}/{quote(commit, safe='')}", "origin": origin, "files": listed}
+
+
+def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> None:
+    """Download what is missing of `found`."""
+    hub, repository, commit, listed = HUBS[spec.hub], _repository(spec), found["origin"]["commit"], found["files"]
+    folder = hubs / found["folder"]
+    folder.mkdir(parents=True, exist_ok=True)
     if known:
-        _keep(record.parent / known["folder"], known["files"], folder, listed)
-    else:
-        files.write_json(record, found)  # so that an interrupted download goes on with the same commit
+        _keep(hubs / known["folder"], known["files"], folder, listed)
     if missing := _missing(folder, listed):
         size = sum(file["size"] for file in missing.values())
         print(_("Downloading {count} files of {repository} from {hub}, {size:.2f} GB.", count=len(missing),
                 repository=repository, hub=hub.title, size=size / 1e9), file=sys.stderr)
-        with _told(spec, revision):
+        with _told(spec, commit):
             if size - _size(folder.glob("*.incomplete")) > shutil.disk_usage(folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             _transfer(hub, repository, commit, folder, listed)
-    files.write_json(record, found)
-    return found
 
 
 def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
@@ -122,7 +133,7 @@ def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
 
 
 def _transfer(hub: "Hub", repository: str, commit: str, folder: Path, listed: dict) -> None:
-    """Download what is missing. Long downloads break, at the latest by ModelScope's time limit of an hour a file."""
+    """Let the library download, again as long as it gets on: it gives up after a few breaks or an hour for a file."""
     while True:
         before = _size(folder.iterdir())
         try:
@@ -166,17 +177,19 @@ def _list_modelscope(repository: str, revision: str) -> tuple[str, dict]:
     from modelscope_hub import HubApi
     api = HubApi().legacy
 
-    def at(revision: str) -> tuple[str, dict]:
-        entries = [entry for entry in api.list_repo_files(repository, "model", revision) if entry["Type"] != "tree"]
-        newest = max(entries, key=lambda entry: entry.get("CommittedDate") or 0, default={}).get("Revision")
-        return newest or "", _data_files((entry["Path"], entry["Size"], entry.get("Sha256")) for entry in entries)
+    def entries_at(revision: str) -> list[dict]:
+        return [entry for entry in api.list_repo_files(repository, "model", revision) if entry["Type"] != "tree"]
 
-    newest, found = at(revision or "master")
-    if revision and not found:  # the hub answers with an empty list
+    def data(entries: list[dict]) -> dict:
+        return _data_files((entry["Path"], entry["Size"], entry.get("Sha256")) for entry in entries)
+
+    entries = entries_at(revision or "master")
+    if revision and not entries:  # the hub's answer to an unknown revision
         raise _no_revision("ModelScope", repository, revision)
-    if not COMMIT.fullmatch(revision) and COMMIT.fullmatch(newest) and at(newest)[1] == found:
-        return newest, found
-    return revision or "master", found
+    newest = max(entries, key=lambda entry: entry.get("CommittedDate") or 0, default={}).get("Revision") or ""
+    if COMMIT.fullmatch(newest) and not COMMIT.fullmatch(revision) and data(entries_at(newest)) == data(entries):
+        return newest, data(entries)
+    return revision or "master", data(entries)
 
 
 def _transfer_modelscope(repository: str, commit: str, folder: Path, missing: dict) -> None:
@@ -185,7 +198,7 @@ def _transfer_modelscope(repository: str, commit: str, folder: Path, missing: di
     entries = [{"Path": name, "Size": file["size"], "Sha256": file["digest"]} for name, file in missing.items()]
     try:
         HubApi().download_repo(repository, "model", revision=commit, local_dir=folder, file_list=entries,
-                               cache_dir=folder.parent)  # for its lock files
+                               max_workers=8, cache_dir=folder.parent)  # for its lock files
     except FileDownloadError as failure:
         name, error = next(iter(failure.failed_files.items()))
         raise _damaged(name) if isinstance(error, FileIntegrityError) else error

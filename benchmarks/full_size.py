@@ -1,0 +1,115 @@
+"""A full-size check without downloads: ChatGLM3-6B's real configuration with random float16 weights.
+
+    python benchmarks/full_size.py FOLDER [--tokenizer tokenizer.model]
+
+Writes the folder (12.5 GB in seven safetensors files, once), quantizes it in a process of its own, and prints the time
+and the peak memory; then asks whether FP32 would fit, which a machine with 24 GB must refuse with the numbers.
+"""
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CONFIG = {
+    "architectures": ["ChatGLMModel"], "model_type": "chatglm", "add_bias_linear": False, "add_qkv_bias": True,
+    "apply_query_key_layer_scaling": True, "apply_residual_connection_post_layernorm": False,
+    "attention_softmax_in_fp32": True, "ffn_hidden_size": 13696, "fp32_residual_connection": False,
+    "hidden_size": 4096, "kv_channels": 128, "layernorm_epsilon": 1e-05, "multi_query_attention": True,
+    "multi_query_group_num": 2, "num_attention_heads": 32, "num_layers": 28, "original_rope": True,
+    "padded_vocab_size": 65024, "post_layer_norm": True, "rmsnorm": True, "seq_length": 8192, "use_cache": True,
+    "torch_dtype": "float16", "tie_word_embeddings": False, "eos_token_id": 2, "pad_token_id": 0}
+SHARDS = 7
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Tensor names and shapes of the published ChatGLM3-6B."""
+    c = CONFIG
+    hidden, inner, vocabulary = c["hidden_size"], c["ffn_hidden_size"], c["padded_vocab_size"]
+    qkv = hidden + 2 * c["multi_query_group_num"] * c["kv_channels"]
+    found = {"transformer.embedding.word_embeddings.weight": (vocabulary, hidden)}
+    for number in range(c["num_layers"]):
+        block = f"transformer.encoder.layers.{number}."
+        found |= {
+            block + "input_layernorm.weight": (hidden,), block + "post_attention_layernorm.weight": (hidden,),
+            block + "self_attention.query_key_value.weight": (qkv, hidden),
+            block + "self_attention.query_key_value.bias": (qkv,),
+            block + "self_attention.dense.weight": (hidden, hidden),
+            block + "mlp.dense_h_to_4h.weight": (2 * inner, hidden), block + "mlp.dense_4h_to_h.weight": (hidden, inner)}
+    return found | {"transformer.encoder.final_layernorm.weight": (hidden,),
+                    "transformer.output_layer.weight": (vocabulary, hidden)}
+
+
+def write_model(folder: Path) -> None:
+    """The folder with random weights, skipped where it is whole."""
+    import torch
+    from safetensors.torch import save_file
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = shapes()
+    names = list(wanted)
+    generator = torch.Generator().manual_seed(0)
+    homes = {}
+    for shard in range(SHARDS):
+        part = names[shard * len(names) // SHARDS:(shard + 1) * len(names) // SHARDS]
+        file = folder / f"model-{shard + 1:05d}-of-{SHARDS:05d}.safetensors"
+        homes |= dict.fromkeys(part, file.name)
+        if not file.exists():
+            tensors = {name: torch.ones(wanted[name], dtype=torch.float16) if "layernorm" in name
+                       else torch.empty(wanted[name], dtype=torch.float16).normal_(0, 0.02, generator=generator)
+                       for name in part}
+            save_file(tensors, f"{file}.partial", metadata={"format": "pt"})
+            os.replace(f"{file}.partial", file)
+        print(f"  {file.name}", flush=True)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": homes}))
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2))
+
+
+def write_tokenizer(folder: Path, given: Path | None) -> None:
+    """The real vocabulary if it was named, else a small one trained on this file: quantization needs one to keep."""
+    if given:
+        (folder / "tokenizer.model").write_bytes(given.read_bytes())
+    elif not (folder / "tokenizer.model").exists():
+        import sentencepiece
+        sentencepiece.SentencePieceTrainer.train(
+            input=__file__, model_prefix=str(folder / "tokenizer"), vocab_size=400, byte_fallback=True,
+            model_type="bpe", minloglevel=2)
+
+
+def timed(arguments: list[str]) -> tuple[int, float, int, str]:
+    """Exit code, seconds, peak memory in bytes and standard error of a command."""
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.PIPE, text=True)
+    error = process.stderr.read()
+    _pid, status, usage = os.wait4(process.pid, 0)
+    return os.waitstatus_to_exitcode(status), time.perf_counter() - started, usage.ru_maxrss * 1024, error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    arguments = parser.parse_args()
+    print(f"writing {arguments.folder}", flush=True)
+    # In a process of its own: a child's peak memory counts what its parent had.
+    writer = multiprocessing.get_context("spawn").Process(target=write_model, args=(arguments.folder,))
+    writer.start()
+    writer.join()
+    write_tokenizer(arguments.folder, arguments.tokenizer)
+    size = sum(file.stat().st_size for file in arguments.folder.glob("*.safetensors"))
+    print(f"{size / 1e9:.2f} GB", flush=True)
+
+    code, seconds, peak, error = timed(["itrex_chat.quantize", "--model", str(arguments.folder)])
+    print(f"quantize: exit {code}, {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB")
+    if code:
+        sys.exit(error)
+    code, seconds, _peak, error = timed(["itrex_chat.quantize", "--model", str(arguments.folder)])
+    print(f"again, from the cache: exit {code}, {seconds:.2f} s")
+    code, seconds, _peak, error = timed(["itrex_chat.ask", "--model", str(arguments.folder), "--variants", "fp32"])
+    print(f"ask FP32: exit {code}, {seconds:.1f} s: {error.strip().splitlines()[-1]}")
+
+
+if __name__ == "__main__":
+    main()
