@@ -11,6 +11,7 @@ from itrex_chat.sources.digests import sha256
 from itrex_chat.units import readable
 
 HASHING_THREADS = 4
+LARGE = 32 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ class Artifact:
 
     def tensor(self, name: str):
         """A stored tensor by its name in the file."""
-        return _opened(self.folder / self.manifest["tensors"][name]).get_tensor(name).clone()
+        tensor = _opened(self.folder / self.manifest["tensors"][name]).get_tensor(name).clone()
+        if tensor.nbytes > LARGE:
+            _opened.cache_clear()  # so that the mapped pages do not stay beside the copy
+        return tensor
 
     def matrix(self, name: str):
         """The matrix of a module: a QuantizedTensor, or a plain tensor where it was left alone."""

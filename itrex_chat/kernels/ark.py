@@ -40,7 +40,7 @@ class Ark:
         return _library_problem()
 
     def pack(self, weight: QuantizedTensor, compute_dtype):
-        integers = weight.integers().contiguous()  # it takes the address of a copy otherwise, and frees it
+        integers = weight.integers()  # contiguous: of another layout it takes the address of a copy, and frees it
         settings = (weight.group_size, compute_dtype, f"int{weight.bits}", "fp32", False)
         blob = _library().repack_quantized_weight(integers, weight.scales.float().contiguous(),
                                                   torch.empty(0, dtype=torch.int8), *settings)

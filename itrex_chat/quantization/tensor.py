@@ -33,11 +33,13 @@ class QuantizedTensor:
         return 1 << (self.bits - 1)
 
     def integers(self) -> torch.Tensor:
-        """int8 [in, out], as they are multiplied by the scales."""
-        bytes_ = self.qweight.t().contiguous().view(torch.uint8)  # [out, in·bits/8]
-        if self.bits == 4:
-            bytes_ = rearrange(torch.stack((bytes_ & 15, bytes_ >> 4), -1), "o i two -> o (i two)")
-        return (bytes_.t().to(torch.int16) - self.zero_point).to(torch.int8)
+        """int8 [in, out], contiguous, as they are multiplied by the scales."""
+        per_word = 32 // self.bits
+        integers = torch.empty(self.in_features, self.out_features, dtype=torch.int8)
+        for place in range(per_word):
+            shifted = self.qweight >> (self.bits * place)
+            integers[place::per_word] = shifted.bitwise_and_((1 << self.bits) - 1).sub_(self.zero_point)
+        return integers
 
     def dequantize(self) -> torch.Tensor:
         """float32 [out, in]: the weights that all kernels compute with."""

@@ -7,7 +7,7 @@ from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.recipe import Quantization
 from itrex_chat.variants import DENSE, QUANTIZED
 
-PROGRAM = 450 << 20  # bytes: Python, torch, tokenizer
+PROGRAM = 600 << 20  # bytes: Python, torch, tokenizer
 
 
 def needed(config: DecoderConfig, variant: str, tokens: int, quantization: Quantization, kernel: Kernel,
@@ -30,7 +30,9 @@ def needed(config: DecoderConfig, variant: str, tokens: int, quantization: Quant
         else:
             weights += int(spec.size * _packed_bytes(spec, QUANTIZED[variant], quantization, kernel))
             largest = max(largest, spec.size)
-    unpacking = 3 * largest  # the integers of one matrix, twice, and its stored form
+    if largest:
+        largest = max(largest, 2 * config.intermediate_size * config.hidden_size)  # gate and up are packed as one
+    unpacking = 5 * largest  # while it is packed: a matrix as stored, its integers, and their copies
     activations = min(tokens, 1024) * 4 * (6 * config.hidden_size + 3 * config.intermediate_size) + 16 * config.vocab_size
     return PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config)
 
