@@ -49,7 +49,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(error: type[ItrexChatError], what: str) -> Iterator[None]:
-    """Turn a full, read-only or forbidden disk into a sentence about `what`."""
+    """Turn a full, read-only, forbidden or missing disk into a sentence about `what`."""
     try:
         yield
     except OSError as problem:
@@ -59,6 +59,10 @@ def disk_errors(error: type[ItrexChatError], what: str) -> Iterator[None]:
             errno.EROFS: _("the disk is read-only; set ITREX_CHAT_CACHE to a folder that can be written"),
             errno.EACCES: _("it is not allowed; set ITREX_CHAT_CACHE to a folder that can be written"),
             errno.EPERM: _("it is not allowed; set ITREX_CHAT_CACHE to a folder that can be written"),
+            errno.ENOENT: _("{path} cannot be made; set ITREX_CHAT_CACHE to a folder that can be", path=problem.filename),
+            errno.ENOTDIR: _("{path} is not a folder; set ITREX_CHAT_CACHE to one", path=problem.filename),
+            errno.EEXIST: _("{path} is not a folder; set ITREX_CHAT_CACHE to one", path=problem.filename),
+            errno.EIO: _("the disk reports an error at {path}", path=problem.filename),
         }
         if problem.errno not in reasons:
             raise

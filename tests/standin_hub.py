@@ -6,7 +6,10 @@ unknown revision instead of an error.
 """
 import hashlib
 import json
+import socket
+import struct
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -40,6 +43,7 @@ class StandinHub:
     gated: int | None = None  # the answer to requests for its files
     page: bytes | None = None  # what a login page answers in the hub's place
     cuts: int = 0  # how many transfers are still to be cut at `cut_at`
+    resets: bool = False  # whether they are cut by a reset and not by an early end
     cut_at: int = 0
     stall_at: int | None = None  # transfers hang there until `release`
     damaged: set[str] = field(default_factory=set)
@@ -81,6 +85,9 @@ class StandinServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def handle_error(self, request, client_address):
+        """Nothing: that clients go away in the middle is what tests are about."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -188,6 +195,10 @@ class _Handler(BaseHTTPRequestHandler):
             if hub.stall_at is not None:
                 hub.stalled.release()
                 hub.released.wait(60)
+            elif hub.resets:
+                time.sleep(0.3)  # a reset takes with it what was not read yet
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
 
     def _json(self, status: int, value, headers: dict = {}) -> None:
         self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"} | headers)

@@ -42,8 +42,8 @@ DATA = {"config.json": CONFIG, "tokenizer.model": VOCABULARY, "model.safetensors
         "model-00001-of-00002.safetensors": b"first" * 400, "model-00002-of-00002.safetensors": b"second" * 400}
 PUBLISHED = DATA | {
     "pytorch_model-00001-of-00002.bin": b"first again" * 400, "pytorch_model-00002-of-00002.bin": b"second again" * 400,
-    "pytorch_model.bin.index.json": b'{"weight_map": {}}', "modeling_chatglm.py": b"import os", "README.md": b"# A model",
-    "quantization.py": b"", "assets/config.json": b"{}", ".gitattributes": b""}
+    "pytorch_model.bin.index.json": b'{"weight_map": {}}', "modeling_chatglm.py": b"import os", "quantization.py": b"",
+    "README.md": b"# A model", "assets/config.json": b"{}", ".gitattributes": b""}
 WEIGHTS = "model-00002-of-00002.safetensors"
 LARGE = {"config.json": CONFIG, "model-00001-of-00002.safetensors": os.urandom(1 << 20),
          WEIGHTS: os.urandom(24 << 20)}
@@ -242,9 +242,10 @@ def test_an_interrupted_download_goes_on_where_it_was(large, call, process, tmp_
     assert large.transfers[0].start >= 20 << 20
 
 
+@pytest.mark.parametrize("resets", [True, False])
 @on_both
-def test_a_broken_connection_is_taken_up_again_by_the_same_call(large, call, hub):
-    large.cuts, large.cut_at = 2, 11 << 20
+def test_a_broken_connection_is_taken_up_again_by_the_same_call(large, call, hub, resets):
+    large.cuts, large.cut_at, large.resets = 2, 11 << 20, resets
     assert contents(call(hub)) == LARGE
     sent = [transfer.sent for transfer in large.transfers if transfer.name == WEIGHTS]
     assert len(sent) == 3 and sum(sent) < 1.2 * len(LARGE[WEIGHTS])
@@ -354,6 +355,21 @@ def test_modelscope_is_asked_for_the_branch_if_no_commit_stands_for_it(server, c
     result = call("modelscope")
     assert result["origin"]["commit"] == "master"
     assert contents(result).keys() == DATA.keys() - ({"tokenizer.model"} if deleted else set())
+
+
+def test_a_refresh_sees_what_changed_where_there_is_no_commit(server, call):
+    server.pins = False
+    assert contents(call("modelscope")) == DATA
+    new = CONFIG.replace(b"chatglm", b"changed")
+    server.push(PUBLISHED | {"config.json": new})
+    assert contents(call("modelscope"))["config.json"] == CONFIG
+    assert contents(call("modelscope", refresh=True))["config.json"] == new
+
+
+@on_both
+def test_repositories_of_similar_names_are_not_confused(server, call, hub):
+    call(hub)
+    assert "error" in call(hub, **{hub: REPOSITORY.replace("/", "--")})
 
 
 def test_modelscopes_older_variable_for_the_address_works_without_a_word(at_address, server, call, process):

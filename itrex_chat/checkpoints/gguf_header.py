@@ -63,8 +63,10 @@ class _Reader:
         tensors = {}
         for name, shape, kind, offset in entries:
             place = TensorPlace(shape, kind, data + offset, _length(name, shape, kind))
-            if name in tensors or place.offset + place.length > len(self.content):
-                raise ValueError(f"the tensor {name} ends behind the end of the file or is there twice")
+            if name in tensors:
+                raise ValueError(f"the tensor {name} is there twice")
+            if place.offset + place.length > len(self.content):
+                raise ValueError(f"the tensor {name} ends behind the end of the file")
             tensors[name] = place
         metadata["general.architecture"]  # every file has one
         return metadata, tensors

@@ -5,6 +5,7 @@ rows. Files are opened anew for each read, so that mapped pages leave the
 process again and reading a model of any size takes the memory of one slab.
 """
 import pickle
+import warnings
 from pathlib import Path
 from typing import Protocol
 
@@ -126,12 +127,13 @@ def open_storage(format: str, paths: tuple[Path, ...]) -> Storage:
 
 def _unpickle(path: Path) -> dict[str, torch.Tensor]:
     try:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            content = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
+        with warnings.catch_warnings(action="ignore"):
+            try:
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if "mmap" not in str(error):
+                    raise
+                content = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
     except pickle.UnpicklingError:
         raise CheckpointError(_("{path} holds more than tensors and is not loaded: a pickle can run code. "
                                 "Use a checkpoint in safetensors.", path=path)) from None
@@ -148,7 +150,7 @@ def _refuse_twice(name: str, path: Path, homes: dict) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+    reason = " ".join(str(error).split()).partition(". ")[0][:160].rstrip(".") or type(error).__name__
     return CheckpointError(_("{path} is damaged or truncated ({reason}); download it again.", path=path, reason=reason))
 
 

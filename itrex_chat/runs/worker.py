@@ -54,7 +54,7 @@ def prepare(recipe: dict, variants: list[str], tokens: int) -> None:
     from itrex_chat.kernels import choose
     from itrex_chat.runs.memory import needed
     from itrex_chat.variants import DENSE, QUANTIZED
-    model = recipes.from_dict(recipe)
+    model, kernel = recipes.from_dict(recipe), choose()
     stored, artifacts, problems = {}, {}, {}
     for name in variants:
         try:
@@ -70,7 +70,7 @@ def prepare(recipe: dict, variants: list[str], tokens: int) -> None:
     used = stored.get("checkpoint") or stored["artifact"]
     languages = model.languages or spoken_languages(load_tokenizer(used.folder, used.family, model.chat, used.gguf))
     every = dict.fromkeys([*DENSE, f"int{model.quantization.bits}", *artifacts])
-    needs = {name: needed(used.decoder, name, tokens, for_variant(model, name).quantization, choose(),
+    needs = {name: needed(used.decoder, name, tokens, for_variant(model, name).quantization, kernel,
                           used.embedding_bytes if name in DENSE else 2) for name in every}
     tell("prepared", needs=needs, languages=list(languages), problems=problems,
          artifacts={name: {"folder": str(artifact.folder), "bytes": artifact.nbytes(),

@@ -18,7 +18,6 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,12 +27,10 @@ from itrex_chat import files
 from itrex_chat.errors import SourceError
 from itrex_chat.language import _
 from itrex_chat.recipe import SourceSpec
-from itrex_chat.sources import digests, selection
+from itrex_chat.sources import selection
+from itrex_chat.sources.hub_libraries import HUBS, PATIENCE, Hub, no_revision
 
 REPOSITORY = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
-PLAIN_NAME = re.compile(r"\w[\w.+-]{0,150}")  # of a file at the top level
-COMMIT = re.compile(r"[0-9a-f]{40}")
-PATIENCE = 20  # seconds until a hub that does not list its files counts as unreachable
 
 
 def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path, dict]:
@@ -135,7 +132,7 @@ def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
                 os.link(old / name, folder / name)
 
 
-def _transfer(hub: "Hub", repository: str, commit: str, folder: Path, listed: dict) -> None:
+def _transfer(hub: Hub, repository: str, commit: str, folder: Path, listed: dict) -> None:
     """Let the library download, again as long as it gets on: it gives up after some breaks or an hour for a file."""
     while True:
         before = _size(folder.iterdir())
@@ -148,112 +145,6 @@ def _transfer(hub: "Hub", repository: str, commit: str, folder: Path, listed: di
 
 def _size(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
-
-
-def _data_files(listing: Iterable[tuple]) -> dict[str, dict]:
-    """Of names, sizes and digests those of the model's data: at the top level, no code, weights once."""
-    plain = {name: {"size": size, "digest": digest or ""} for name, size, digest in listing
-             if PLAIN_NAME.fullmatch(name)}
-    chosen = {name: plain[name] for name in selection.descriptions(plain) + selection.weights(plain)}
-    for name, file in chosen.items():
-        if type(file["size"]) is not int or file["size"] < 0:
-            raise ValueError(f"the size of {name} is {file['size']!r}")
-    return chosen
-
-
-def _damaged(name: str) -> SourceError:
-    return SourceError(_("{name} came damaged: its content is not what the hub lists. Try again; what came whole is "
-                         "kept.", name=name))
-
-
-def _no_revision(hub: str, repository: str, revision: str) -> SourceError:
-    return SourceError(_("{repository} on {hub} has no revision {revision}. Set source.revision to one of its "
-                         "branches, tags or commits, or to nothing for the default branch.",
-                         repository=repository, hub=hub, revision=revision))
-
-
-def _list_modelscope(repository: str, revision: str) -> tuple[str, dict]:
-    """ModelScope does not say which commit a branch is at, but which commit changed each file last.
-
-    The newest of these stands for the branch if it has the same data files.
-    """
-    from modelscope_hub import HubApi
-    api = HubApi().legacy
-
-    def entries_at(revision: str) -> list[dict]:
-        return [entry for entry in api.list_repo_files(repository, "model", revision) if entry["Type"] != "tree"]
-
-    def data(entries: list[dict]) -> dict:
-        return _data_files((entry["Path"], entry["Size"], entry.get("Sha256")) for entry in entries)
-
-    entries = entries_at(revision or "master")
-    if revision and not entries:  # the hub's answer to an unknown revision
-        raise _no_revision("ModelScope", repository, revision)
-    newest = max(entries, key=lambda entry: entry.get("CommittedDate") or 0, default={}).get("Revision") or ""
-    if COMMIT.fullmatch(newest) and not COMMIT.fullmatch(revision) and data(entries_at(newest)) == data(entries):
-        return newest, data(entries)
-    return revision or "master", data(entries)
-
-
-def _transfer_modelscope(repository: str, commit: str, folder: Path, missing: dict) -> None:
-    from modelscope_hub import HubApi
-    from modelscope_hub.errors import FileDownloadError, FileIntegrityError
-    entries = [{"Path": name, "Size": file["size"], "Sha256": file["digest"]} for name, file in missing.items()]
-    try:
-        HubApi().download_repo(repository, "model", revision=commit, local_dir=folder, file_list=entries,
-                               max_workers=8, cache_dir=folder.parent)  # for its lock files
-    except FileDownloadError as failure:
-        name, error = next(iter(failure.failed_files.items()))
-        raise _damaged(name) if isinstance(error, FileIntegrityError) else error
-
-
-def _list_huggingface(repository: str, revision: str) -> tuple[str, dict]:
-    from huggingface_hub import HfApi
-    info = HfApi().model_info(repository, revision=revision or None, files_metadata=True, timeout=PATIENCE / 2)
-    return info.sha, _data_files((file.rfilename, file.size, file.lfs.sha256 if file.lfs else file.blob_id)
-                                 for file in info.siblings)
-
-
-def _transfer_huggingface(repository: str, commit: str, folder: Path, missing: dict) -> None:
-    """File by file, by the function below `snapshot_download`.
-
-    `snapshot_download` itself starts an interrupted file anew, waits for its
-    files when interrupted, and compares no digests.
-    """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-    from huggingface_hub.utils.sha import git_hash
-    for name, file in missing.items():
-        partial = folder / f"{name}.incomplete"
-        with partial.open("ab") as out:
-            if out.tell() < file["size"]:
-                http_get(hf_hub_url(repository, name, revision=commit), out, resume_size=out.tell(),
-                         headers=build_hf_headers() | {"Accept-Encoding": "identity"}, displayed_filename=name)
-        in_git = len(file["digest"]) == 40  # a small file; the others are in large file storage
-        digest = git_hash(partial.read_bytes()) if in_git else digests.sha256(partial)
-        if (partial.stat().st_size, digest) != (file["size"], file["digest"]):
-            partial.unlink()
-            raise _damaged(name)
-        partial.replace(folder / name)
-
-
-@dataclass(frozen=True)
-class Hub:
-    """A hub as its users know it, with the variables for a mirror and an access token, and how to speak with it."""
-    title: str
-    mirror: str
-    token: str
-    library: str
-    listing: Callable[[str, str], tuple[str, dict]]
-    transfer: Callable[[str, str, Path, dict], None]
-
-
-HUBS = {
-    "modelscope": Hub("ModelScope", "MODELSCOPE_ENDPOINT", "MODELSCOPE_API_TOKEN", "modelscope_hub.api",
-                      _list_modelscope, _transfer_modelscope),
-    "huggingface": Hub("Hugging Face", "HF_ENDPOINT", "HF_TOKEN", "huggingface_hub.file_download",
-                       _list_huggingface, _transfer_huggingface)}
 
 
 def _within(seconds: float, call: Callable, *arguments):
@@ -297,7 +188,7 @@ def _told(spec: SourceSpec, revision: str) -> Iterator[None]:
 def _explained(error: Exception, spec: SourceSpec, revision: str) -> SourceError:
     hub, repository, kinds, status = HUBS[spec.hub], _repository(spec), _kinds(error), _status(error)
     if "RevisionNotFoundError" in kinds:
-        return _no_revision(hub.title, repository, revision)
+        return no_revision(hub.title, repository, revision)
     if "GatedRepoError" in kinds or status in (401, 403) and "RepositoryNotFoundError" not in kinds:
         return SourceError(_("{hub} does not give {repository} to everyone. Accept its conditions on the hub's page "
                              "if it has some, and set {token} to your access token.",
