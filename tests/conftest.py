@@ -1,0 +1,50 @@
+"""Fixtures: a cache of the test's own, tiny models, and the golden values where they are at hand."""
+import os
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+import tiny_models
+
+SHARED = Path(os.environ.get("ITREX_CHAT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A cache of the test's own, and English messages."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("ITREX_CHAT_CACHE", str(folder))
+    monkeypatch.setenv("ITREX_CHAT_LANG", "en")
+    monkeypatch.delenv("ITREX_CHAT_KERNEL", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A function that makes a tiny model of a family once and gives its folder."""
+    made = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            folder = tmp_path_factory.mktemp("models") / f"{family}-tiny"
+            maker = getattr(tiny_models, family, None)
+            made[family] = maker(folder) if maker else tiny_models.native(folder, family)
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_vocabularies():
+    """The folder of the real vocabulary files; they are not ours to ship."""
+    folder = SHARED / "tokenizers"
+    if not folder.is_dir():
+        pytest.skip(f"the real vocabulary files are not at {folder} (ITREX_CHAT_SHARED names the folder above)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def package_cache():
+    """A cache that outlives the tests, so that the embedded model is downloaded once."""
+    return Path(platformdirs.user_cache_dir("itrex_chat_tests"))
