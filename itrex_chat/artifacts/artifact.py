@@ -1,7 +1,7 @@
 """One artifact: its record, its check and its tensors."""
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from itrex_chat.artifacts import manifest as manifests
@@ -14,11 +14,12 @@ HASHING_THREADS = 4
 LARGE = 32 << 20  # bytes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Artifact:
     """A quantized model in `folder`; `manifest` says everything about it."""
     folder: Path
     manifest: dict
+    _file: tuple | None = field(default=None, repr=False)  # the weight file read last: tensors are read in its order
 
     @classmethod
     def open(cls, folder: Path) -> "Artifact":
@@ -79,9 +80,13 @@ class Artifact:
 
     def tensor(self, name: str):
         """A stored tensor by its name in the file."""
-        tensor = _opened(self.folder / self.manifest["tensors"][name]).get_tensor(name).clone()
+        from safetensors import safe_open
+        path = self.folder / self.manifest["tensors"][name]
+        if self._file is None or self._file[0] != path:
+            self._file = path, safe_open(path, "pt")
+        tensor = self._file[1].get_tensor(name).clone()
         if tensor.nbytes > LARGE:
-            _opened.cache_clear()  # so that the mapped pages do not stay beside the copy
+            self._file = None  # so that the mapped pages do not stay beside the copy
         return tensor
 
     def matrix(self, name: str):
@@ -91,10 +96,3 @@ class Artifact:
             return self.tensor(f"{name}.weight")
         bits, group_size = self.manifest["matrices"][name]
         return QuantizedTensor(self.tensor(f"{name}.qweight"), self.tensor(f"{name}.scales"), bits, group_size)
-
-
-@lru_cache(maxsize=1)
-def _opened(path: Path):
-    """The weight file read last stays open: tensors are read in the order in which they are stored."""
-    from safetensors import safe_open
-    return safe_open(path, "pt")
