@@ -16,7 +16,7 @@ _HOMES = {
     "PipelineConfig": "itrex_chat.chatbot",
     "RtnConfig": "itrex_chat.chatbot",
     "MixedPrecisionConfig": "itrex_chat.chatbot",
-    "GenerationConfig": "itrex_chat.generation.config",
+    "GenerationConfig": "itrex_chat.chatbot",
     "ItrexChatError": "itrex_chat.errors",
 }
 __all__ = [*_HOMES, "__version__"]

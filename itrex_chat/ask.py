@@ -163,6 +163,8 @@ def command(arguments) -> int:
         settings += ["generation.max_new_tokens", str(arguments.max_new_tokens)]
     models = [recipes.load(name, settings) for name in arguments.model] or cached_models(settings)
     variants = arguments.variants and list(dict.fromkeys(name for name in arguments.variants.split(",") if name))
+    if variants == []:
+        raise RunError(_("--variants names no variant; choose some of: {names}.", names=", ".join(VARIANTS)))
     for name in variants or ():
         one_of("--variants", name, VARIANTS)
     asked = question_sets.load(arguments.prompts) if arguments.prompts else None

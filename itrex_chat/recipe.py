@@ -138,7 +138,7 @@ def load(model: str, settings: list[str] = ()) -> Recipe:
         return read(data_folder("recipes") / f"{model}.yaml", settings)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return read(path, settings)
-    if path.exists():
+    if model and path.exists():
         path = path.resolve()
         name = path.stem if path.is_file() else path.name
         return _build(_defaults(), name, settings, replace(SourceSpec(), path=str(path)))
@@ -213,7 +213,7 @@ def _merge(node: CfgNode, given: dict, where: str) -> None:
     """Merge plain values into `node`, with yacs checking keys and types."""
     _check(node, given, where)
     try:
-        node.merge_from_other_cfg(CfgNode(given))
+        node.merge_from_other_cfg(CfgNode(_quoted(given)))
     except (KeyError, ValueError, AssertionError, RecursionError, MemoryError) as error:
         raise RecipeError(_("{where}: {reason}.", where=where, reason=_brief(error))) from None
 
@@ -234,6 +234,12 @@ def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
             kind = _("a section") if isinstance(wanted, CfgNode) else type(wanted).__name__
             raise RecipeError(_("{where}: {key} must be {kind}, not {value!r}.", where=where, key=path, kind=kind,
                                 value=value))
+
+
+def _quoted(given: dict) -> dict:
+    """Texts in quotes, which yacs takes off again: without them it would read the text "1.10" as a number."""
+    return {key: _quoted(value) if isinstance(value, dict) else repr(value) if isinstance(value, str) else value
+            for key, value in given.items()}
 
 
 def _nested(key: str, value) -> dict:

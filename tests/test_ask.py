@@ -1,0 +1,221 @@
+"""Asking: every variant in a process of its own, answers kept at once, interrupted runs continued, nothing that does not
+fit loaded."""
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from itrex_chat import ask as asking
+from itrex_chat import questions, recipe as recipes
+from itrex_chat.errors import RunError
+from itrex_chat.runs import protocol
+from itrex_chat.runs.record import ANSWERS, RunRecord
+
+FIELDS = {"id", "model", "variant", "text", "token_ids", "prompt_token_ids", "finish_reason", "prompt_tokens",
+          "new_tokens", "ttft", "tpot", "tokens_per_second", "prefill_tokens_per_second", "seconds"}
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Three short questions in a file."""
+    file = tmp_path / "three.yaml"
+    file.write_text("questions:\n  - {id: a, text: 你好}\n  - {id: b, text: 'What is it?'}\n  - {id: c, text: '1 + 1 = ?'}\n")
+    return file
+
+
+def run(model: Path, asked: Path, out: Path, *options: str, **popen) -> subprocess.Popen:
+    command = [sys.executable, "-m", "itrex_chat.ask", "--model", str(model), "--prompts", str(asked),
+               "--max-new-tokens", "8", "--out", str(out), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen)
+
+
+def finished(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out, error
+
+
+def answers(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / ANSWERS).read_text("utf-8").splitlines()]
+
+
+def test_every_variant_answers_every_question_and_the_run_says_how(models, asked, tmp_path):
+    code, out, error = finished(run(models("qwen2"), asked, tmp_path / "run", "--variants", "fp32,bf16,int4,int8"))
+    assert code == 0, error
+    lines = answers(tmp_path / "run")
+    assert [(line["variant"], line["id"]) for line in lines] == [
+        (variant, id) for variant in ("fp32", "bf16", "int4", "int8") for id in "abc"]
+    assert all(FIELDS <= set(line) for line in lines)
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert content["complete"] and content["machine"]["cores"] and content["machine"]["packages"]["torch"]
+    for variant, facts in content["models"]["qwen2-tiny"]["variants"].items():
+        assert facts["state"] == "done" and facts["peak_memory"] > 1e8
+        assert facts["load"]["seconds"] > 0 and facts["load"]["disk_bytes"] > 1e5 and facts["load"]["threads"] >= 1
+        assert facts["load"]["kernel"] == ("torch" if variant in ("fp32", "bf16") else facts["load"]["kernel"])
+    assert "12 answers" in out
+
+
+def test_answers_do_not_depend_on_the_process_they_are_given_in(models, asked, tmp_path):
+    from itrex_chat.chatbot import load_chatbot
+    code, _out, error = finished(run(models("qwen2"), asked, tmp_path / "run"))
+    assert code == 0, error
+    recipe = recipes.load(str(models("qwen2")), ["generation.max_new_tokens", "8"])
+    for variant in ("fp32", "int4"):
+        chatbot = load_chatbot(recipe, variant)
+        for line in (line for line in answers(tmp_path / "run") if line["variant"] == variant):
+            question = next(q for q in questions.load(str(asked)).questions if q.id == line["id"])
+            response = chatbot.chat([{"role": "user", "content": question.text}])
+            assert (response.token_ids, response.prompt_token_ids) == (line["token_ids"], line["prompt_token_ids"])
+
+
+def test_a_finished_run_is_not_asked_again_and_another_one_is_not_overwritten(models, asked, tmp_path):
+    out = tmp_path / "run"
+    assert finished(run(models("qwen2"), asked, out, "--variants", "fp32"))[0] == 0
+    before = (out / ANSWERS).read_bytes()
+    assert finished(run(models("qwen2"), asked, out, "--variants", "fp32"))[0] == 0
+    assert (out / ANSWERS).read_bytes() == before
+    code, _out, error = finished(run(models("qwen2"), asked, out, "--variants", "int4"))
+    assert code == 1 and "holds another run" in error and "Traceback" not in error
+    assert (out / ANSWERS).read_bytes() == before
+
+
+def test_a_folder_with_other_things_in_it_is_not_used(models, asked, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    code, _out, error = finished(run(models("qwen2"), asked, tmp_path / "run"))
+    assert code == 1 and "not empty" in error
+    assert [path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"] == ["thesis.txt"]
+
+
+def test_an_unfinished_line_is_cut_off_and_its_question_asked_again(models, asked, tmp_path):
+    out = tmp_path / "run"
+    assert finished(run(models("qwen2"), asked, out, "--variants", "fp32"))[0] == 0
+    whole = answers(out)
+    content = (out / ANSWERS).read_bytes()
+    (out / ANSWERS).write_bytes(content[:-25])
+    assert finished(run(models("qwen2"), asked, out, "--variants", "fp32"))[0] == 0
+    assert [line["token_ids"] for line in answers(out)] == [line["token_ids"] for line in whole]
+
+
+def test_runs_killed_at_random_moments_are_continued_to_the_same_answers(models, asked, tmp_path):
+    reference = tmp_path / "reference"
+    assert finished(run(models("qwen2"), asked, reference))[0] == 0
+    moments = random.Random(7)
+    for number in range(6):
+        out = tmp_path / f"run{number}"
+        process = run(models("qwen2"), asked, out)
+        time.sleep(moments.uniform(0.5, 12))
+        process.kill()
+        process.communicate()
+        code, _out, error = finished(run(models("qwen2"), asked, out))
+        assert code == 0, error
+        assert [(line["variant"], line["id"], line["token_ids"]) for line in answers(out)] == [
+            (line["variant"], line["id"], line["token_ids"]) for line in answers(reference)]
+
+
+def test_an_interrupt_ends_run_and_worker_with_a_sentence(models, asked, tmp_path):
+    process = run(models("qwen2"), asked, tmp_path / "run", start_new_session=True)
+    time.sleep(4)
+    os.killpg(process.pid, signal.SIGINT)
+    code, _out, error = finished(process)
+    assert code == 130 and "interrupted" in error and "Traceback" not in error
+
+
+def test_a_worker_ends_when_nobody_listens_any_more(models):
+    job = {"task": "ask", "recipe": recipes.load(str(models("qwen2"))).as_dict(), "variant": "fp32", "system": "",
+           "questions": [{"id": str(n), "text": "x"} for n in range(1000)], "generation": {"max_new_tokens": 400}}
+    worker = subprocess.Popen([sys.executable, "-m", "itrex_chat.runs.worker"], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    worker.stdin.write(json.dumps(job) + "\n")
+    worker.stdin.flush()
+    worker.stdout.readline()
+    worker.stdin.close()
+    assert worker.wait(timeout=20) != 0
+
+
+def test_two_runs_into_one_folder_do_not_mix(models, asked, tmp_path):
+    first = run(models("qwen2"), asked, tmp_path / "run")
+    time.sleep(3)
+    code, _out, error = finished(run(models("qwen2"), asked, tmp_path / "run"))
+    assert code == 1 and "Another process" in error
+    assert finished(first)[0] == 0
+    assert len(answers(tmp_path / "run")) == 6
+
+
+def test_a_variant_that_does_not_fit_is_skipped_with_the_numbers_and_what_would_fit(models, asked, tmp_path, monkeypatch):
+    needs = protocol.work
+
+    def needs_of_a_large_model(job):
+        for event in needs(job):
+            if event["event"] == "prepared":
+                event["needs"] |= {"fp32": 25_000_000_000, "bf16": 13_000_000_000, "int4": 900_000_000}
+            yield event
+
+    monkeypatch.setattr(asking, "work", needs_of_a_large_model)
+    monkeypatch.setattr(asking.machine, "available_memory", lambda: 20_000_000_000)
+    record = asking.ask([recipes.load(str(models("qwen2")))], None, questions.load(str(asked)), tmp_path / "run")
+    facts = record.content["models"]["qwen2-tiny"]["variants"]
+    assert facts["fp32"]["state"] == "skipped" and facts["int4"]["state"] == "done"
+    assert "needs 25.00 GB" in facts["fp32"]["reason"] and "20.00 GB are left" in facts["fp32"]["reason"]
+    assert "BF16 (13.00 GB), INT4 (900 MB)" in facts["fp32"]["reason"]
+
+
+def test_a_variant_that_fails_does_not_keep_the_others_from_answering(models, asked, tmp_path):
+    import shutil
+    folder = Path(shutil.copytree(models("qwen2"), tmp_path / "model"))
+    from itrex_chat.artifacts import obtain
+    obtain(recipes.load(str(folder)))
+    shutil.rmtree(folder)
+    code, _out, error = finished(subprocess.Popen(
+        [sys.executable, "-m", "itrex_chat.ask", "--prompts", str(asked), "--max-new-tokens", "4",
+         "--out", str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    assert code == 1 and "FP32" in error and "not there any more" in error and "Traceback" not in error
+    assert {line["variant"] for line in answers(tmp_path / "run")} == {"int4"}
+
+
+def test_a_worker_that_dies_is_one_sentence():
+    with pytest.raises(RunError, match="killed, probably because the memory ran out"):
+        raise RunError(protocol._death(-9))
+    with pytest.raises(RunError, match="ITREX_CHAT_KERNEL=reference"):
+        raise RunError(protocol._death(-4))
+
+
+def test_without_a_model_every_cached_one_is_asked(models, asked, tmp_path):
+    from itrex_chat.artifacts import obtain
+    for family in ("qwen2", "llama"):
+        obtain(recipes.load(str(models(family))))
+    obtain(recipes.load(str(models("llama")), ["quantization.group_size", "64"]))
+    found = asking.cached_models(["generation.max_new_tokens", "5"])
+    assert sorted(label for label, _recipe in asking.labels(found)) == [
+        "llama-tiny int4_fullrange g32 head int8", "llama-tiny int4_fullrange g64 head int8", "qwen2-tiny"]
+    assert all(recipe.generation.max_new_tokens == 5 for recipe in found)
+
+
+def test_without_anything_cached_the_embedded_model_is_asked():
+    assert [recipe.name for recipe in asking.cached_models([])] == [recipes.EMBEDDED]
+
+
+@pytest.mark.parametrize("options, sentence", [
+    (["--variants", "int5"], "Did you mean int"), (["--variants", ","], "names no variant"), (["--model", "nowhere"], "no model"),
+    (["--prompts", "nowhere"], "no question set"), (["--set", "generation.top_p", "7"], "top_p")])
+def test_options_that_cannot_be_meant_are_named_before_anything_starts(options, sentence, home, capsys):
+    assert asking.main(options) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (home / "runs").exists()
+
+
+def test_a_damaged_record_is_named(models, asked, tmp_path):
+    record = asking.ask([recipes.load(str(models("qwen2")), ["generation.max_new_tokens", "2"])], ["fp32"],
+                        questions.load(str(asked)), tmp_path / "run")
+    lines = (record.folder / ANSWERS).read_text().splitlines()
+    (record.folder / ANSWERS).write_text("\n".join([lines[0], "{broken", lines[2]]) + "\n")
+    with pytest.raises(RunError, match="line 2 is not an answer"):
+        RunRecord.read(record.folder)
+    (record.folder / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="run.json is damaged"):
+        RunRecord.read(record.folder)

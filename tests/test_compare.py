@@ -1,0 +1,181 @@
+"""Comparing: what differs, by how much, and how it is written down."""
+import csv
+import io
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from itrex_chat import compare as comparing
+from itrex_chat.comparison import compare
+from itrex_chat.comparison.markdown import as_markdown, escaped
+from itrex_chat.comparison.metrics import chrf, equal_tokens
+from itrex_chat.comparison.tables import as_csv, figure_rows
+from itrex_chat.comparison.terminal import aligned, as_text
+from itrex_chat.errors import RunError
+from itrex_chat.runs.display import safe
+from itrex_chat.runs.record import RunRecord
+
+NASTY = "=1+1 | <script>alert(1)</script> & \"quotes\" `code` \x1b[31m *bold*\nsecond line"
+
+
+def answer(variant: str, id: str, text: str, tokens: list[int], tpot: float = 0.1, **fields) -> dict:
+    return {"id": id, "model": "m", "variant": variant, "text": text, "token_ids": tokens, "prompt_token_ids": [1, 2],
+            "finish_reason": "stop", "prompt_tokens": 2, "new_tokens": len(tokens), "ttft": 2 * tpot, "tpot": tpot,
+            "tokens_per_second": 1 / tpot, "prefill_tokens_per_second": 2 / tpot, "seconds": 1.0} | fields
+
+
+def record(folder: Path, answers: list[dict], variants: dict | None = None, stored: str = "float16",
+           texts: tuple = ("你好", "two?")) -> RunRecord:
+    load = {"seconds": 3.0, "disk_bytes": 100, "weight_bytes": 50, "kernel": "torch", "threads": 2, "stored": stored,
+            "origin": {"kind": "local", "path": "/m"}}
+    questions = [{"id": id, "text": text, "category": "c", "expected": ""} for id, text in zip("ab", texts)]
+    variants = variants or {name: {"state": "done", "load": load, "peak_memory": 10 ** 9}
+                            for name in {entry["variant"] for entry in answers}}
+    for facts in variants.values():
+        facts.setdefault("load", load)
+    content = {"format": 1, "digest": "", "spec": {}, "created": "2026-01-01", "complete": True,
+               "machine": {"cpu": "CPU", "cores": 2, "memory": 8 * 10 ** 9, "itrex_chat": "0", "packages": {"torch": "2"}},
+               "models": {"m": {"question_set": "two", "questions": questions, "artifacts": {}, "languages": ["zh"],
+                                "generation": {"max_new_tokens": 9, "do_sample": False}, "variants": variants}}}
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(content))
+    (folder / "answers.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in answers))
+    return RunRecord.read(folder)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """FP32 and INT4, one answer equal and one not."""
+    return record(tmp_path / "run", [
+        answer("fp32", "a", "今天天气很好", [5, 6, 7]), answer("fp32", "b", "same", [1, 2]),
+        answer("int4", "a", "今天天气不好", [5, 6, 9, 9], 0.05), answer("int4", "b", "same", [1, 2], 0.05)])
+
+
+def test_the_first_divergent_token_is_where_two_answers_part():
+    assert equal_tokens([1, 2, 3], [1, 2, 4]) == 2
+    assert equal_tokens([1, 2], [1, 2, 3]) == 2
+    assert equal_tokens([], [1]) == 0
+    assert equal_tokens([1, 2], [1, 2]) == 2
+
+
+def test_chrf_is_sacrebleus(tmp_path):
+    reference, hypothesis = "今天天气很好，我们去公园。", "今天天气不错，我们去散步。"
+    for name, text in (("reference", reference), ("hypothesis", hypothesis)):
+        (tmp_path / name).write_text(text + "\n", "utf-8")
+    import sys
+    command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "reference"), "-i", str(tmp_path / "hypothesis"),
+               "-m", "chrf", "-b", "-w", "4"]
+    expected = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert chrf(hypothesis, reference) == pytest.approx(expected, abs=1e-4)
+    assert 20 < expected < 80
+
+
+def test_chrf_of_the_same_is_100_and_of_nothing_0():
+    assert chrf("同", "同") == 100
+    assert chrf("", "同") == 0 and chrf("同", "") == 0 and chrf("", " ") == 100
+
+
+def test_figures_and_ratios_come_from_the_answers(two):
+    [model] = compare([two]).models
+    fp32, int4 = model.figures
+    assert (model.baseline, fp32.variant, int4.variant) == ("fp32", "fp32", "int4")
+    assert (fp32.new_tokens, int4.new_tokens) == (5, 6)
+    assert int4.identical == 1 and int4.equal_tokens == 2
+    assert model.ratio(int4, "tpot") == pytest.approx(0.5)
+    assert model.ratio(int4, "tokens_per_second") == pytest.approx(2.0)
+    different, same = model.pairs["int4"]
+    assert (different.equal_tokens, different.identical) == (2, False) and 0 < different.chrf < 100
+    assert (same.equal_tokens, same.identical, same.chrf) == (2, True, 100)
+
+
+def test_where_fp32_is_missing_the_most_precise_variant_is_the_baseline(tmp_path):
+    [model] = compare([record(tmp_path / "run", [answer("bf16", "a", "x", [1]), answer("int4", "a", "y", [2])])]).models
+    assert model.baseline == "bf16"
+
+
+def test_one_variant_alone_is_shown_without_ratios(tmp_path):
+    comparison = compare([record(tmp_path / "run", [answer("int4", "a", "x", [1])])])
+    assert "INT4" in as_text(comparison) and "×" not in as_text(comparison)
+    assert "1 of 2 questions answered" in as_text(comparison)
+
+
+def test_variants_of_several_runs_are_put_beside_each_other(tmp_path):
+    runs = [record(tmp_path / "1", [answer("fp32", "a", "x", [1])]), record(tmp_path / "2", [answer("int4", "a", "x", [1])])]
+    [model] = compare(runs).models
+    assert [figures.variant for figures in model.figures] == ["fp32", "int4"]
+
+
+def test_runs_with_different_questions_under_one_id_are_refused(tmp_path):
+    runs = [record(tmp_path / "1", [answer("fp32", "a", "x", [1])]),
+            record(tmp_path / "2", [answer("int4", "a", "x", [1])], texts=("other", "two?"))]
+    with pytest.raises(RunError, match="different questions under the id a"):
+        compare(runs)
+
+
+def test_skipped_variants_are_named_with_their_reason(tmp_path):
+    variants = {"fp32": {"state": "skipped", "reason": "needs 25 GB"}, "int4": {"state": "done"}}
+    text = as_text(compare([record(tmp_path / "run", [answer("int4", "a", "x", [1])], variants)]))
+    assert "FP32: 0 of 2 questions answered. needs 25 GB" in text
+
+
+def test_a_run_without_answers_says_why(tmp_path):
+    variants = {"fp32": {"state": "skipped", "reason": "needs 25 GB"}}
+    with pytest.raises(RunError, match="No answers to compare.*needs 25 GB"):
+        compare([record(tmp_path / "run", [], variants)])
+
+
+@pytest.mark.parametrize("stored, quantized", [("float16", False), ("GGUF Q4_K", True), ("GGUF F16", False)])
+def test_weights_that_were_quantized_before_are_called_so(stored, quantized, tmp_path):
+    comparison = compare([record(tmp_path / "run", [answer("fp32", "a", "x", [1])], stored=stored)])
+    assert ("quantized before" in as_markdown(comparison)) == quantized
+    assert stored in as_text(comparison)
+
+
+def test_all_files_are_written_and_agree(two):
+    comparing.compare([two.folder])
+    markdown, content = (two.folder / "comparison.md").read_text(), (two.folder / "comparison.json").read_text()
+    assert "| FP32 | INT4 |" in markdown and "今天天气**▸**很好" in markdown
+    parsed = json.loads(content)
+    assert parsed["schema"] == 1 and parsed["models"][0]["figures"][1]["identical"] == 1
+    rows = list(csv.DictReader((two.folder / "comparison.csv").open(encoding="utf-8")))
+    assert [(row["variant"], row["id"]) for row in rows] == [("fp32", "a"), ("int4", "a"), ("fp32", "b"), ("int4", "b")]
+    assert rows[1]["first_divergent_token"] == "2" and rows[3]["identical"] == "True"
+
+
+def test_nothing_that_a_model_said_can_act(tmp_path):
+    comparison = compare([record(tmp_path / "run", [answer("fp32", "a", NASTY, [1]), answer("int4", "a", NASTY, [1])])])
+    markdown = as_markdown(comparison)
+    assert "<script>" not in markdown and "\\|" in markdown and "\\*bold\\*" in markdown
+    assert "\x1b" not in as_text(comparison)
+    row = next(csv.DictReader(io.StringIO(as_csv(comparison))))
+    assert row["text"].startswith("'=1+1")
+
+
+def test_tables_line_up_with_wide_characters():
+    lines = aligned([["", "FP32"], ["时间", "1"], ["time", "22"]])
+    assert lines == ["      FP32", "时间     1", "time    22"]
+
+
+def test_markdown_shows_text_as_it_is():
+    assert escaped("a_b *c* <d> #1") == r"a\_b \*c\* &lt;d\> \#1"
+
+
+def test_text_for_a_terminal_keeps_words_and_drops_what_steers_it():
+    assert safe("a\x1b[2Jb\u202ec\n你\t😀\x07") == "a[2Jbc\n你\t😀"
+
+
+def test_figures_have_a_row_for_everything_that_the_issue_of_quantization_is_about(two):
+    titles = [row[0] for row in figure_rows(compare([two]).models[0])]
+    for word in ("first token", "per token", "tokens per second", "peak memory", "disk", "load time", "identical", "chrF"):
+        assert any(word in title for title in titles), word
+
+
+def test_the_newest_run_is_compared_by_default(home, capsys):
+    assert comparing.main([]) == 1
+    assert "python -m itrex_chat.ask" in capsys.readouterr().err
+    for name in ("20260101-000000", "20260102-000000"):
+        record(home / "runs" / name, [answer("fp32", "a", name, [1])])
+    assert comparing.main([]) == 0
+    assert "20260102" in capsys.readouterr().out
