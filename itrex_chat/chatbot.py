@@ -8,7 +8,7 @@ from itrex_chat import machine, recipe as recipes
 from itrex_chat.arguments import accept
 from itrex_chat.choices import one_of
 from itrex_chat.errors import RecipeError
-from itrex_chat.generation import config as generation
+from itrex_chat import generation_config
 from itrex_chat.generation.response import Response
 from itrex_chat.language import _
 from itrex_chat.recipe import Quantization, Recipe
@@ -79,11 +79,11 @@ class PipelineConfig:
             self.variant = f"int{self.recipe.quantization.bits}"
 
 
-class GenerationConfig(generation.GenerationConfig):
+class GenerationConfig(generation_config.GenerationConfig):
     """Settings of an answer, with the other names of ITREX's class accepted where they change nothing."""
 
     def __init__(self, **arguments):
-        known = {field.name for field in dataclasses.fields(generation.GenerationConfig)}
+        known = {field.name for field in dataclasses.fields(generation_config.GenerationConfig)}
         accept("GenerationConfig", {name: value for name, value in arguments.items() if name not in known}, {
             "device": ("auto", "cpu"), "num_beams": (0, 1), "num_return_sequences": (1,), "bad_words_ids": (None,),
             "force_words_ids": (None,), "use_hpu_graphs": (False,), "use_cache": (True,), "audio_output_path": (None,),
@@ -100,23 +100,23 @@ class Chatbot:
         self.recipe, self.variant = recipe, variant
         self._decoder, self._tokenizer, self._facts = decoder, tokenizer, facts
 
-    def predict(self, query: str, origin_query: str = "", config: generation.GenerationConfig | None = None) -> str:
+    def predict(self, query: str, origin_query: str = "", config: generation_config.GenerationConfig | None = None) -> str:
         """The answer to one question. `origin_query` is ITREX's and not used."""
         return self.chat([{"role": "user", "content": query}], config).text
 
-    def predict_stream(self, query: str, origin_query: str = "", config: generation.GenerationConfig | None = None
+    def predict_stream(self, query: str, origin_query: str = "", config: generation_config.GenerationConfig | None = None
                        ) -> Iterator[str]:
         """The answer to one question in pieces, as they are finished."""
         for piece in self.stream([{"role": "user", "content": query}], config):
             if isinstance(piece, str):
                 yield piece
 
-    def chat(self, messages: Iterable, config: generation.GenerationConfig | None = None) -> Response:
+    def chat(self, messages: Iterable, config: generation_config.GenerationConfig | None = None) -> Response:
         """The answer to a conversation: messages with role (system, user, assistant) and content, the last the user's."""
         *_pieces, response = self.stream(messages, config)
         return response
 
-    def stream(self, messages: Iterable, config: generation.GenerationConfig | None = None) -> Iterator[str | Response]:
+    def stream(self, messages: Iterable, config: generation_config.GenerationConfig | None = None) -> Iterator[str | Response]:
         """Pieces of the answer to a conversation, and last the Response."""
         from itrex_chat.chat.messages import as_messages
         from itrex_chat.generation.loop import generate

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from itrex_chat.choices import did_you_mean, one_of
 from itrex_chat.errors import RecipeError
-from itrex_chat.generation.config import GenerationConfig
+from itrex_chat.generation_config import GenerationConfig
 from itrex_chat.language import LANGUAGES, _
 from itrex_chat.places import data_folder
 

@@ -7,7 +7,7 @@ from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.errors import GenerationError
 from itrex_chat.generation import loop
-from itrex_chat.generation.config import GenerationConfig
+from itrex_chat.generation_config import GenerationConfig
 from itrex_chat.generation.loop import generate
 from itrex_chat.generation.sampling import Sampler
 from itrex_chat.variants import load_dense

@@ -9,7 +9,7 @@ from itrex_chat import quantize, questions
 from itrex_chat import recipe as recipes
 from itrex_chat.chatbot import load_chatbot
 from itrex_chat.errors import SourceError
-from itrex_chat.generation.config import GenerationConfig
+from itrex_chat.generation_config import GenerationConfig
 from itrex_chat.kernels import KERNELS
 from itrex_chat.sources import packages
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from tokenizers import pre_tokenizers
 
 from itrex_chat.chat.fast import FastTokenizer
-from itrex_chat.checkpoints.gguf_header import read_header
+from itrex_chat.gguf_header import read_header
 from itrex_chat.errors import TokenizerError
 from itrex_chat.language import _
 from itrex_chat.recipe import Chat

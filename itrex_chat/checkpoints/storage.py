@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from itrex_chat.checkpoints.gguf_header import read_header
+from itrex_chat.gguf_header import read_header
 from itrex_chat.errors import CheckpointError
 from itrex_chat.language import _
 

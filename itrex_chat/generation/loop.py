@@ -9,7 +9,7 @@ from itrex_chat.chat.streaming import TextStream
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.errors import GenerationError
-from itrex_chat.generation.config import GenerationConfig
+from itrex_chat.generation_config import GenerationConfig
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.sampling import Sampler
 from itrex_chat.language import _

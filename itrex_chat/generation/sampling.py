@@ -1,7 +1,7 @@
 """Choosing the next token from logits."""
 import torch
 
-from itrex_chat.generation.config import GenerationConfig
+from itrex_chat.generation_config import GenerationConfig
 
 
 class Sampler:

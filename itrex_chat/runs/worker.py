@@ -96,7 +96,7 @@ def ask(recipe: dict, variant: str, questions: list[dict], system: str, generati
     """Load one variant and answer the questions, each for itself."""
     started = time.perf_counter()
     from itrex_chat.chatbot import load_chatbot
-    from itrex_chat.generation.config import GenerationConfig
+    from itrex_chat.generation_config import GenerationConfig
     from itrex_chat.generation.response import Response
     model = recipes.from_dict(recipe)
     chatbot = load_chatbot(model, variant)
