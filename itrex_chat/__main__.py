@@ -13,10 +13,10 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] not in VERBS:
         word = argv[0] if argv else ""
         asked_for_help = word in ("-h", "--help")
-        hint = "" if not word or asked_for_help else _("There is no command {name}.{hint} ", name=word,
-                                                       hint=did_you_mean(word, VERBS))
-        print(hint + _("Use: itrex-chat {verbs} … (--help after each)", verbs="|".join(VERBS)),
-              file=sys.stdout if asked_for_help else sys.stderr)
+        out = sys.stdout if asked_for_help else sys.stderr
+        if word and not asked_for_help:
+            print(_("There is no command {name}.{hint}", name=word, hint=did_you_mean(word, VERBS)), file=out)
+        print(_("Use: itrex-chat {verbs} … (--help after each)", verbs="|".join(VERBS)), file=out)
         return 0 if asked_for_help else 2
     return import_module(f"itrex_chat.{argv[0]}").main(argv[1:])
 

@@ -145,7 +145,7 @@ def _too_large(label: str, variant: str, needs: dict[str, int]) -> str | None:
         return None
     fitting = [f"{name.upper()} ({readable(size)})" for name, size in needs.items() if size <= free]
     advice = _("What would fit: {names}.", names=", ".join(fitting)) if fitting else _("No variant of it would fit.")
-    return _("{label} {variant} needs {needed} of memory, but {free} are left: skipped. {advice}", label=label,
+    return _("{label} {variant} needs {needed} of memory, but {free} is left: skipped. {advice}", label=label,
              variant=variant.upper(), needed=readable(needs[variant]), free=readable(free), advice=advice)
 
 
@@ -178,13 +178,13 @@ def command(arguments) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("ask", _("Ask the same questions to the FP32 and the INT4 variant of models."))
     parser.add_argument("--model", nargs="+", default=[], metavar="NAME|FOLDER|FILE",
-                        help=_("models to ask; default: all in the cache, or {default}", default=recipes.EMBEDDED))
-    parser.add_argument("--variants", metavar="LIST", help=_("of {names}; default: fp32 and the quantized one",
+                        help=_("models to ask; default: all in the cache, or {default} if it is empty", default=recipes.EMBEDDED))
+    parser.add_argument("--variants", metavar="LIST", help=_("variants with commas between them, of {names}; default: fp32 and the quantized one",
                                                              names=", ".join(VARIANTS)))
     parser.add_argument("--prompts", metavar="NAME|FILE",
                         help=_("a question set ({names}) or a YAML file; default: one that fits the model's languages",
                                names=", ".join(question_sets.names())))
-    parser.add_argument("--max-new-tokens", type=command_line.positive, metavar="N", help=_("the longest answer"))
+    parser.add_argument("--max-new-tokens", type=command_line.positive, metavar="N", help=_("at most this many tokens an answer"))
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to keep the run; default: in the cache"))
     command_line.add_settings(parser)
     return command_line.run(command, parser.parse_args(argv))

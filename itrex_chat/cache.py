@@ -28,7 +28,7 @@ def list_artifacts(store: ArtifactStore) -> int:
         except ArtifactError as error:
             print(_("{name}  damaged: {reason}", name=folder.name, reason=error))
     for folder in store.partial_folders():
-        print(_("{name}  not finished: the same quantization goes on from it", name=folder.name))
+        print(_("{name}  not finished: repeat the same quantization to go on", name=folder.name))
     print(_("{total} in {folder}", total=readable(total), folder=store.folder))
     return 0
 

@@ -9,7 +9,7 @@ from itrex_chat.language import _
 def did_you_mean(word, known: Iterable) -> str:
     """" Did you mean X?" for the known name closest to `word`, or nothing."""
     close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
-    return " " + _("Did you mean {name}?", name=close[0]) if close else ""
+    return _(" Did you mean {name}?", name=close[0]) if close else ""
 
 
 def one_of(key: str, value, choices: Iterable, error: type[Exception] = RecipeError) -> None:

@@ -1,5 +1,6 @@
 """What all commands share: options, and errors as one sentence with a non-zero exit."""
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +27,9 @@ def run(command: Callable[[argparse.Namespace], int | None], arguments: argparse
 
 
 def parser(verb: str, description: str) -> argparse.ArgumentParser:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
     return argparse.ArgumentParser(prog=f"python -m itrex_chat.{verb}", description=description)
 
 

@@ -53,16 +53,17 @@ def disk_errors(error: type[ItrexChatError], what: str) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
+        path = problem.filename
         reasons = {
-            errno.ENOSPC: _("there is no space left on the disk; free some or set ITREX_CHAT_CACHE to another disk"),
-            errno.EDQUOT: _("the disk quota is used up; free some or set ITREX_CHAT_CACHE to another disk"),
-            errno.EROFS: _("the disk is read-only; set ITREX_CHAT_CACHE to a folder that can be written"),
-            errno.EACCES: _("it is not allowed; set ITREX_CHAT_CACHE to a folder that can be written"),
-            errno.EPERM: _("it is not allowed; set ITREX_CHAT_CACHE to a folder that can be written"),
-            errno.ENOENT: _("{path} cannot be made; set ITREX_CHAT_CACHE to a folder that can be", path=problem.filename),
-            errno.ENOTDIR: _("{path} is not a folder; set ITREX_CHAT_CACHE to one", path=problem.filename),
-            errno.EEXIST: _("{path} is not a folder; set ITREX_CHAT_CACHE to one", path=problem.filename),
-            errno.EIO: _("the disk reports an error at {path}", path=problem.filename),
+            errno.ENOSPC: _("there is no space left on the disk; free some or choose another disk (ITREX_CHAT_CACHE for the cache)"),
+            errno.EDQUOT: _("the disk quota is used up; free some or choose another disk (ITREX_CHAT_CACHE for the cache)"),
+            errno.EROFS: _("the disk is read-only; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
+            errno.EACCES: _("permission denied; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
+            errno.EPERM: _("permission denied; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
+            errno.ENOENT: _("{path} cannot be made; choose another folder (ITREX_CHAT_CACHE for the cache)", path=path),
+            errno.ENOTDIR: _("{path} is not a folder; choose another one (ITREX_CHAT_CACHE for the cache)", path=path),
+            errno.EEXIST: _("{path} is not a folder; choose another one (ITREX_CHAT_CACHE for the cache)", path=path),
+            errno.EIO: _("the disk reports an error"),
         }
         if problem.errno not in reasons:
             raise

@@ -39,7 +39,7 @@ def command(arguments) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("quantize", _("Quantize a model to INT4 and keep it in the cache."))
     parser.add_argument("--model", default=recipes.EMBEDDED, metavar="NAME|FOLDER|FILE",
-                        help=_("a recipe ({names}), a folder, a .gguf file or a hub's repository; default: {default}",
+                        help=_("a recipe ({names}) or a recipe file, a folder, a .gguf file or a hub's owner/name; default: {default}",
                                names=", ".join(recipes.names()), default=recipes.EMBEDDED))
     parser.add_argument("--refresh", action="store_true", help=_("ask the hub whether the model has changed"))
     command_line.add_settings(parser)

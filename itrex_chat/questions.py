@@ -7,17 +7,15 @@ and `includes`, other sets whose questions come first.
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from itrex_chat.choices import did_you_mean, one_of
 from itrex_chat.errors import QuestionSetError
 from itrex_chat.language import LANGUAGES, _
 from itrex_chat.places import data_folder
+from itrex_chat.yaml_file import read_mapping
 
 DEFAULT = {"zh": "semantics-5", "en": "english-5"}
 SET_FIELDS = {"name": str, "language": str, "system": str, "includes": list, "questions": list}
 QUESTION_FIELDS = {"id": str, "text": str, "category": str, "expected": str}
-LARGEST_SET = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -74,17 +72,7 @@ def _load(name: str, including: tuple[str, ...]) -> QuestionSet:
 
 
 def _read(file: Path) -> dict:
-    try:
-        if file.stat().st_size > LARGEST_SET:
-            raise QuestionSetError(_("{file} is too large for a question set.", file=file))
-        content = yaml.safe_load(file.read_text("utf-8"))
-    except OSError as error:
-        raise QuestionSetError(_("{file} cannot be read: {reason}.", file=file, reason=error.strerror)) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise QuestionSetError(_("{file} is not valid YAML: {reason}.", file=file, reason=reason)) from None
-    if not isinstance(content, dict):
-        raise QuestionSetError(_("{file} holds no question set: it must be keys and values.", file=file))
+    content = read_mapping(file, QuestionSetError)
     _check(content, SET_FIELDS, str(file))
     one_of(_("{file}: language", file=file), content.get("language", "en"), LANGUAGES, QuestionSetError)
     return content

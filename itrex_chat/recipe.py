@@ -17,6 +17,7 @@ from itrex_chat.errors import RecipeError
 from itrex_chat.generation_config import GenerationConfig
 from itrex_chat.language import LANGUAGES, _
 from itrex_chat.places import data_folder
+from itrex_chat.yaml_file import read_mapping
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
 GROUP_SIZES = (32, 64, 128)
@@ -25,7 +26,6 @@ COMPUTE_DTYPES = ("int8", "bf16", "fp32")
 HUBS = ("modelscope", "huggingface")
 CONTROL_TEXTS = ("literal", "published")
 EMBEDDED = "smollm2-135m"
-LARGEST_RECIPE = 64 * 1024  # bytes
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
@@ -144,7 +144,8 @@ def load(model: str, settings: list[str] = ()) -> Recipe:
         return _build(_defaults(), name, settings, replace(SourceSpec(), path=str(path)))
     if REPOSITORY.fullmatch(model) and path.suffix != ".gguf":
         return _repository(model, settings)
-    raise RecipeError(_("There is no model {model}.{hint} Known: {names}; a folder or a .gguf file works too.",
+    raise RecipeError(_("There is no model {model}.{hint} Known: {names}; a folder, a .gguf file, a recipe file or a hub's "
+                        "owner/name works too.",
                         model=model, hint=did_you_mean(path.name, names()), names=", ".join(names())))
 
 
@@ -166,17 +167,7 @@ def from_dict(values: dict) -> Recipe:
 
 def read(file: Path, settings: list[str] = ()) -> Recipe:
     """The recipe in `file`, a YAML file. Raises RecipeError naming the file and the key."""
-    node = _defaults()
-    try:
-        if file.stat().st_size > LARGEST_RECIPE:
-            raise RecipeError(_("{file} is too large for a recipe.", file=file))
-        given = yaml.safe_load(file.read_text("utf-8"))
-    except OSError as error:
-        raise RecipeError(_("{file} cannot be read: {reason}.", file=file, reason=error.strerror)) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise RecipeError(_("{file} is not valid YAML: {reason}.", file=file, reason=_brief(error))) from None
-    if not isinstance(given, dict):
-        raise RecipeError(_("{file} holds no recipe: it must be keys and values.", file=file))
+    node, given = _defaults(), read_mapping(file, RecipeError)
     _merge(node, given, str(file))
     return _build(node, file.stem, settings)
 

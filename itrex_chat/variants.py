@@ -69,8 +69,8 @@ class DenseWeights:
         matrix = torch.empty(sum(spec.shape[0] for spec in specs), *specs[0].shape[1:], dtype=dtype)
         first = 0
         for spec in specs:
-            for start, stop in slabs(spec):
-                matrix[first + start:first + stop] = self._checkpoint.rows(spec.name, start, stop)
+            for start, stop, values in self._checkpoint.slabs(spec, SLAB):
+                matrix[first + start:first + stop] = values
             first += spec.shape[0]
             if self.bar is not None:
                 self.bar.update(spec.size)
@@ -117,10 +117,3 @@ class QuantizedWeights:
         if self.bar is not None:
             self.bar.update(part.in_features * part.out_features if isinstance(part, QuantizedTensor) else part.numel())
         return part
-
-
-def slabs(spec: TensorSpec):
-    """Row ranges of a tensor of at most SLAB values each."""
-    width = spec.size // spec.shape[0]
-    step = max(8, SLAB // width // 8 * 8)
-    return [(start, min(start + step, spec.shape[0])) for start in range(0, spec.shape[0], step)]

@@ -195,7 +195,7 @@ def test_a_failed_refresh_leaves_the_old_download_in_use(server, call, hub):
     old = call(hub)
     server.push(PUBLISHED | {WEIGHTS: b"new" * 400})
     server.damaged.add(WEIGHTS)
-    assert "came damaged" in call(hub, refresh=True)["error"]
+    assert "arrived damaged" in call(hub, refresh=True)["error"]
     assert call(hub)["origin"] == old["origin"]
 
 
@@ -269,8 +269,8 @@ def test_two_processes_at_once_download_once(server, process, tmp_path, hub):
 @on_both
 def test_a_file_with_the_wrong_content_is_refused_and_the_rest_kept(server, call, hub):
     server.damaged.add(WEIGHTS)
-    assert call(hub)["error"] == (f"SourceError: {WEIGHTS} came damaged: its content is not what the hub lists. "
-                                  "Try again; what came whole is kept.")
+    assert call(hub)["error"] == (f"SourceError: {WEIGHTS} arrived damaged: its content is not what the hub lists. "
+                                  "Try again; files that are complete are kept.")
     server.damaged.clear()
     server.transfers.clear()
     assert contents(call(hub)) == DATA
@@ -282,7 +282,7 @@ NOT_FOUND = ("{hub} has no public repository owner/other. Check the name; if it 
 NOT_FOR_ALL = ("{hub} does not give owner/model to everyone. Accept its conditions on the hub's page if it has some, "
                "and set {token} to your access token.")
 NO_REVISION = ("owner/model on {hub} has no revision v9. Set source.revision to one of its branches, tags or commits, "
-               "or to nothing for the default branch.")
+               "or leave it empty for the default branch.")
 
 
 @pytest.mark.parametrize("turns, spec, sentence", [

@@ -65,7 +65,7 @@ def test_a_hubs_repository_is_its_recipe_or_one_with_defaults():
     ("source: {package: {name: x}}", "source.package"),
     ("source: {package: {name: --index-url=x, version: '1', file: a, sha256: " + "a" * 64 + "}}", "package.name"),
     ("generation: {max_new_tokens: -1}", "max_new_tokens"),
-    ("- a", "holds no recipe"), ("a: [", "not valid YAML"), ("", "holds no recipe"), ("a: !!python/name:os.system", "YAML"),
+    ("- a", "must hold keys and values"), ("a: [", "not valid YAML"), ("", "must hold keys and values"), ("a: !!python/name:os.system", "YAML"),
     ("a: &a [x]\nb: [*a, *a]", "no key"),
 ])
 def test_a_recipe_that_cannot_be_meant_is_named(content, sentence, tmp_path):
@@ -122,7 +122,7 @@ def test_a_question_set_of_ones_own_works_with_numbers_as_ids(tmp_path):
     ("questions: [{id: a, text: ' '}]", "has no text"), ("questions: [a]", "must have the fields"),
     ("questions: [{id: a, text: b}, {id: a, text: c}]", "two questions have the id a"),
     ("questions: {a: b}", "questions must be list"), ("questions: [{id: a, text: [b]}]", "text must be str"),
-    ("language: fr\nquestions: [{id: a, text: b}]", "language cannot be 'fr'"), ("[", "not valid YAML"), ("", "must be keys"),
+    ("language: fr\nquestions: [{id: a, text: b}]", "language cannot be 'fr'"), ("[", "not valid YAML"), ("", "must hold keys"),
     ("includes: [nowhere]", "no question set nowhere"), ("questions:", "questions must be list")])
 def test_a_question_set_that_cannot_be_meant_is_named(content, sentence, tmp_path):
     file = tmp_path / "mine.yaml"

@@ -83,7 +83,7 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
 
 def _check_family(recipe: Recipe, found: str) -> None:
     if recipe.family and recipe.family != found:
-        raise ArtifactError(_("The recipe {name} is for the family {wanted}, but the checkpoint is {found}.",
+        raise ArtifactError(_("The recipe {name} is for the family {wanted}, but the checkpoint is of the family {found}.",
                               name=recipe.name, wanted=recipe.family, found=found))
 
 

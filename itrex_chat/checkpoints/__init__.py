@@ -6,6 +6,7 @@ at a time.
 """
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,13 @@ class Checkpoint:
 
     def tensor(self, spec: TensorSpec) -> torch.Tensor:
         return self.rows(spec.name, 0, spec.shape[0])
+
+    def slabs(self, spec: TensorSpec, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """A tensor in parts of about `size` values: first row, row behind the last, and the rows."""
+        step = max(8, size // (spec.size // spec.shape[0]) // 8 * 8)
+        for start in range(0, spec.shape[0], step):
+            stop = min(start + step, spec.shape[0])
+            yield start, stop, self.rows(spec.name, start, stop)
 
     def _unpermuted(self, name: str, origin: Origin) -> torch.Tensor:
         """llama.cpp stores the rows of a head as (0, d/2), (1, d/2+1), …; back to halves."""

@@ -25,7 +25,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 def chosen_how(generation: dict) -> str:
     if not generation["do_sample"]:
-        return _("greedy")
+        return _("greedy decoding")
     return _("sampled (temperature {temperature}, seed {seed})", temperature=generation["temperature"],
              seed=generation["seed"])
 

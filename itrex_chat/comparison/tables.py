@@ -60,8 +60,7 @@ def provenance(model: ModelComparison) -> str:
     where = origin.get("repository") or origin.get("path") or f"{origin.get('name')} {origin.get('version')}"
     text = _("{base} weights: {stored}, from {where}.", base=model.baseline.upper(), stored=model.stored, where=where)
     if model.weights_were_quantized:
-        text += " " + _("They were quantized before, which makes INT4 look better here than it is against the original "
-                        "model.")
+        text += _(" They were quantized before, which makes INT4 look better here than it is against the original model.")
     return text
 
 

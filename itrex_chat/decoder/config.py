@@ -137,7 +137,8 @@ def _check_sizes(native) -> None:
     kv_heads = native.num_key_value_heads or native.num_attention_heads
     if native.num_attention_heads % kv_heads or not (getattr(native, "head_dim", None)
                                                       or native.hidden_size % native.num_attention_heads == 0):
-        raise CheckpointError(_("config.json: the numbers of attention heads do not divide."))
+        raise CheckpointError(_("config.json: the sizes do not fit: hidden_size must be a multiple of the attention heads, and these of "
+                                "the key and value heads."))
 
 
 def _rotary(native, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
@@ -149,7 +150,7 @@ def _rotary(native, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
     dims = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
     base = float(parameters["rope_theta"])
     if dims <= 0 or dims % 2 or base <= 0:
-        raise CheckpointError(_("config.json: the rotary settings {settings} cannot be meant.", settings=parameters))
+        raise CheckpointError(_("config.json: the rotary settings {settings} make no sense.", settings=parameters))
     frequencies, attention_factor = inverse_frequencies(base, dims), 1.0
     if kind in ("linear", "llama3", "yarn"):
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS

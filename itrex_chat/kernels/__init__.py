@@ -55,7 +55,7 @@ def choose(name: str | None = None) -> Kernel:
     Raises KernelError when there is no such kernel or it cannot run here.
     """
     if name := name or os.environ.get("ITREX_CHAT_KERNEL"):
-        one_of(_("The kernel"), name, KERNELS, KernelError)
+        one_of(_("the kernel"), name, KERNELS, KernelError)
         if reason := KERNELS[name].missing():
             raise KernelError(_("The kernel {name} cannot run here: {reason}.", name=name, reason=reason))
         return KERNELS[name]

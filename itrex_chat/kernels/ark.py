@@ -63,7 +63,7 @@ def _library_problem() -> str | None:
         if getattr(_library(), "cpu_lib", None) is None:
             return _("auto-round-lib has no kernels for this processor or system")
     except ImportError as error:
-        return _("auto-round-lib cannot be imported ({reason})", reason=str(error).splitlines()[0])
+        return _("auto-round-lib cannot be imported ({reason})", reason=" ".join(str(error).split())[:200])
     return None
 
 

