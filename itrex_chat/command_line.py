@@ -11,6 +11,17 @@ from itrex_chat.language import _
 FAILED, INTERRUPTED = 1, 130
 
 
+def _interrupted(kind, error, trace) -> None:
+    """An interrupt while the program is still starting is no error to explain."""
+    if issubclass(kind, KeyboardInterrupt):
+        os._exit(INTERRUPTED)
+    sys.__excepthook__(kind, error, trace)
+
+
+if getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").startswith("itrex_chat."):
+    sys.excepthook = _interrupted
+
+
 def run(command: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
     """Run a command; its exit code. A traceback from here is a bug of this program."""
     try:

@@ -19,7 +19,11 @@ from itrex_chat.runs.record import RunRecord, existing
 
 def compare(runs: list[Path], out: Path | None = None) -> Comparison:
     """Compare runs and write comparison.md, .json and .csv into `out` (the last run's folder, if None)."""
-    comparison = compare_records([RunRecord.read(run) for run in runs])
+    try:
+        comparison = compare_records([RunRecord.read(run) for run in runs])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=", ".join(map(str, runs)),
+                         reason=f"{type(error).__name__}: {error}")) from error
     out = out or runs[-1]
     with files.disk_errors(RunError, _("Writing the comparison to {folder}", folder=out)):
         out.mkdir(parents=True, exist_ok=True)

@@ -295,5 +295,5 @@ class Usage:
 def test_a_recipe_for_another_family_is_refused(models, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(f"family: chatglm3\nsource: {{path: {models('qwen2')}}}\n")
-    with pytest.raises(ArtifactError, match="is for the family chatglm3, but the checkpoint is qwen2"):
+    with pytest.raises(ArtifactError, match="is for the family chatglm3, but the checkpoint is of the family qwen2"):
         obtain(recipes.load(str(file)))

@@ -100,6 +100,6 @@ class ArtifactStore:
 
 def discard(folder: Path) -> None:
     """Make a folder vanish at once, then delete what it held."""
-    doomed = folder.with_name(f".removed-{os.getpid()}-{folder.name}")
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed)
+    os.replace(folder, folder.with_name(f".removed-{os.getpid()}-{folder.name}"))
+    for doomed in folder.parent.glob(".removed-*"):  # those of a process that was killed here, too
+        shutil.rmtree(doomed, ignore_errors=True)

@@ -37,7 +37,8 @@ def work(job: dict) -> Iterator[dict]:
     """
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
     worker = subprocess.Popen([sys.executable, "-m", "itrex_chat.runs.worker"], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment)
+                              stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
+                              start_new_session=True)  # an interrupt is ours to handle
     try:
         try:
             worker.stdin.write(json.dumps(job) + "\n")
@@ -69,7 +70,10 @@ def tell(event: str, **fields) -> None:
 
 def receive_job() -> dict:
     """A worker's side: the job; from then on the end of standard input ends the process."""
-    job = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:
+        sys.exit(1)
+    job = json.loads(line)
 
     def watch():
         sys.stdin.read()

