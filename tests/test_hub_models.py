@@ -1,0 +1,72 @@
+"""A model on a hub, by the commands: downloaded, quantized, asked, and then without the network."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from standin_hub import REPOSITORY, StandinHub, StandinServer
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def address():
+    return StandinServer()
+
+
+@pytest.fixture
+def hub(address, models):
+    """The stand-in with a tiny ChatGLM3, its code included."""
+    files = {path.name: path.read_bytes() for path in models("chatglm3").iterdir()}
+    address.hub = StandinHub(files | {"modeling_chatglm.py": b"raise SystemExit", "README.md": b"# model"})
+    yield address.hub
+    address.hub.release()
+
+
+def run(endpoint: str, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    environment |= {"MODELSCOPE_ENDPOINT": endpoint, "HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["modelscope", "huggingface"])
+def test_a_hubs_model_is_downloaded_quantized_asked_and_then_needs_no_network(name, hub, address, home, tmp_path):
+    model = ("--model", REPOSITORY, "--set", "source.hub", name)
+    first = run(address.endpoint, "itrex_chat.quantize", *model)
+    assert first.returncode == 0, first.stderr
+    assert "modeling_chatglm.py" not in {transfer.name for transfer in hub.transfers}
+    [manifest] = (home / "artifacts").glob("*/manifest.json")
+    origin = json.loads(manifest.read_text())["source"]["origin"]
+    assert (origin["kind"], origin["repository"], origin["commit"]) == (name, REPOSITORY, hub.head.sha)
+
+    transfers, questions = len(hub.transfers), hub.questions
+    again = run(address.endpoint, "itrex_chat.quantize", *model)
+    assert "From the cache" in again.stdout
+    asked = run(address.endpoint, "itrex_chat.ask", *model, "--max-new-tokens", "2", "--out", str(tmp_path / "run"))
+    assert asked.returncode == 0, asked.stderr
+    assert (len(hub.transfers), hub.questions) == (transfers, questions)
+    assert len((tmp_path / "run" / "answers.jsonl").read_text().splitlines()) == 10
+
+
+def test_int4_is_answered_without_the_downloaded_files_and_fp32_says_that_it_needs_them(hub, address, home, tmp_path):
+    import shutil
+    assert run(address.endpoint, "itrex_chat.quantize", "--model", REPOSITORY).returncode == 0
+    shutil.rmtree(home / "sources")
+    dead = "http://127.0.0.1:9"
+    asked = run(dead, "itrex_chat.ask", "--model", REPOSITORY, "--max-new-tokens", "2", "--out", str(tmp_path / "run"))
+    assert asked.returncode == 1 and "FP32: ModelScope cannot be reached" in asked.stderr
+    answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+    assert {answer["variant"] for answer in answers} == {"int4"}
+
+
+def test_refresh_takes_a_changed_model_and_keeps_the_old_artifact(hub, address, home):
+    assert run(address.endpoint, "itrex_chat.quantize", "--model", REPOSITORY).returncode == 0
+    config = json.loads(hub.files["config.json"])
+    hub.push(hub.files | {"config.json": json.dumps(config | {"seq_length": 4096}).encode()})
+    assert "From the cache" in run(address.endpoint, "itrex_chat.quantize", "--model", REPOSITORY).stdout
+    refreshed = run(address.endpoint, "itrex_chat.quantize", "--model", REPOSITORY, "--refresh")
+    assert "Kept in" in refreshed.stdout, refreshed.stderr
+    assert len(list((home / "artifacts").glob("*/manifest.json"))) == 2
+    assert "From the cache" in run(address.endpoint, "itrex_chat.quantize", "--model", REPOSITORY).stdout
