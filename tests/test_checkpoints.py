@@ -89,6 +89,17 @@ def test_rows_are_read_where_a_family_keeps_them(models):
     assert torch.equal(mine["model.layers.0.mlp.up_proj.weight"], original["transformer.h.0.mlp.w1.weight"])
 
 
+def test_an_older_qwen_configuration_is_the_same_model(models, copied):
+    """The first revisions of Qwen-7B-Chat name their sizes otherwise."""
+    older = {"num_hidden_layers": "n_layer", "hidden_size": "n_embd", "num_attention_heads": "n_head",
+             "vocab_size": "padded_vocab_size", "intermediate_size": "ffn_hidden_size",
+             "max_position_embeddings": "n_positions"}
+    folder = copied("qwen")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({older.get(key, key): value for key, value in config.items()}))
+    assert opened(folder).decoder == opened(models("qwen")).decoder
+
+
 def test_baichuan2s_head_has_rows_of_length_one(models):
     head = tensors_of(opened(models("baichuan2")))["lm_head.weight"]
     assert torch.allclose(head.norm(dim=1), torch.ones(len(head)), atol=1e-5)

@@ -21,8 +21,8 @@ from itrex_chat import __version__, files, progress
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.description import model_card, native_config
 from itrex_chat.artifacts.store import PARTIAL
-from itrex_chat.chat import load_tokenizer
-from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.chat import ChatTokenizer, load_tokenizer
+from itrex_chat.checkpoints import Checkpoint, open_checkpoint
 from itrex_chat.errors import ArtifactError
 from itrex_chat.language import _
 from itrex_chat.machine import peak_memory
@@ -57,28 +57,46 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
         written = _write_weights(checkpoint, treatments, partial)
         statistics = summarize(treatments, recipe.quantization.group_size, source.size(),
                                time.perf_counter() - started, peak_memory())
-        _write_descriptions(recipe, source, checkpoint, tokenizer, treatments, statistics, partial, written)
-        manifest = {
+        _write_descriptions(recipe, source, checkpoint, tokenizer, treatments, statistics, partial)
+        manifests.write(partial, {
             "format": manifests.FORMAT_VERSION, "numerics": manifests.NUMERICS_VERSION, "key": key,
-            "name": recipe.name, "family": checkpoint.family, "variant": f"int{recipe.quantization.bits}",
-            "content": manifests.content_settings(recipe.quantization), "recipe": recipe.as_dict(),
-            "source": {"origin": source.origin, "stored": checkpoint.description, "files": source.digests(),
-                       "bytes": source.size()},
-            "versions": {"itrex_chat": __version__, **{name: version(name) for name in (
-                "neural-compressor-pt", "torch", "safetensors")}},
-            "created": created.isoformat(timespec="seconds"),
-            "statistics": vars(statistics),
-            "decoder": asdict(checkpoint.decoder),
-            "matrices": {t.name: [t.bits, t.group_size] for t in treatments if t.bits},
-            "tensors": _homes(treatments),
-            "files": {path.name: {"size": path.stat().st_size, "sha256": written.get(path.name) or sha256(path)}
-                      for path in sorted(partial.iterdir()) if path.name != PROGRESS and not path.name.startswith(".")}}
-        manifests.write(partial, manifest)
+            "created": created.isoformat(timespec="seconds"), "versions": _versions(),
+            **_identity(recipe, source, checkpoint), **_contents(checkpoint, treatments, statistics),
+            "files": _files(partial, written)})
         (partial / PROGRESS).unlink(missing_ok=True)
         files.sync_folder(partial)
         os.replace(partial, folder)
         files.sync_folder(folder.parent)
     return statistics
+
+
+def _versions() -> dict[str, str]:
+    return {"itrex_chat": __version__,
+            **{name: version(name) for name in ("neural-compressor-pt", "torch", "safetensors")}}
+
+
+def _identity(recipe: Recipe, source: Source, checkpoint: Checkpoint) -> dict:
+    """What the artifact is of."""
+    return {
+        "name": recipe.name, "family": checkpoint.family, "variant": f"int{recipe.quantization.bits}",
+        "content": manifests.content_settings(recipe.quantization), "recipe": recipe.as_dict(),
+        "source": {"origin": source.origin, "stored": checkpoint.description, "files": source.digests(),
+                   "bytes": source.size()}}
+
+
+def _contents(checkpoint: Checkpoint, treatments: list[Treatment], statistics: Statistics) -> dict:
+    """What is in it: figures, the decoder, bits and group size of each matrix, the file of each tensor."""
+    return {
+        "statistics": asdict(statistics), "decoder": asdict(checkpoint.decoder),
+        "matrices": {treatment.name: [treatment.bits, treatment.group_size] for treatment in treatments
+                     if treatment.bits},
+        "tensors": _homes(treatments)}
+
+
+def _files(folder: Path, known: dict[str, str]) -> dict[str, dict]:
+    """Size and SHA-256 of each file but the leftovers of writing."""
+    return {path.name: {"size": path.stat().st_size, "sha256": known.get(path.name) or sha256(path)}
+            for path in sorted(folder.iterdir()) if path.name != PROGRESS and not path.name.startswith(".")}
 
 
 def _check_family(recipe: Recipe, found: str) -> None:
@@ -96,7 +114,7 @@ def _check_space(folder: Path, treatments: list[Treatment]) -> None:
                               free=readable(free)))
 
 
-def _write_weights(checkpoint, treatments: list[Treatment], folder: Path) -> dict[str, str]:
+def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: Path) -> dict[str, str]:
     """Write what is missing of the weight files; the SHA-256 of each by its name."""
     done = _finished(folder)
     total = sum(treatment.spec.size * checkpoint.dtype(treatment.spec.name).itemsize for treatment in treatments)
@@ -166,7 +184,8 @@ def _homes(treatments: list[Treatment]) -> dict[str, str]:
     return homes
 
 
-def _write_descriptions(recipe, source, checkpoint, tokenizer, treatments, statistics, folder, written) -> None:
+def _write_descriptions(recipe: Recipe, source: Source, checkpoint: Checkpoint, tokenizer: ChatTokenizer,
+                        treatments: list[Treatment], statistics: Statistics, folder: Path) -> None:
     """Configuration, tokenizer and model card."""
     files.write_json(folder / "config.json", native_config(checkpoint.config, recipe.quantization, treatments))
     files.write_json(folder / "generation_config.json", {"eos_token_id": sorted(tokenizer.stop_ids)})
