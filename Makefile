@@ -14,7 +14,9 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(RUN) -m pytest
 
-.venv/.installed: setup.cfg pyproject.toml setup.sh
+SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)
+
+.venv/.installed: setup.cfg setup.py pyproject.toml setup.sh $(SOURCES)
 	@sh setup.sh
 
 clean:

@@ -12,9 +12,10 @@ from itrex_chat.decoder.layout import TensorSpec, tensors
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
 from itrex_chat.decoder.loading import load_decoder
 from itrex_chat.decoder.model import Decoder
-from itrex_chat.kernels import Kernel
+from itrex_chat.kernels import Kernel, choose
+from itrex_chat.kernels.native import Native
 from itrex_chat.language import _
-from itrex_chat.quantization.tensor import QuantizedTensor, concatenated
+from itrex_chat.quantization.tensor import QuantizedTensor
 
 DENSE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 QUANTIZED = {"int4": 4, "int8": 8}
@@ -26,7 +27,8 @@ def load_dense(checkpoint: Checkpoint, variant: str) -> Decoder:
     weights = DenseWeights(checkpoint, DENSE[variant])
     with progress.bar(_("loading {variant}", variant=variant), weights.size(), "weights") as bar:
         weights.bar = bar
-        return load_decoder(weights)
+        decoder = load_decoder(weights)
+    return decoder.fuse() if choose().name == Native.name else decoder
 
 
 def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> Decoder:  # noqa: F821
@@ -34,7 +36,7 @@ def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> 
     weights = QuantizedWeights(artifact, kernel, compute_dtype)
     with progress.bar(_("loading {variant}", variant=artifact.variant), weights.size(), "weights") as bar:
         weights.bar = bar
-        return load_decoder(weights)
+        return load_decoder(weights).fuse()
 
 
 class DenseWeights:
@@ -104,14 +106,14 @@ class QuantizedWeights:
         biases = [self.artifact.tensor(f"{name}.bias") for name in names if self.artifact.has(f"{name}.bias")]
         if all(isinstance(part, QuantizedTensor) for part in parts) \
                 and len({(part.bits, part.group_size) for part in parts}) == 1:
-            return self._layer(concatenated(parts), torch.cat(biases).float() if biases else None)
-        return StackedLinear(tuple(self._layer(part, biases[i].float() if biases else None)
+            return self._layer(parts, torch.cat(biases).float() if biases else None)
+        return StackedLinear(tuple(self._layer([part], biases[i].float() if biases else None)
                                    for i, part in enumerate(parts)))
 
-    def _layer(self, part: QuantizedTensor | torch.Tensor, bias: torch.Tensor | None) -> Linear:
-        if isinstance(part, QuantizedTensor):
-            return QuantizedLinear(self.kernel.pack(part, self.compute_dtype), bias)
-        return DenseLinear(part.float(), bias)
+    def _layer(self, parts: list[QuantizedTensor] | list[torch.Tensor], bias: torch.Tensor | None) -> Linear:
+        if isinstance(parts[0], QuantizedTensor):
+            return QuantizedLinear(self.kernel.pack(parts, self.compute_dtype), bias)
+        return DenseLinear(parts[0].float(), bias)
 
     def _counted(self, part):
         if self.bar is not None:

@@ -4,7 +4,7 @@ Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU
 MLP, as in Llama (arXiv:2302.13971); families differ by `DecoderConfig`,
 variants by their linear layers.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional as F
@@ -13,6 +13,8 @@ from itrex_chat.decoder.config import DecoderConfig
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.rotary import turn
+from itrex_chat.decoder.step import NativeStep, fused
+from itrex_chat.native import STEP_ROWS
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,21 @@ class Step:
 
 @dataclass(frozen=True)
 class Decoder:
-    """A loaded variant. `embedding` [vocabulary, hidden] keeps its stored dtype."""
+    """A loaded variant. `embedding` [vocabulary, hidden] keeps its stored dtype.
+
+    `steps` holds the decode step in C where the layers are made for it.
+    """
     config: DecoderConfig
     embedding: torch.Tensor
     blocks: tuple[Block, ...]
     norm: torch.Tensor
     head: Linear
+    steps: list[NativeStep] = field(default_factory=list)
+
+    def fuse(self) -> "Decoder":
+        """This decoder, with passes over a few tokens done by the C function where it can."""
+        self.steps[:] = filter(None, [fused(self)])
+        return self
 
     def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
         return KVCache(self.config, capacity, batch)
@@ -63,8 +74,12 @@ class Decoder:
         last real token of each row, or [batch, tokens, vocabulary] for all.
         """
         batch, tokens = ids.shape
-        counts = counts or [tokens] * batch
+        if cache.longest + tokens > cache.capacity:
+            raise ValueError(f"{tokens} more tokens than the {cache.longest} in a cache for {cache.capacity}")
         positions = cache.lengths[:, None] + torch.arange(tokens)
+        if self.steps and batch * tokens <= STEP_ROWS and counts is None:
+            return self._step(ids, cache, positions, all_logits)
+        counts = counts or [tokens] * batch
         step = Step(cache, *self._angles(cache, positions), positions, self._log_n_scale(positions))
         x = self.embedding[ids].float()
         for number, block in enumerate(self.blocks):
@@ -74,6 +89,16 @@ class Decoder:
             x = x[torch.arange(batch), torch.tensor(counts) - 1]
         x = _rms_norm(x, self.norm, self.config.norm_eps)
         return self.head(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+    def _step(self, ids: torch.Tensor, cache: KVCache, positions: torch.Tensor, all_logits: bool) -> torch.Tensor:
+        batch, tokens = ids.shape
+        scale = self._log_n_scale(positions)
+        sequences = torch.arange(batch).repeat_interleave(tokens)
+        logits = self.steps[0](self.embedding[ids.reshape(-1)].float(), cache, sequences, positions.reshape(-1),
+                               None if scale is None else scale.reshape(-1))
+        cache.advance([tokens] * batch)
+        logits = logits.reshape(batch, tokens, -1)
+        return logits if all_logits else logits[:, -1]
 
     def weight_bytes(self) -> int:
         """Bytes of the weights that one decoded token reads: all but the embedding."""

@@ -1,10 +1,11 @@
 """Kernels: the product of activations with a quantized matrix.
 
-A kernel packs a `QuantizedTensor` once, at load, and multiplies with it from
+A kernel packs `QuantizedTensor`s once, at load, and multiplies with them from
 then on. All kernels compute with the same weights, to the last bit; they
 differ in speed and in how they round activations.
 """
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from itrex_chat.choices import one_of
 from itrex_chat.errors import KernelError
 from itrex_chat.kernels.ark import Ark
+from itrex_chat.kernels.native import Native
 from itrex_chat.kernels.reference import Reference
 from itrex_chat.language import _
 from itrex_chat.quantization.tensor import QuantizedTensor
@@ -33,20 +35,25 @@ class PackedWeight(Protocol):
 
 
 class Kernel(Protocol):
-    """`name`; `missing` is why it cannot run here, or None."""
+    """`name`; `missing` is why it cannot run here, or None; `detail` what it uses of the processor."""
     name: str
 
     def missing(self) -> str | None: ...
 
-    def pack(self, weight: QuantizedTensor, compute_dtype: str) -> PackedWeight:
-        """Bring a matrix into the kernel's layout, for activations in "int8", "bf16" or "fp32"."""
+    def detail(self) -> str: ...
+
+    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype: str) -> PackedWeight:
+        """Bring a matrix into the kernel's layout, for activations in "int8", "bf16" or "fp32".
+
+        Its outputs are those of the parts, which share inputs, bits and group size.
+        """
 
     def bytes_per_weight(self, bits: int, group_size: int) -> float:
         """Memory of a packed matrix per weight, for planning."""
 
 
 # In the order of preference.
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Ark(), Reference())}
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (Native(), Ark(), Reference())}
 
 
 def choose(name: str | None = None) -> Kernel:
@@ -60,3 +67,9 @@ def choose(name: str | None = None) -> Kernel:
             raise KernelError(_("The kernel {name} cannot run here: {reason}.", name=name, reason=reason))
         return KERNELS[name]
     return next(kernel for kernel in KERNELS.values() if kernel.missing() is None)
+
+
+def why_not_faster(chosen: Kernel) -> dict[str, str]:
+    """For each kernel that is preferred to the chosen one, why it cannot run here."""
+    better = list(KERNELS)[:list(KERNELS).index(chosen.name)]
+    return {name: reason for name in better if (reason := KERNELS[name].missing())}

@@ -2,12 +2,13 @@
 import contextlib
 import functools
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from itrex_chat.language import _
-from itrex_chat.quantization.tensor import QuantizedTensor
+from itrex_chat.quantization.tensor import QuantizedTensor, concatenated
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,11 @@ class Ark:
             return _("the processor has no AVX2")
         return _library_problem()
 
-    def pack(self, weight: QuantizedTensor, compute_dtype):
+    def detail(self):
+        return torch.backends.cpu.get_cpu_capability().lower()
+
+    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype):
+        weight = concatenated(parts)
         integers = weight.integers()  # contiguous: of another layout it takes the address of a copy, and frees it
         settings = (weight.group_size, compute_dtype, f"int{weight.bits}", "fp32", False)
         blob = _library().repack_quantized_weight(integers, weight.scales.float().contiguous(),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from einops import einsum, rearrange
 
-from itrex_chat.quantization.tensor import QuantizedTensor
+from itrex_chat.quantization.tensor import QuantizedTensor, concatenated
 
 SLAB = 1 << 24  # weights unpacked at a time
 
@@ -41,8 +41,11 @@ class Reference:
     def missing(self):
         return None
 
-    def pack(self, weight, compute_dtype):
-        return ReferenceWeight(weight, compute_dtype)
+    def detail(self):
+        return "torch"
+
+    def pack(self, parts, compute_dtype):
+        return ReferenceWeight(concatenated(parts), compute_dtype)
 
     def bytes_per_weight(self, bits, group_size):
         return bits / 8 + 2 / group_size
@@ -52,11 +55,14 @@ def quantize_activations(x: torch.Tensor, group_size: int) -> tuple[torch.Tensor
     """Round each group of a row to int8 with a scale of its largest magnitude / 127.
 
     x float32 [rows, in] to integers, float32 [rows, groups, group_size], and
-    scales, float32 [rows, groups]; a group of zeros has the scale 0.
+    scales, float32 [rows, groups]; a group of zeros, or of values
+    below 1e-36, has the scale 0.
     """
     groups = rearrange(x, "r (g i) -> r g i", i=group_size)
     scales = groups.abs().amax(-1) / 127
-    inverse = torch.where(scales > 0, 1 / scales, 0)
+    usable = scales >= torch.finfo(torch.float32).tiny  # below it, the inverse overflows
+    inverse = torch.where(usable, 1 / scales, 0)
+    scales = torch.where(usable | ~scales.isfinite(), scales, 0)
     return (groups * inverse[..., None]).round().clamp(-127, 127), scales
 
 

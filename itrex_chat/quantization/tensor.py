@@ -1,4 +1,5 @@
 """A quantized matrix in GPTQ's layout: what artifacts hold and kernels take."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -68,7 +69,7 @@ def packed_zeros(groups: int, outputs: int, bits: int) -> torch.Tensor:
     return torch.full((groups, words), word, dtype=torch.int64).to(torch.int32)
 
 
-def concatenated(parts: list[QuantizedTensor]) -> QuantizedTensor:
+def concatenated(parts: Sequence[QuantizedTensor]) -> QuantizedTensor:
     """One matrix with the outputs of all parts, which share bits and group size."""
     if len(parts) == 1:
         return parts[0]

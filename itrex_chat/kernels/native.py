@@ -1,0 +1,83 @@
+"""Our own kernels in C (`itrex_chat/native`): decode at the speed of memory."""
+from collections.abc import Sequence
+from ctypes import byref
+from dataclasses import dataclass
+
+import torch
+
+from itrex_chat import native
+from itrex_chat.errors import KernelError
+from itrex_chat.language import _
+from itrex_chat.quantization.tensor import QuantizedTensor
+
+
+@dataclass(frozen=True)
+class NativeWeight:
+    """A matrix in blocks of 16 outputs (native.h): uint8 [bytes]."""
+    blob: torch.Tensor
+    in_features: int
+    out_features: int
+    bits: int
+    group_size: int
+    compute_dtype: str
+
+    def linear(self, bias: torch.Tensor | None = None) -> native.Linear:
+        """The matrix for the C functions; it points into `blob` and `bias`."""
+        return native.Linear(
+            format=native.FORMATS[f"int{self.bits}"], compute=native.COMPUTE[self.compute_dtype], inputs=self.in_features,
+            outputs=self.out_features, group=self.group_size, weight=native.address(self.blob),
+            bias=native.address(bias))
+
+    def matmul(self, x):
+        x = x.contiguous()
+        out = torch.empty(x.shape[0], self.out_features)
+        if native.library().itrex_product(byref(self.linear()), x.shape[0], x.data_ptr(), self.in_features, out.data_ptr(),
+                                          self.out_features, torch.get_num_threads()):
+            raise MemoryError
+        return out
+
+    def dequantize(self):
+        out = torch.empty(self.out_features, self.in_features)
+        native.library().itrex_unpack(byref(self.linear()), out.data_ptr(), torch.get_num_threads())
+        return out
+
+    def nbytes(self):
+        return self.blob.nbytes
+
+
+class Native:
+    name = "native"
+
+    def missing(self):
+        return native.missing()
+
+    def detail(self):
+        return native.instructions()
+
+    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype):
+        native.instructions()
+        first = parts[0]
+        weight = NativeWeight(torch.empty(0, dtype=torch.uint8), first.in_features,
+                              sum(part.out_features for part in parts), first.bits, first.group_size, compute_dtype)
+        layout, lib = weight.linear(), native.library()
+        blob = torch.empty(lib.itrex_packed_bytes(byref(layout)), dtype=torch.uint8)
+        lib.itrex_large_pages(blob.data_ptr(), blob.nbytes)
+        layout.weight, start = blob.data_ptr(), 0
+        for part in parts:
+            if part.in_features % part.group_size or part.scales.shape != (part.in_features // part.group_size,
+                                                                           part.out_features):
+                raise KernelError(_("A matrix of {inputs} inputs does not have groups of {size}.",
+                                    inputs=part.in_features, size=part.group_size))
+            qweight, scales = (_rows(tensor) for tensor in (part.qweight, part.scales))
+            lib.itrex_pack(byref(layout), qweight.data_ptr(), qweight.stride(0), scales.data_ptr(), scales.stride(0), start,
+                           part.out_features, torch.get_num_threads())
+            start += part.out_features
+        return NativeWeight(blob, weight.in_features, weight.out_features, weight.bits, weight.group_size, compute_dtype)
+
+    def bytes_per_weight(self, bits, group_size):
+        return bits / 8 + 2 / group_size
+
+
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy whose rows are contiguous."""
+    return tensor if tensor.stride(1) == 1 else tensor.contiguous()

@@ -1,0 +1,123 @@
+"""The native kernels in C, through ctypes. `library()` has their functions, `missing()` says why there are none.
+
+They run in the threads of torch's own OpenMP runtime, so that the two never
+compete for cores. ITREX_CHAT_INSTRUCTIONS chooses the instructions: portable,
+avx2, avx_vnni, avx512 or amx; without it, the best that the processor has.
+"""
+import ctypes
+import functools
+import importlib.machinery
+import os
+import re
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from pathlib import Path
+
+import torch
+
+from itrex_chat.choices import one_of
+from itrex_chat.errors import KernelError
+from itrex_chat.language import _
+
+FORMATS = {"fp32": 0, "bf16": 1, "int4": 2, "int8": 3}
+COMPUTE = {"int8": 0, "bf16": 1, "fp32": 2}
+INSTRUCTIONS = ("portable", "avx2", "avx_vnni", "avx512", "amx")
+STEP_ROWS = 16  # rows that a decode step takes at most
+
+
+class Linear(Structure):
+    """`Linear` of native.h."""
+
+
+Linear._fields_ = [*((name, c_int32) for name in ("format", "compute", "inputs", "outputs", "group", "reserved")),
+                   ("weight", c_void_p), ("bias", c_void_p), ("next", POINTER(Linear))]
+
+
+class Layer(Structure):
+    """`Layer` of native.h."""
+    _fields_ = [*((name, c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm",
+                                                "after_attention_norm", "after_mlp_norm")),
+                *((name, POINTER(Linear)) for name in ("qkv", "output", "gate_up", "down")), ("window", c_int64)]
+
+
+class Model(Structure):
+    """`Model` of native.h."""
+    _fields_ = [*((name, c_int32) for name in ("layers", "hidden", "inner", "heads", "kv_heads", "head_dim", "rotated",
+                                               "interleaved", "vocabulary")),
+                ("eps", c_float), ("layer", POINTER(Layer)), ("norm", c_void_p), ("head", POINTER(Linear))]
+
+
+class Cache(Structure):
+    """`Cache` of native.h."""
+    _fields_ = [*((name, c_void_p) for name in ("keys", "values", "cos", "sin")),
+                *((name, c_int64) for name in ("batch", "capacity", "tables"))]
+
+
+_FUNCTIONS = {
+    "itrex_choose": (c_int, [c_char_p]),
+    "itrex_level": (c_char_p, []),
+    "itrex_large_pages": (None, [c_void_p, c_size_t]),
+    "itrex_packed_bytes": (c_size_t, [POINTER(Linear)]),
+    "itrex_pack": (None, [POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int, c_int, c_int]),
+    "itrex_unpack": (None, [POINTER(Linear), c_void_p, c_int]),
+    "itrex_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_int]),
+    "itrex_step_bytes": (c_size_t, [POINTER(Model), c_int, c_int64, c_int]),
+    "itrex_step": (None, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 6, c_int]),
+}
+
+
+def library() -> ctypes.CDLL:
+    """The functions of native.h. Raises KernelError where there are none."""
+    found = _load()
+    if isinstance(found, str):
+        raise KernelError(_("The native kernels are not there: {reason}.", reason=found))
+    return found
+
+
+def missing() -> str | None:
+    """Why the kernels cannot run here, or None."""
+    found = _load()
+    return found if isinstance(found, str) else None
+
+
+def instructions() -> str:
+    """The instructions in use, one of INSTRUCTIONS. Raises KernelError for a choice that cannot be had."""
+    wanted, loaded = os.environ.get("ITREX_CHAT_INSTRUCTIONS", ""), library()
+    if wanted:
+        one_of("ITREX_CHAT_INSTRUCTIONS", wanted, INSTRUCTIONS, KernelError)
+    if loaded.itrex_choose(wanted.encode()):
+        raise KernelError(_("This processor does not have the instructions {name} that ITREX_CHAT_INSTRUCTIONS asks for.",
+                            name=wanted))
+    return loaded.itrex_level().decode()
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or the reason why there is none."""
+    path = next((path for suffix in importlib.machinery.EXTENSION_SUFFIXES
+                 if (path := Path(__file__).with_name(f"_kernels{suffix}")).exists()), None)
+    if path is None:
+        return _("they were not built when the program was installed, which takes a C compiler (Debian, Ubuntu: apt "
+                 "install gcc) and installing again")
+    try:
+        _share_openmp()
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        return _("{path} cannot be loaded ({reason})", path=path, reason=" ".join(str(error).split())[:200])
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def _share_openmp() -> None:
+    """Make the symbols of the OpenMP runtime that torch has loaded visible to the kernels."""
+    try:
+        mapped = Path("/proc/self/maps").read_text()
+    except OSError:
+        mapped = ""
+    runtime = re.search(r"/.*/lib(?:gomp|iomp|omp)[^/\n]*", mapped)
+    ctypes.CDLL(runtime.group() if runtime else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)

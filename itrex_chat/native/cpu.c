@@ -1,0 +1,95 @@
+// What this processor can do, and which level to use.
+#include "native.h"
+
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+static unsigned leaf7(int subleaf, int reg) {
+    unsigned r[4] = {0};
+    if (!__get_cpuid_count(7, subleaf, &r[0], &r[1], &r[2], &r[3])) return 0;
+    return r[reg];
+}
+static unsigned long long xcr0(void) {
+    unsigned r[4] = {0}, low, high;
+    if (!__get_cpuid(1, &r[0], &r[1], &r[2], &r[3]) || !(r[2] & (1u << 27))) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (unsigned long long)high << 32 | low;
+}
+static int runs_avx2(void) {
+    unsigned r[4] = {0};
+    return __get_cpuid(1, &r[0], &r[1], &r[2], &r[3]) && (r[2] & (1u << 12)) && (r[2] & (1u << 29)) &&
+           (leaf7(0, 1) & (1u << 5)) && (xcr0() & 6) == 6;
+}
+static int runs_avx_vnni(void) { return runs_avx2() && (leaf7(1, 0) & (1u << 4)); }
+static int runs_avx512(void) {
+    const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vnni = 1u << 11;
+    const unsigned ebx = leaf7(0, 1);
+    return runs_avx2() && (ebx & f) && (ebx & dq) && (ebx & bw) && (ebx & vl) && (leaf7(0, 2) & vnni) &&
+           (xcr0() & 0xe6) == 0xe6;
+}
+// Tiles, BF16 products, and what unpacking for them needs (VBMI, AVX-512 BF16); Linux grants tiles when asked.
+static int runs_amx(void) {
+    const unsigned tile = 1u << 24, bf16 = 1u << 22, vbmi = 1u << 1, avx512_bf16 = 1u << 5;
+    if (!runs_avx512() || !(leaf7(0, 3) & tile) || !(leaf7(0, 3) & bf16) || !(leaf7(0, 2) & vbmi) ||
+        !(leaf7(1, 0) & avx512_bf16) || (xcr0() & 0x60000) != 0x60000)
+        return 0;
+#if defined(__linux__)
+    return syscall(SYS_arch_prctl, 0x1023, 18) == 0;  // ARCH_REQ_XCOMP_PERM, tile data
+#else
+    return 0;
+#endif
+}
+#else
+static int runs_avx2(void) { return 0; }
+static int runs_avx_vnni(void) { return 0; }
+static int runs_avx512(void) { return 0; }
+static int runs_amx(void) { return 0; }
+#endif
+
+enum { PORTABLE, AVX2, AVX_VNNI, AVX512, AMX, LEVELS };
+static const char *const names[LEVELS] = {"portable", "avx2", "avx_vnni", "avx512", "amx"};
+static int chosen = -1;
+
+static int runs(int which) {
+    return which == PORTABLE || (which == AVX2 && runs_avx2()) || (which == AVX_VNNI && runs_avx_vnni()) ||
+           (which == AVX512 && runs_avx512()) || (which == AMX && runs_amx());
+}
+
+// Use the level of that name, or the best one (NULL or ""). 0; 1 if there is none of the name, 2 if it cannot run here.
+EXPORT int itrex_choose(const char *name) {
+    if (!name || !*name) {
+        for (chosen = AMX; !runs(chosen); chosen--) {}
+        return 0;
+    }
+    for (int which = 0; which < LEVELS; which++)
+        if (!strcmp(name, names[which])) {
+            if (!runs(which)) return 2;
+            chosen = which;
+            return 0;
+        }
+    return 1;
+}
+
+EXPORT const char *itrex_level(void) {
+    if (chosen < 0) itrex_choose(NULL);
+    return names[chosen];
+}
+
+const Level *level(void) {
+    if (chosen < 0) itrex_choose(NULL);
+#if defined(__x86_64__)
+    return chosen >= AVX512 ? &avx512_level : chosen == AVX_VNNI ? &avx_vnni_level
+         : chosen == AVX2 ? &avx2_level : &portable_level;
+#else
+    return &portable_level;
+#endif
+}
+
+int has_vnni512(void) { return level(), chosen >= AVX512; }
+int has_amx(void) { return level(), chosen == AMX; }

@@ -1,0 +1,94 @@
+// Many rows of int8 activations with AVX-512 VNNI: tiles of 2 blocks by 6 rows stay in registers.
+#include "native.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "instructions.h"
+
+INSTRUCTIONS("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+
+#define TILE 6
+#define ALWAYS static inline __attribute__((always_inline))
+
+ALWAYS __m512i spread(const int8_t *x) { return _mm512_set1_epi32(*(const int32_t *)x); }
+
+ALWAYS void tile(int bits, int pair, int R, const uint8_t *p, size_t block, int groups, int group, const Input *in, int row,
+                 __m512 sums[2][TILE]) {
+    const int words = group * bits / 32;
+    const __m512i mask = _mm512_set1_epi8(15);
+    const int8_t *q = in->q + (size_t)row * in->ld;
+    const float *scale = in->scale + (size_t)row * groups;
+    const int32_t *zero = in->zero + (size_t)row * groups;
+    for (int b = 0; b < pair; b++)
+        for (int r = 0; r < R; r++) sums[b][r] = _mm512_setzero_ps();
+    for (int g = 0; g < groups; g++) {
+        __m512i a[2][TILE];
+        for (int r = 0; r < R; r++)
+            for (int b = 0; b < pair; b++) a[b][r] = _mm512_set1_epi32(zero[(size_t)r * groups + g]);
+        for (int j = 0; j < words; j++, p += 64) {
+            __m512i low[2], high[2];
+            for (int b = 0; b < pair; b++) {
+                low[b] = _mm512_loadu_si512(p + b * block);
+                if (bits == 4) {
+                    high[b] = _mm512_and_si512(_mm512_srli_epi16(low[b], 4), mask);
+                    low[b] = _mm512_and_si512(low[b], mask);
+                }
+            }
+            for (int r = 0; r < R; r++) {
+                const __m512i x = spread(q + r * in->ld);
+                for (int b = 0; b < pair; b++) a[b][r] = _mm512_dpbusd_epi32(a[b][r], low[b], x);
+            }
+            if (bits == 4)
+                for (int r = 0; r < R; r++) {
+                    const __m512i x = spread(q + r * in->ld + 4);
+                    for (int b = 0; b < pair; b++) a[b][r] = _mm512_dpbusd_epi32(a[b][r], high[b], x);
+                }
+            q += bits == 4 ? 8 : 4;
+        }
+        for (int b = 0; b < pair; b++) {
+            const __m512 s = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + b * block)));
+            for (int r = 0; r < R; r++)
+                sums[b][r] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(a[b][r]), s),
+                                             _mm512_set1_ps(scale[(size_t)r * groups + g]), sums[b][r]);
+        }
+        p += 2 * BLOCK;
+    }
+}
+
+ALWAYS void rows_of(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
+    __m512 sums[2][TILE];
+    const size_t block = block_bytes(l);
+    tile(bits, pair, R, (const uint8_t *)l->weight + b * block, block, l->in / l->group, l->group, in, row, sums);
+    for (int k = 0; k < pair; k++) {
+        const int start = (b + k) * BLOCK, count = l->out - start < BLOCK ? l->out - start : BLOCK;
+        const __mmask16 kept = (__mmask16)((1u << count) - 1);
+        const __m512 bias = l->bias ? _mm512_maskz_loadu_ps(kept, l->bias + start) : _mm512_setzero_ps();
+        for (int r = 0; r < R; r++)
+            _mm512_mask_storeu_ps(y + (row + r) * ldy + start, kept, _mm512_add_ps(sums[k][r], bias));
+    }
+}
+
+static void rows_few(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
+#define CALL(n) (bits == 4 ? (pair == 2 ? rows_of(4, 2, n, l, in, b, row, y, ldy) : rows_of(4, 1, n, l, in, b, row, y, ldy)) \
+                           : (pair == 2 ? rows_of(8, 2, n, l, in, b, row, y, ldy) : rows_of(8, 1, n, l, in, b, row, y, ldy)))
+    switch (R) {
+        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;
+        case 4: CALL(4); break; case 5: CALL(5); break; default: CALL(6);
+    }
+#undef CALL
+}
+
+// y[rows, outputs of the blocks [first, last)]: the rows pass by while the blocks stay in the cache.
+void vnni_gemm(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
+    const int bits = l->format == INT4 ? 4 : 8;
+    for (int row = 0; row < in->rows; row += TILE) {
+        const int R = in->rows - row < TILE ? in->rows - row : TILE;
+        for (int b = first; b < last; b += 2) rows_few(bits, last - b >= 2 ? 2 : 1, R, l, in, b, row, y, ldy);
+    }
+}
+INSTRUCTIONS_END
+#else
+void vnni_gemm(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
+    (void)l, (void)in, (void)first, (void)last, (void)y, (void)ldy;
+}
+#endif

@@ -1,0 +1,392 @@
+// The inner loops, written once. A file that includes this has defined
+//   NAME(x)   x with the level's suffix;  LEVEL its table's name;  LABEL its name in words
+//   LANES     float lanes of a vector;  HALVES = 16 / LANES
+//   halves(p) LANES float16 values as floats
+//   dot4, dot8(sums, w, x)   to each int32 lane add the products of its 4 unsigned bytes with the 4 signed bytes of x
+//             (dot4: bytes below 16)
+//   nearest(v)    floats to int32, halves to even
+//   nibble(w, p)  nibble p of each 32-bit lane, less 8, as float
+// and has chosen the instructions. Vectors are GCC's and Clang's own.
+#include <math.h>
+#include <string.h>
+
+typedef float vf __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define ALWAYS static inline __attribute__((always_inline))
+#define LOADF(p) (*(const vf *)(p))
+#define LOADI(p) (*(const vi *)(p))
+#define LOADU(p) (*(const vu *)(p))
+#define TOF(v) __builtin_convertvector(v, vf)
+
+ALWAYS vf splat(float x) { return x - (vf){0}; }
+ALWAYS vi splati(int32_t x) { return x - (vi){0}; }
+ALWAYS vf pick(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+ALWAYS float total(vf v) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += v[i];
+    return sum;
+}
+ALWAYS vf bf16_of(vf x) {  // round to nearest even; NaN stays NaN
+    vu u = (vu)x;
+    vu rounded = (u + 0x7fff + ((u >> 16) & 1)) & 0xffff0000u;
+    return pick((vi)(x == x), (vf)rounded, x);
+}
+static inline float bf16_one(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    if (x == x) u = (u + 0x7fff + ((u >> 16) & 1)) & 0xffff0000u;
+    memcpy(&x, &u, 4);
+    return x;
+}
+// e^x to 2 units in the last place (Cephes' expf); below -87 a value near 0, above 88 infinity.
+ALWAYS vf exponential(vf x) {
+    vf y = pick((vi)(x < splat(-87.3f)), splat(-87.3f), x);
+    y = pick((vi)(y > splat(88.3f)), splat(88.3f), y);
+    vf n = (y * 1.44269504f + 12582912.0f) - 12582912.0f;
+    vf r = y - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    vf e = p * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
+    e = pick((vi)(x > splat(88.3f)), splat(INFINITY), e);
+    return pick((vi)(x == x), e, x);
+}
+
+static void NAME(round_bf16)(const float *x, int n, float *y) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) *(vf *)(y + i) = bf16_of(LOADF(x + i));
+    for (; i < n; i++) y[i] = bf16_one(x[i]);
+}
+
+// Each group to int8 by its largest magnitude / 127. A group that is not finite keeps that in its scale.
+static void NAME(quantize)(const float *x, int in, int group, int bits, int8_t *q, float *scale, int32_t *zero) {
+    static const uint8_t evens_first[8] = {0, 4, 1, 5, 2, 6, 3, 7};
+    for (int g = 0; g < in / group; g++, x += group, q += group) {
+        vi most = {0};
+        for (int i = 0; i < group; i += LANES) {  // magnitudes compare as integers, NaN above all
+            vi magnitude = LOADI(x + i) & 0x7fffffff;
+            vi larger = (vi)(magnitude > most);
+            most = (magnitude & larger) | (most & ~larger);
+        }
+        int32_t bitmap = 0;
+        for (int i = 0; i < LANES; i++) bitmap = most[i] > bitmap ? most[i] : bitmap;
+        float largest;
+        memcpy(&largest, &bitmap, 4);
+        float step = largest / 127;
+        float inverse = step >= 0x1p-126f && step <= 0x1p126f ? 1 / step : 0;
+        if (inverse == 0 && step <= 0x1p126f) step = 0;
+        int32_t sum = 0;
+        int8_t rounded[128];
+        for (int i = 0; i < group; i += LANES) {
+            vf y = LOADF(x + i) * inverse;
+            if (inverse == 0) y = (vf){0};
+            vi n = nearest(y);
+            for (int l = 0; l < LANES; l++) rounded[i + l] = (int8_t)n[l];
+        }
+        for (int i = 0; i < group; i++) sum += rounded[i];
+        if (bits == 4)
+            for (int i = 0; i < group; i += 8)
+                for (int l = 0; l < 8; l++) q[i + evens_first[l]] = rounded[i + l];
+        else
+            memcpy(q, rounded, group);
+        scale[g] = step;
+        zero[g] = -sum * (1 << (bits - 1));
+    }
+}
+
+ALWAYS int32_t word_of(const int8_t *q) {
+    int32_t word;
+    memcpy(&word, q, 4);
+    return word;
+}
+ALWAYS void store_block(const vf *sums, const float *bias, int count, float *y, int add) {
+    float out[BLOCK];
+    for (int h = 0; h < HALVES; h++) *(vf *)(out + h * LANES) = sums[h];
+    if (count == BLOCK && !bias && !add) {
+        memcpy(y, out, sizeof out);
+        return;
+    }
+    for (int n = 0; n < count; n++) {
+        float value = out[n] + (bias ? bias[n] : 0.0f);
+        y[n] = add ? y[n] + value : value;
+    }
+}
+
+// One block of 16 outputs with R rows of int8 activations. Sums of a group are exact integers.
+ALWAYS void int8_block(int bits, int R, const uint8_t *p, int groups, int group, const Input *in, int row, vf *out) {
+    const int words = group * bits / 32;
+    const int8_t *q = in->q + (size_t)row * in->ld;
+    const float *scale = in->scale + (size_t)row * groups;
+    const int32_t *zero = in->zero + (size_t)row * groups;
+    vf sums[FEW][HALVES];
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < HALVES; h++) sums[r][h] = (vf){0};
+    for (int g = 0; g < groups; g++, q += group) {
+        const uint8_t *scales = p + 64 * words;
+        for (int h = 0; h < HALVES; h++) {
+            vi a[FEW], b = {0};  // two chains of sums where there are few
+            for (int r = 0; r < R; r++) a[r] = splati(zero[(size_t)r * groups + g]);
+            for (int j = 0; j < words; j++) {
+                if (h == 0) __builtin_prefetch(p + 64 * j + PREFETCH, 0, 3);
+                vu w = LOADU(p + 64 * j + 4 * LANES * h);
+                if (bits == 4) {
+                    vi low = (vi)(w & 0x0f0f0f0f), high = (vi)((w >> 4) & 0x0f0f0f0f);
+                    for (int r = 0; r < R; r++) {
+                        const int8_t *x = q + r * in->ld + 8 * j;
+                        a[r] = dot4(a[r], low, word_of(x));
+                        if (R == 1)
+                            b = dot4(b, high, word_of(x + 4));
+                        else
+                            a[r] = dot4(a[r], high, word_of(x + 4));
+                    }
+                } else
+                    for (int r = 0; r < R; r++)
+                        if (R == 1 && j % 2)
+                            b = dot8(b, (vi)w, word_of(q + r * in->ld + 4 * j));
+                        else
+                            a[r] = dot8(a[r], (vi)w, word_of(q + r * in->ld + 4 * j));
+            }
+            vf s = halves(scales + 2 * LANES * h);
+            if (R == 1) a[0] += b;
+            for (int r = 0; r < R; r++) sums[r][h] += TOF(a[r]) * s * scale[(size_t)r * groups + g];
+        }
+        p = scales + 2 * BLOCK;
+    }
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < HALVES; h++) out[r * HALVES + h] = sums[r][h];
+}
+
+// The same with float32 activations: weights exact, or rounded to bfloat16 where `bf16`.
+ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups, int group, const Input *in, int row,
+                        vf *out) {
+    const int per_word = 32 / bits, words = group / per_word;
+    const float *x = in->x + (size_t)row * in->ld;
+    vf sums[FEW][HALVES];
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < HALVES; h++) sums[r][h] = (vf){0};
+    for (int g = 0; g < groups; g++, x += group) {
+        const uint8_t *scales = p + 64 * words;
+        for (int h = 0; h < HALVES; h++) {
+            vf s = halves(scales + 2 * LANES * h), part[FEW];
+            for (int r = 0; r < R; r++) {
+                part[r] = (vf){0};
+                if (bf16) part[r] = sums[r][h];
+            }
+            for (int j = 0; j < words; j++) {
+                if (h == 0) __builtin_prefetch(p + 64 * j + PREFETCH, 0, 3);
+                vu w = LOADU(p + 64 * j + 4 * LANES * h);
+#pragma GCC unroll 8
+                for (int k = 0; k < per_word; k++) {
+                    vf v;
+                    if (bits == 4)
+                        v = nibble(w, k);
+                    else
+                        v = TOF((vi)((w >> (8 * k)) & 255) - 128);
+                    if (bf16) v = bf16_of(v * s);
+                    for (int r = 0; r < R; r++) part[r] += v * x[r * in->ld + per_word * j + k];
+                }
+            }
+            for (int r = 0; r < R; r++)
+                if (bf16)
+                    sums[r][h] = part[r];
+                else
+                    sums[r][h] += part[r] * s;
+        }
+        p = scales + 2 * BLOCK;
+    }
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < HALVES; h++) out[r * HALVES + h] = sums[r][h];
+}
+
+// 4 outputs of a row-major matrix with R rows. Values that do not fill a vector come last.
+ALWAYS vf bf16_load(const uint16_t *p) {
+    typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+    return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
+}
+ALWAYS void dense_rows(int bf16, int R, int outputs, const void *weight, int in, const Input *input, int row, float *out) {
+    const float *x = input->x + (size_t)row * input->ld;
+    vf sums[4][4];
+    for (int o = 0; o < outputs; o++)
+        for (int r = 0; r < R; r++) sums[o][r] = (vf){0};
+    const size_t bytes = (size_t)in * (bf16 ? 2 : 4);
+    const int whole = in - in % LANES;
+    for (int i = 0; i < whole; i += LANES) {
+        vf v[4];
+        for (int o = 0; o < outputs; o++) {
+            const uint8_t *p = (const uint8_t *)weight + o * bytes;
+            if (bf16)
+                v[o] = bf16_load((const uint16_t *)p + i);
+            else
+                v[o] = LOADF((const float *)p + i);
+            if (i % (64 / (bf16 ? 2 : 4)) == 0) __builtin_prefetch(p + (size_t)i * (bf16 ? 2 : 4) + DENSE_PREFETCH, 0, 3);
+        }
+        for (int o = 0; o < outputs; o++)
+            for (int r = 0; r < R; r++) sums[o][r] += v[o] * LOADF(x + r * input->ld + i);
+    }
+    for (int o = 0; o < outputs; o++)
+        for (int r = 0; r < R; r++) {
+            float sum = total(sums[o][r]);
+            for (int i = whole; i < in; i++) {
+                float v = ((const float *)weight)[bf16 ? 0 : (size_t)o * in + i];
+                if (bf16) {
+                    uint32_t u = (uint32_t)((const uint16_t *)weight)[(size_t)o * in + i] << 16;
+                    memcpy(&v, &u, 4);
+                }
+                sum += v * x[r * input->ld + i];
+            }
+            out[r * BLOCK + o] = sum;
+        }
+}
+ALWAYS void dense_block(int bf16, int R, const Linear *l, const Input *in, int row, int first, int count, float *y,
+                        size_t ldy, int add) {
+    float out[4 * BLOCK];
+    const size_t bytes = (size_t)l->in * (bf16 ? 2 : 4);
+    for (int o = 0; o < count; o += 4) {
+        const void *w = (const uint8_t *)l->weight + (size_t)(first + o) * bytes;
+        if (count - o >= 4)
+            dense_rows(bf16, R, 4, w, l->in, in, row, out + o);
+        else
+            for (int n = o; n < count; n++)
+                dense_rows(bf16, R, 1, (const uint8_t *)w + (n - o) * bytes, l->in, in, row, out + n);
+    }
+    for (int r = 0; r < R; r++)
+        for (int o = 0; o < count; o++) {
+            float value = out[r * BLOCK + o] + (l->bias ? l->bias[first + o] : 0.0f);
+            float *to = y + (row + r) * ldy + o;
+            *to = add ? *to + value : value;
+        }
+}
+
+#define EACH_OF_FOUR(R, CALL) \
+    switch (R) { case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; default: CALL(4); }
+#define EACH_COUNT(R, CALL)                                                                   \
+    switch (R) {                                                                              \
+        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;               \
+        case 4: CALL(4); break; case 5: CALL(5); break; case 6: CALL(6); break;               \
+        case 7: CALL(7); break; default: CALL(8);                                             \
+    }
+
+#define PRODUCT(name, CALL)                                                                                  \
+    static void NAME(name)(const Linear *l, const Input *in, const uint8_t *p, int row, int R, vf *out) {    \
+        const int groups = l->in / l->group, group = l->group;                                               \
+        EACH_COUNT(R, CALL)                                                                                  \
+    }
+#define CALL(n) int8_block(4, n, p, groups, group, in, row, out)
+PRODUCT(int4_int8, CALL)
+#undef CALL
+#define CALL(n) int8_block(8, n, p, groups, group, in, row, out)
+PRODUCT(int8_int8, CALL)
+#undef CALL
+#define CALL(n) float_block(4, 0, n, p, groups, group, in, row, out)
+PRODUCT(int4_fp32, CALL)
+#undef CALL
+#define CALL(n) float_block(8, 0, n, p, groups, group, in, row, out)
+PRODUCT(int8_fp32, CALL)
+#undef CALL
+#define CALL(n) float_block(4, 1, n, p, groups, group, in, row, out)
+PRODUCT(int4_bf16, CALL)
+#undef CALL
+#define CALL(n) float_block(8, 1, n, p, groups, group, in, row, out)
+PRODUCT(int8_bf16, CALL)
+#undef CALL
+
+// Outputs of the blocks [first, last) for all rows: y[r, o], or added to it.
+static void NAME(blocks)(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
+    for (int b = first; b < last; b++) {
+        const int start = b * BLOCK, count = l->out - start < BLOCK ? l->out - start : BLOCK;
+        if (l->format == FP32 || l->format == BF16) {
+            for (int row = 0; row < in->rows;) {
+                const int R = in->rows - row >= 4 ? 4 : in->rows - row;
+#define CALL(n) dense_block(0, n, l, in, row, start, count, y + start, ldy, add)
+#define CALL_BF16(n) dense_block(1, n, l, in, row, start, count, y + start, ldy, add)
+                if (l->format == FP32)
+                    EACH_OF_FOUR(R, CALL)
+                else
+                    EACH_OF_FOUR(R, CALL_BF16)
+#undef CALL
+#undef CALL_BF16
+                row += R;
+            }
+            continue;
+        }
+        const uint8_t *p = (const uint8_t *)l->weight + (size_t)b * block_bytes(l);
+        for (int row = 0; row < in->rows; row += FEW) {
+            const int R = in->rows - row < FEW ? in->rows - row : FEW;
+            vf out[FEW * HALVES];
+            if (l->compute == WITH_INT8)
+                (l->format == INT4 ? NAME(int4_int8) : NAME(int8_int8))(l, in, p, row, R, out);
+            else if (l->compute == WITH_FP32)
+                (l->format == INT4 ? NAME(int4_fp32) : NAME(int8_fp32))(l, in, p, row, R, out);
+            else
+                (l->format == INT4 ? NAME(int4_bf16) : NAME(int8_bf16))(l, in, p, row, R, out);
+            for (int r = 0; r < R; r++)
+                store_block(out + r * HALVES, l->bias ? l->bias + start : 0, count, y + (row + r) * ldy + start, add);
+        }
+    }
+}
+
+static void NAME(rms_norm)(const float *x, const float *weight, int n, float eps, float *y) {
+    vf squares = {0};
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) squares += LOADF(x + i) * LOADF(x + i);
+    float sum = total(squares);
+    for (int k = i; k < n; k++) sum += x[k] * x[k];
+    const float factor = 1.0f / sqrtf(sum / n + eps);
+    for (i = 0; i + LANES <= n; i += LANES) *(vf *)(y + i) = LOADF(x + i) * factor * LOADF(weight + i);
+    for (; i < n; i++) y[i] = x[i] * factor * weight[i];
+}
+
+static void NAME(swiglu)(const float *gate, const float *up, int n, float *y) {
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vf g = LOADF(gate + i);
+        *(vf *)(y + i) = g / (1.0f + exponential(-g)) * LOADF(up + i);
+    }
+    for (; i < n; i++) y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
+}
+
+// Queries [heads, head_dim] of one key head over some positions: for each the mix of values by e^(score - largest), the
+// largest score and the sum of the weights.
+static void NAME(attend)(const float *queries, int heads, int head_dim, const float *keys, const float *values,
+                         int positions, float *mixed, float *largest, float *sum) {
+    float weights[ATTENTION_CHUNK + 16];
+    const int whole = head_dim - head_dim % LANES;
+    for (int head = 0; head < heads; head++) {
+        const float *query = queries + (size_t)head * head_dim;
+        float most = -INFINITY;
+        int t = 0;
+        for (; t < positions; t++) {
+            const float *key = keys + (size_t)t * head_dim;
+            vf dot = {0};
+            for (int i = 0; i < whole; i += LANES) dot += LOADF(query + i) * LOADF(key + i);
+            float score = total(dot);
+            for (int i = whole; i < head_dim; i++) score += query[i] * key[i];
+            weights[t] = score;
+            most = score > most || score != score ? score : most;
+        }
+        for (; t % LANES; t++) weights[t] = -INFINITY;
+        vf sums = {0};
+        for (int i = 0; i < t; i += LANES) {
+            vf e = exponential(LOADF(weights + i) - most);
+            e = pick((vi)(LOADF(weights + i) == splat(-INFINITY)), splat(0), e);
+            *(vf *)(weights + i) = e;
+            sums += e;
+        }
+        largest[head] = most;
+        sum[head] = total(sums);
+        float *mix = mixed + (size_t)head * head_dim;
+        memset(mix, 0, 4 * (size_t)head_dim);
+        for (t = 0; t < positions; t++) {
+            const float *value = values + (size_t)t * head_dim;
+            for (int i = 0; i < whole; i += LANES) *(vf *)(mix + i) += weights[t] * LOADF(value + i);
+            for (int i = whole; i < head_dim; i++) mix[i] += weights[t] * value[i];
+        }
+    }
+}
+
+const Level LEVEL = {LABEL, NAME(quantize), NAME(round_bf16), NAME(blocks), NAME(rms_norm), NAME(swiglu), NAME(attend)};

@@ -1,0 +1,28 @@
+// AVX-512 with VNNI: Cascade Lake (2019), Zen 4 (2022) and later.
+#include "native.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "instructions.h"
+
+INSTRUCTIONS("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+#define LANES 16
+#define HALVES 1
+#define DENSE_PREFETCH 2048
+#define NAME(x) avx512_##x
+#define LEVEL avx512_level
+#define LABEL "avx512"
+#define nearest(v) ((vi)_mm512_cvtps_epi32((__m512)(v)))
+#define halves(p) ((vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p))))
+#define dot4(sums, w, x) ((vi)_mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(w), _mm512_set1_epi32(x)))
+#define dot8 dot4
+// The table takes its index from the lowest 4 bits of each lane.
+#define nibble(w, p) ((vf)_mm512_permutexvar_ps((__m512i)((w) >> (4 * (p))), avx512_values()))
+
+static inline __attribute__((always_inline)) __m512 avx512_values(void) {
+    return _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+}
+
+#include "level.h"
+INSTRUCTIONS_END
+#endif

@@ -1,0 +1,23 @@
+// AVX2 with AVX-VNNI: Alder Lake (2021) and later laptops.
+#include "native.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "instructions.h"
+
+INSTRUCTIONS("avx2,fma,f16c,avxvnni")
+#define LANES 8
+#define HALVES 2
+#define DENSE_PREFETCH 2048
+#define NAME(x) avx_vnni_##x
+#define LEVEL avx_vnni_level
+#define LABEL "avx_vnni"
+#define nearest(v) ((vi)_mm256_cvtps_epi32((__m256)(v)))
+#define halves(p) ((vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
+#define nibble(w, p) TOF((vi)((w >> (4 * (p))) & 15) - 8)
+#define dot4(sums, w, x) ((vi)_mm256_dpbusd_avx_epi32((__m256i)(sums), (__m256i)(w), _mm256_set1_epi32(x)))
+#define dot8 dot4
+
+#include "level.h"
+INSTRUCTIONS_END
+#endif

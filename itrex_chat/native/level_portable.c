@@ -1,0 +1,52 @@
+// Any processor: plain C.
+#include "native.h"
+
+#define LANES 4
+#define HALVES 4
+#define DENSE_PREFETCH 2048
+#define NAME(x) portable_##x
+#define LEVEL portable_level
+#define LABEL "portable"
+#define halves portable_halves
+#define nearest portable_nearest
+#define dot4 portable_dot
+#define dot8 portable_dot
+#define nibble(w, p) TOF((vi)((w >> (4 * (p))) & 15) - 8)
+typedef float portable_vf __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t portable_vi __attribute__((vector_size(16), aligned(4), may_alias));
+
+#include <math.h>
+#include <string.h>
+
+static inline portable_vf portable_halves(const uint8_t *p) {
+    portable_vf out;
+    for (int i = 0; i < 4; i++) {
+        uint16_t half;
+        memcpy(&half, p + 2 * i, 2);
+        uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
+        float value;
+        memcpy(&value, &magnitude, 4);
+        value *= 0x1p112f;  // the exponent's bias; right for subnormal values too
+        if ((half & 0x7c00) == 0x7c00) magnitude |= 0x7f800000, memcpy(&value, &magnitude, 4);
+        uint32_t bitmap;
+        memcpy(&bitmap, &value, 4);
+        bitmap |= sign;
+        memcpy(&value, &bitmap, 4);
+        out[i] = value;
+    }
+    return out;
+}
+
+static inline portable_vi portable_nearest(portable_vf v) {
+    portable_vi out;
+    for (int i = 0; i < 4; i++) out[i] = (int32_t)lrintf(v[i]);
+    return out;
+}
+
+static inline portable_vi portable_dot(portable_vi sums, portable_vi w, int32_t x) {
+    portable_vi total = sums;
+    for (int k = 0; k < 4; k++) total += ((w >> (8 * k)) & 255) * (int32_t)(int8_t)((uint32_t)x >> (8 * k));
+    return total;
+}
+
+#include "level.h"

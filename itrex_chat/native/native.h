@@ -1,0 +1,89 @@
+// The plain C interface of the native kernels, and what its files share.
+//
+// Matrices that are quantized lie in blocks of 16 outputs. A block is a stream of groups; a group is its integers, in
+// words of 64 bytes (4 for each output: 8 inputs of 4 bits or 4 of 8 bits, as GPTQ packs them), and then its 16 float16
+// scales. One product reads the stream from its start to its end.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#define BLOCK 16       // outputs
+#define FEW 8          // rows that one pass over the weights serves
+#define ROWS 16        // rows that a decode step takes at most
+#define PREFETCH 4608  // bytes ahead of the reading
+#define ATTENTION_CHUNK 256  // positions of the cache that are attended to at a time
+
+#ifdef _WIN32
+#define EXPORT __declspec(dllexport)
+#else
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+enum Format { FP32, BF16, INT4, INT8 };
+enum Compute { WITH_INT8, WITH_BF16, WITH_FP32 };  // what activations are rounded to
+
+// A matrix [out, in]: row-major in FP32 and BF16, in blocks in INT4 and INT8. `next` is one whose outputs follow.
+typedef struct Linear {
+    int32_t format, compute, in, out, group, reserved;
+    const void *weight;
+    const float *bias;
+    const struct Linear *next;
+} Linear;
+
+typedef struct {
+    const float *attention_norm, *mlp_norm, *query_norm, *key_norm, *after_attention_norm, *after_mlp_norm;
+    const Linear *qkv, *output, *gate_up, *down;
+    int64_t window;  // positions attended to; 0 for all
+} Layer;
+
+typedef struct {
+    int32_t layers, hidden, inner, heads, kv_heads, head_dim, rotated, interleaved, vocabulary;
+    float eps;
+    const Layer *layer;
+    const float *norm;
+    const Linear *head;
+} Model;
+
+// Keys and values float32 [layers, batch, kv_heads, capacity, head_dim]; cosine and sine [tables, capacity, rotated/2].
+typedef struct {
+    float *keys, *values;
+    const float *cos, *sin;
+    int64_t batch, capacity, tables;
+} Cache;
+
+// The inputs of a product, rounded as its matrix wants them.
+typedef struct {
+    int32_t rows, in, groups;
+    size_t ld;           // between rows of x and q
+    const float *x;      // as they were, or rounded to bfloat16
+    const int8_t *q;     // rounded to int8, of 8 neighbours the even ones first where the matrix has 4 bits
+    const float *scale;  // [rows, groups]
+    const int32_t *zero; // [rows, groups]: what the zero point adds to a group's sum, negated
+} Input;
+
+// The inner loops, compiled once for each set of instructions.
+typedef struct {
+    const char *name;
+    void (*quantize)(const float *x, int in, int group, int bits, int8_t *q, float *scale, int32_t *zero);
+    void (*round_bf16)(const float *x, int n, float *y);
+    void (*blocks)(const Linear *, const Input *, int first, int last, float *y, size_t ldy, int add);
+    void (*rms_norm)(const float *x, const float *weight, int n, float eps, float *y);
+    void (*swiglu)(const float *gate, const float *up, int n, float *y);
+    void (*attend)(const float *queries, int heads, int head_dim, const float *keys, const float *values, int positions,
+                   float *mixed, float *largest, float *sum);
+} Level;
+
+extern const Level portable_level, avx2_level, avx_vnni_level, avx512_level;
+const Level *level(void);
+int has_amx(void);
+int has_vnni512(void);
+
+static inline size_t group_bytes(int bits, int group) { return (size_t)BLOCK * group * bits / 8 + 2 * BLOCK; }
+static inline size_t block_bytes(const Linear *l) {
+    return (size_t)(l->in / l->group) * group_bytes(l->format == INT4 ? 4 : 8, l->group);
+}
+static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLOCK; }
+
+// Many rows.
+typedef void (*Gemm)(const Linear *, const Input *, int first, int last, float *y, size_t ldy, void *scratch);
+void vnni_gemm(const Linear *, const Input *, int first, int last, float *y, size_t ldy);

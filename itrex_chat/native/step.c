@@ -1,0 +1,274 @@
+// One decode step: some rows, each the next token of a sequence, through all blocks of the decoder.
+//
+// All threads go through the layers side by side and meet at barriers. What is small (norms, rounding of activations)
+// each thread computes for itself; products are shared out by outputs and attention by heads and chunks of positions, so
+// that no sum depends on the number of threads, nor a row's values on the other rows.
+#include "native.h"
+
+#include <math.h>
+#include <omp.h>
+#include <string.h>
+
+size_t input_bytes(const Linear *l, int rows);
+Input prepare(const Linear *l, int rows, const float *x, size_t ldx, void *memory);
+
+#define CHUNK_BYTES (256 << 10)
+#define WARM_BYTES (32 << 10)
+
+typedef struct {
+    const Model *m;
+    const Cache *c;
+    int rows, threads;
+    float *x;                          // [rows, hidden]
+    const int64_t *sequence, *position;  // [rows]
+    const float *query_scale;          // [rows] or NULL
+    float *qkv, *mixed, *gate_up, *y;  // [rows, …]
+    float *parts, *largest, *sums;     // [rows, heads, chunks, …]
+    int chunks;
+    int *taken;                        // chunks of each product that threads have taken
+} Step;
+
+typedef struct {
+    int number, product;
+    float *row;    // [rows, widest]: a norm's output
+    void *rounded; // what `prepare` writes
+} Thread;
+
+static size_t up(size_t n) { return (n + 255) / 256 * 256; }
+static int larger(int a, int b) { return a > b ? a : b; }
+static int queries(const Model *m) { return m->heads * m->head_dim; }
+static int widest(const Model *m) { return larger(larger(m->hidden, m->inner), queries(m)); }
+static int parts_of(const Linear *l) { return l ? 1 + parts_of(l->next) : 0; }
+
+static size_t most_rounded(const Linear *l, int rows, size_t most) {
+    for (; l; l = l->next)
+        if (input_bytes(l, rows) > most) most = input_bytes(l, rows);
+    return most;
+}
+static size_t thread_bytes(const Model *m, int rows) {
+    size_t most = most_rounded(m->head, rows, 0);
+    for (int n = 0; n < m->layers; n++) {
+        const Linear *of[] = {m->layer[n].qkv, m->layer[n].output, m->layer[n].gate_up, m->layer[n].down};
+        for (int i = 0; i < 4; i++) most = most_rounded(of[i], rows, most);
+    }
+    return up((size_t)4 * rows * widest(m)) + up(most);
+}
+static int products(const Model *m) {
+    int count = parts_of(m->head);
+    for (int n = 0; n < m->layers; n++)
+        count += parts_of(m->layer[n].qkv) + parts_of(m->layer[n].output) + parts_of(m->layer[n].gate_up) +
+                 parts_of(m->layer[n].down);
+    return count;
+}
+static int chunks_for(int64_t positions) { return (int)((positions + ATTENTION_CHUNK - 1) / ATTENTION_CHUNK); }
+
+// Lay the memory out from `at` (NULL to measure it); its size.
+static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
+    const Model *m = s->m;
+    const size_t rows = s->rows, heads = m->heads;
+    size_t size = 0;
+#define TAKE(type, count) (size += up((count) * sizeof(type)), (type *)(at + (size - up((count) * sizeof(type)))))
+    s->taken = TAKE(int, (size_t)products(m));
+    s->qkv = TAKE(float, rows * (heads + 2 * m->kv_heads) * m->head_dim);
+    s->mixed = TAKE(float, rows * heads * m->head_dim);
+    s->gate_up = TAKE(float, rows * 2 * m->inner);
+    s->y = TAKE(float, rows * m->hidden);
+    s->parts = TAKE(float, rows * heads * s->chunks * m->head_dim);
+    s->largest = TAKE(float, rows * heads * s->chunks);
+    s->sums = TAKE(float, rows * heads * s->chunks);
+    const size_t each = thread_bytes(m, s->rows);
+    for (int t = 0; t < s->threads; t++) {
+        uint8_t *own = TAKE(uint8_t, each);
+        if (threads)
+            threads[t] = (Thread){t, 0, (float *)own, own + up((size_t)4 * rows * widest(m))};
+    }
+#undef TAKE
+    return size;
+}
+
+static int chunk_of(const Linear *l, int threads) {
+    const size_t block = l->format > BF16 ? block_bytes(l) : (size_t)BLOCK * l->in * (l->format == BF16 ? 2 : 4);
+    int chunk = blocks_of(l) / (8 * threads);
+    const int most = (int)(CHUNK_BYTES / block);
+    if (chunk > most) chunk = most;
+    return chunk < 1 ? 1 : chunk;
+}
+
+// Fetch the beginning of what this thread reads first of the next matrix, while it would wait for the others.
+static void warm(const Linear *l, const Step *s, const Thread *t) {
+    const size_t block = l->format > BF16 ? block_bytes(l) : (size_t)BLOCK * l->in * (l->format == BF16 ? 2 : 4);
+    const int first = t->number * chunk_of(l, s->threads);
+    if (first >= blocks_of(l)) return;
+    const uint8_t *p = (const uint8_t *)l->weight + first * block;
+    const size_t bytes = block < WARM_BYTES ? block : WARM_BYTES;
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
+}
+
+// y[rows, out] = x[rows, in] · matrixᵀ + bias, or added to y; every thread its share of the outputs.
+static void multiply(Step *s, Thread *t, const Linear *l, const float *x, size_t ldx, float *y, size_t ldy, int add) {
+    for (; l; y += l->out, l = l->next) {
+        const Input in = prepare(l, s->rows, x, ldx, t->rounded);
+        const int blocks = blocks_of(l), chunk = chunk_of(l, s->threads);
+        int *taken = &s->taken[t->product++];
+        for (int first = t->number * chunk; first < blocks;
+             first = (s->threads + __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED)) * chunk) {
+            const int last = first + chunk < blocks ? first + chunk : blocks;
+            level()->blocks(l, &in, first, last, y, ldy, add);
+        }
+    }
+}
+
+static const float *normed(const Step *s, Thread *t, const float *weight) {
+    const Model *m = s->m;
+    for (int r = 0; r < s->rows; r++)
+        level()->rms_norm(s->x + (size_t)r * m->hidden, weight, m->hidden, m->eps, t->row + (size_t)r * m->hidden);
+    return t->row;
+}
+
+// Turn the rotated channels of a head by the angles of its position (arXiv:2104.09864).
+static void turn(const Model *m, float *x, const float *cos, const float *sin) {
+    const int half = m->rotated / 2, step = m->interleaved ? 2 : 1, apart = m->interleaved ? 1 : half;
+    for (int i = 0; i < half; i++) {
+        const float a = x[i * step], b = x[i * step + apart];
+        x[i * step] = a * cos[i] - b * sin[i];
+        x[i * step + apart] = b * cos[i] + a * sin[i];
+    }
+}
+
+static float *cached(const Step *s, float *of, int layer, int row, int kv_head) {
+    const Model *m = s->m;
+    const Cache *c = s->c;
+    return of + (((size_t)layer * c->batch + s->sequence[row]) * m->kv_heads + kv_head) * c->capacity * m->head_dim;
+}
+
+// Turn one head of a row's queries, or one of its keys, which goes to the cache with its values.
+static void place(const Step *s, int n, int row, int head) {
+    const Model *m = s->m;
+    const Layer *layer = &m->layer[n];
+    const int d = m->head_dim, key = head - m->heads;
+    float *x = s->qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d;
+    const float *norm = key < 0 ? layer->query_norm : layer->key_norm;
+    if (norm) level()->rms_norm(x, norm, d, m->eps, x);
+    const int64_t table = s->c->tables == 1 ? 0 : s->sequence[row];
+    const size_t angle = (table * s->c->capacity + s->position[row]) * (m->rotated / 2);
+    turn(m, x, s->c->cos + angle, s->c->sin + angle);
+    if (key >= 0) {
+        const size_t at = (size_t)s->position[row] * d;
+        memcpy(cached(s, s->c->keys, n, row, key) + at, x, 4 * d);
+        memcpy(cached(s, s->c->values, n, row, key) + at, x + (size_t)m->kv_heads * d, 4 * d);
+        return;
+    }
+    const float factor = (s->query_scale ? s->query_scale[row] : 1.0f) / sqrtf((float)d);
+    for (int i = 0; i < d; i++) x[i] *= factor;
+}
+
+static void attend(const Step *s, int n, int row, int kv_head, int chunk) {
+    const Model *m = s->m;
+    const int64_t window = m->layer[n].window, end = s->position[row] + 1;
+    const int64_t first = (window && end > window ? end - window : 0) + (int64_t)chunk * ATTENTION_CHUNK;
+    if (first >= end) return;
+    const int count = end - first < ATTENTION_CHUNK ? (int)(end - first) : ATTENTION_CHUNK;
+    const int group = m->heads / m->kv_heads, d = m->head_dim, head = kv_head * group;
+    float mixed[group * d], largest[group], sums[group];
+    level()->attend(s->qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
+                    cached(s, s->c->keys, n, row, kv_head) + (size_t)first * d,
+                    cached(s, s->c->values, n, row, kv_head) + (size_t)first * d, count, mixed, largest, sums);
+    for (int i = 0; i < group; i++) {
+        const size_t at = ((size_t)row * m->heads + head + i) * s->chunks + chunk;
+        memcpy(s->parts + at * d, mixed + (size_t)i * d, 4 * d);
+        s->largest[at] = largest[i];
+        s->sums[at] = sums[i];
+    }
+}
+
+// Put the chunks of a head together, in their order.
+static void join(const Step *s, int n, int row, int head) {
+    const Model *m = s->m;
+    const int d = m->head_dim;
+    const int64_t window = m->layer[n].window, end = s->position[row] + 1;
+    const int chunks = chunks_for(window && end > window ? window : end);
+    const size_t at = ((size_t)row * m->heads + head) * s->chunks;
+    float most = -INFINITY, sum = 0, *out = s->mixed + ((size_t)row * m->heads + head) * d;
+    for (int c = 0; c < chunks; c++) most = s->largest[at + c] > most ? s->largest[at + c] : most;
+    memset(out, 0, 4 * d);
+    for (int c = 0; c < chunks; c++) {
+        const float weight = c == 0 && chunks == 1 ? 1.0f : expf(s->largest[at + c] - most);
+        sum += weight * s->sums[at + c];
+        for (int i = 0; i < d; i++) out[i] += weight * s->parts[(at + c) * d + i];
+    }
+    for (int i = 0; i < d; i++) out[i] /= sum;
+}
+
+// x += y, or its norm.
+static void add_normed(Step *s, const float *weight) {
+    const int hidden = s->m->hidden;
+#pragma omp for schedule(static)
+    for (int r = 0; r < s->rows; r++) {
+        float *y = s->y + (size_t)r * hidden, *x = s->x + (size_t)r * hidden;
+        level()->rms_norm(y, weight, hidden, s->m->eps, y);
+        for (int i = 0; i < hidden; i++) x[i] += y[i];
+    }
+}
+
+static void run_layer(Step *s, Thread *t, int n) {
+    const Model *m = s->m;
+    const Layer *layer = &m->layer[n];
+    const int qkv = (m->heads + 2 * m->kv_heads) * m->head_dim;
+    multiply(s, t, layer->qkv, normed(s, t, layer->attention_norm), m->hidden, s->qkv, qkv, 0);
+#pragma omp barrier
+#pragma omp for collapse(2) schedule(static)
+    for (int row = 0; row < s->rows; row++)
+        for (int head = 0; head < m->heads + m->kv_heads; head++) place(s, n, row, head);
+#pragma omp for collapse(3) schedule(dynamic)
+    for (int row = 0; row < s->rows; row++)
+        for (int head = 0; head < m->kv_heads; head++)
+            for (int chunk = 0; chunk < s->chunks; chunk++) attend(s, n, row, head, chunk);
+#pragma omp for collapse(2) schedule(static) nowait
+    for (int row = 0; row < s->rows; row++)
+        for (int head = 0; head < m->heads; head++) join(s, n, row, head);
+    warm(layer->output, s, t);
+#pragma omp barrier
+    multiply(s, t, layer->output, s->mixed, queries(m), layer->after_attention_norm ? s->y : s->x, m->hidden,
+             !layer->after_attention_norm);
+    warm(layer->gate_up, s, t);
+#pragma omp barrier
+    if (layer->after_attention_norm) add_normed(s, layer->after_attention_norm);
+    multiply(s, t, layer->gate_up, normed(s, t, layer->mlp_norm), m->hidden, s->gate_up, 2 * m->inner, 0);
+    warm(layer->down, s, t);
+#pragma omp barrier
+    for (int r = 0; r < s->rows; r++) {
+        const float *gate = s->gate_up + (size_t)r * 2 * m->inner;
+        level()->swiglu(gate, gate + m->inner, m->inner, t->row + (size_t)r * m->inner);
+    }
+    multiply(s, t, layer->down, t->row, m->inner, layer->after_mlp_norm ? s->y : s->x, m->hidden, !layer->after_mlp_norm);
+    warm(n + 1 < m->layers ? m->layer[n + 1].qkv : m->head, s, t);
+#pragma omp barrier
+    if (layer->after_mlp_norm) add_normed(s, layer->after_mlp_norm);
+}
+
+// Bytes of `memory` for a step of these rows, the farthest of which is at position `end` - 1.
+EXPORT size_t itrex_step_bytes(const Model *m, int rows, int64_t end, int threads) {
+    Step s = {.m = m, .rows = rows, .threads = threads, .chunks = chunks_for(end)};
+    return lay_out(&s, NULL, NULL);
+}
+
+// Read a token in each row: x [rows, hidden] is its embedding (overwritten), its keys and values go to the cache at its
+// sequence and position, and what follows it to logits [rows, vocabulary].
+EXPORT void itrex_step(const Model *m, const Cache *c, int rows, float *x, const int64_t *sequence, const int64_t *position,
+                       const float *query_scale, float *logits, void *memory, int threads) {
+    int64_t end = 0;
+    for (int r = 0; r < rows; r++) end = position[r] + 1 > end ? position[r] + 1 : end;
+    Step s = {.m = m, .c = c, .rows = rows, .threads = threads, .x = x, .sequence = sequence, .position = position,
+              .query_scale = query_scale, .chunks = chunks_for(end)};
+    Thread all[threads];
+    lay_out(&s, all, memory);
+    memset(s.taken, 0, sizeof(int) * products(m));
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp single
+        s.threads = omp_get_num_threads();  // fewer than asked for, perhaps
+        Thread t = all[omp_get_thread_num()];
+        for (int n = 0; n < m->layers; n++) run_layer(&s, &t, n);
+        multiply(&s, &t, m->head, normed(&s, &t, m->norm), m->hidden, logits, m->vocabulary, 0);
+    }
+}
