@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from itrex_chat import progress
+from itrex_chat import large_pages, progress
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.layout import TensorSpec, tensors
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
@@ -68,7 +68,7 @@ class DenseWeights:
 
     def _matrix(self, specs: list[TensorSpec], dtype: torch.dtype) -> torch.Tensor:
         """The tensors below each other, converted a slab at a time."""
-        matrix = torch.empty(sum(spec.shape[0] for spec in specs), *specs[0].shape[1:], dtype=dtype)
+        matrix = large_pages.zeros(sum(spec.shape[0] for spec in specs), *specs[0].shape[1:], dtype=dtype)
         first = 0
         for spec in specs:
             for start, stop, values in self._checkpoint.slabs(spec, SLAB):

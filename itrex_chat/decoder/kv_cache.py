@@ -1,6 +1,7 @@
 """Keys and values of a batch of sequences, allocated once."""
 import torch
 
+from itrex_chat import large_pages
 from itrex_chat.decoder.config import DecoderConfig
 from itrex_chat.decoder.rotary import angles
 
@@ -18,7 +19,7 @@ class KVCache:
     def __init__(self, config: DecoderConfig, capacity: int, batch: int = 1):
         shape = (config.layers, batch, config.kv_heads, capacity, config.head_dim)
         self.config, self.capacity, self.batch = config, capacity, batch
-        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        self.keys, self.values = (large_pages.zeros(*shape, dtype=torch.float32) for _ in range(2))
         self.lengths = torch.zeros(batch, dtype=torch.int64)
         self.longest = 0
         self.cos = self.sin = None

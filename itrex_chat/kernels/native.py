@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from itrex_chat import native
+from itrex_chat import large_pages, native
 from itrex_chat.errors import KernelError
 from itrex_chat.language import _
 from itrex_chat.quantization.tensor import QuantizedTensor
@@ -60,8 +60,7 @@ class Native:
         weight = NativeWeight(torch.empty(0, dtype=torch.uint8), first.in_features,
                               sum(part.out_features for part in parts), first.bits, first.group_size, compute_dtype)
         layout, lib = weight.linear(), native.library()
-        blob = torch.empty(lib.itrex_packed_bytes(byref(layout)), dtype=torch.uint8)
-        lib.itrex_large_pages(blob.data_ptr(), blob.nbytes)
+        blob = large_pages.zeros(lib.itrex_packed_bytes(byref(layout)), dtype=torch.uint8)
         layout.weight, start = blob.data_ptr(), 0
         for part in parts:
             if part.in_features % part.group_size or part.scales.shape != (part.in_features // part.group_size,

@@ -55,7 +55,6 @@ class Cache(Structure):
 _FUNCTIONS = {
     "itrex_choose": (c_int, [c_char_p]),
     "itrex_level": (c_char_p, []),
-    "itrex_large_pages": (None, [c_void_p, c_size_t]),
     "itrex_packed_bytes": (c_size_t, [POINTER(Linear)]),
     "itrex_pack": (None, [POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int, c_int, c_int]),
     "itrex_unpack": (None, [POINTER(Linear), c_void_p, c_int]),

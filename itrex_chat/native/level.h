@@ -5,6 +5,7 @@
 //   dot4, dot8(sums, w, x)   to each int32 lane add the products of its 4 unsigned bytes with the 4 signed bytes of x
 //             (dot4: bytes below 16)
 //   nearest(v)    floats to int32, halves to even
+//   total(v)      the sum of the lanes
 //   nibble(w, p)  nibble p of each 32-bit lane, less 8, as float
 // and has chosen the instructions. Vectors are GCC's and Clang's own.
 #include <math.h>
@@ -22,11 +23,6 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 ALWAYS vf splat(float x) { return x - (vf){0}; }
 ALWAYS vi splati(int32_t x) { return x - (vi){0}; }
 ALWAYS vf pick(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
-ALWAYS float total(vf v) {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
-}
 ALWAYS vf bf16_of(vf x) {  // round to nearest even; NaN stays NaN
     vu u = (vu)x;
     vu rounded = (u + 0x7fff + ((u >> 16) & 1)) & 0xffff0000u;
@@ -262,6 +258,8 @@ ALWAYS void dense_block(int bf16, int R, const Linear *l, const Input *in, int r
         }
 }
 
+#define KEYS_AHEAD 16  // positions
+#define HEADS 4  // that share the reading of keys and values
 #define EACH_OF_FOUR(R, CALL) \
     switch (R) { case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; default: CALL(4); }
 #define EACH_COUNT(R, CALL)                                                                   \
@@ -350,42 +348,88 @@ static void NAME(swiglu)(const float *gate, const float *up, int n, float *y) {
     for (; i < n; i++) y[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+// Scores of H queries with each key: weights[h][t].
+ALWAYS void score_keys(int H, const float *queries, int head_dim, const float *keys, int positions,
+                       float weights[][ATTENTION_CHUNK + 16]) {
+    const int whole = head_dim - head_dim % LANES;
+    for (int t = 0; t < positions; t++) {
+        const float *key = keys + (size_t)t * head_dim;
+        vf dots[HEADS];
+        for (int h = 0; h < H; h++) dots[h] = (vf){0};
+        for (int i = 0; i < whole; i += LANES) {
+            if (i % 16 == 0) __builtin_prefetch(key + i + KEYS_AHEAD * head_dim, 0, 3);
+            const vf k = LOADF(key + i);
+            for (int h = 0; h < H; h++) dots[h] += LOADF(queries + h * head_dim + i) * k;
+        }
+        for (int h = 0; h < H; h++) {
+            float score = total(dots[h]);
+            for (int i = whole; i < head_dim; i++) score += queries[h * head_dim + i] * key[i];
+            weights[h][t] = score;
+        }
+    }
+}
+
+// e^(score - largest) in place, zeros up to a whole vector; the largest and the sum.
+static void NAME(weigh)(float *weights, int positions, float *largest, float *sum) {
+    float most = -INFINITY;
+    for (int t = 0; t < positions; t++) most = weights[t] > most || weights[t] != weights[t] ? weights[t] : most;
+    int t = positions;
+    for (; t % LANES; t++) weights[t] = -INFINITY;
+    vf sums = {0};
+    for (int i = 0; i < t; i += LANES) {
+        const vf score = LOADF(weights + i);
+        const vf e = pick((vi)(score == splat(-INFINITY)), splat(0), exponential(score - most));
+        *(vf *)(weights + i) = e;
+        sums += e;
+    }
+    *largest = most;
+    *sum = total(sums);
+}
+
+// For H heads the weighted sum of some channels of the values, `vectors` of them side by side in registers.
+ALWAYS void mix_values(int H, int vectors, float weights[][ATTENTION_CHUNK + 16], const float *values, int head_dim,
+                       int positions, float *mix) {
+    vf sums[HEADS][2];
+    for (int h = 0; h < H; h++)
+        for (int v = 0; v < vectors; v++) sums[h][v] = (vf){0};
+    for (int t = 0; t < positions; t++)
+        for (int v = 0; v < vectors; v++) {
+            const float *p = values + (size_t)t * head_dim + v * LANES;
+            if (v * LANES % 16 == 0) __builtin_prefetch(p + KEYS_AHEAD * head_dim, 0, 3);
+            const vf value = LOADF(p);
+            for (int h = 0; h < H; h++) sums[h][v] += weights[h][t] * value;
+        }
+    for (int h = 0; h < H; h++)
+        for (int v = 0; v < vectors; v++) *(vf *)(mix + h * head_dim + v * LANES) = sums[h][v];
+}
+
+ALWAYS void attend_heads(int H, const float *queries, int head_dim, const float *keys, const float *values, int positions,
+                         float *mixed, float *largest, float *sum) {
+    float weights[HEADS][ATTENTION_CHUNK + 16];
+    score_keys(H, queries, head_dim, keys, positions, weights);
+    for (int h = 0; h < H; h++) NAME(weigh)(weights[h], positions, largest + h, sum + h);
+    int i = 0;
+    for (; i + 2 * LANES <= head_dim; i += 2 * LANES) mix_values(H, 2, weights, values + i, head_dim, positions, mixed + i);
+    for (; i + LANES <= head_dim; i += LANES) mix_values(H, 1, weights, values + i, head_dim, positions, mixed + i);
+    for (; i < head_dim; i++)
+        for (int h = 0; h < H; h++) {
+            float sum_of = 0;
+            for (int t = 0; t < positions; t++) sum_of += weights[h][t] * values[(size_t)t * head_dim + i];
+            mixed[h * head_dim + i] = sum_of;
+        }
+}
+
 // Queries [heads, head_dim] of one key head over some positions: for each the mix of values by e^(score - largest), the
 // largest score and the sum of the weights.
 static void NAME(attend)(const float *queries, int heads, int head_dim, const float *keys, const float *values,
                          int positions, float *mixed, float *largest, float *sum) {
-    float weights[ATTENTION_CHUNK + 16];
-    const int whole = head_dim - head_dim % LANES;
-    for (int head = 0; head < heads; head++) {
-        const float *query = queries + (size_t)head * head_dim;
-        float most = -INFINITY;
-        int t = 0;
-        for (; t < positions; t++) {
-            const float *key = keys + (size_t)t * head_dim;
-            vf dot = {0};
-            for (int i = 0; i < whole; i += LANES) dot += LOADF(query + i) * LOADF(key + i);
-            float score = total(dot);
-            for (int i = whole; i < head_dim; i++) score += query[i] * key[i];
-            weights[t] = score;
-            most = score > most || score != score ? score : most;
-        }
-        for (; t % LANES; t++) weights[t] = -INFINITY;
-        vf sums = {0};
-        for (int i = 0; i < t; i += LANES) {
-            vf e = exponential(LOADF(weights + i) - most);
-            e = pick((vi)(LOADF(weights + i) == splat(-INFINITY)), splat(0), e);
-            *(vf *)(weights + i) = e;
-            sums += e;
-        }
-        largest[head] = most;
-        sum[head] = total(sums);
-        float *mix = mixed + (size_t)head * head_dim;
-        memset(mix, 0, 4 * (size_t)head_dim);
-        for (t = 0; t < positions; t++) {
-            const float *value = values + (size_t)t * head_dim;
-            for (int i = 0; i < whole; i += LANES) *(vf *)(mix + i) += weights[t] * LOADF(value + i);
-            for (int i = whole; i < head_dim; i++) mix[i] += weights[t] * value[i];
-        }
+    for (int head = 0; head < heads;) {
+        const size_t at = (size_t)head * head_dim;
+        const int H = heads - head < HEADS ? heads - head : HEADS;
+#define CALL(n) attend_heads(n, queries + at, head_dim, keys, values, positions, mixed + at, largest + head, sum + head)
+        EACH_OF_FOUR(H, CALL)
+#undef CALL
+        head += H;
     }
 }
 

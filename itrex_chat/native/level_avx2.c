@@ -14,6 +14,7 @@ INSTRUCTIONS("avx2,fma,f16c")
 #define LABEL "avx2"
 #define nearest(v) ((vi)_mm256_cvtps_epi32((__m256)(v)))
 #define halves(p) ((vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
+#define total(v) avx2_total((__m256)(v))
 #define nibble(w, p) TOF((vi)((w >> (4 * (p))) & 15) - 8)
 #define dot4(sums, w, x) ((vi)avx2_dot4((__m256i)(sums), (__m256i)(w), x))
 #define dot8(sums, w, x) ((vi)avx2_dot8((__m256i)(sums), (__m256i)(w), x))
@@ -29,6 +30,12 @@ static inline __attribute__((always_inline)) __m256i avx2_dot8(__m256i sums, __m
     __m256i pairs = _mm256_maddubs_epi16(high, _mm256_set1_epi32(x));
     sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(128)));
     return avx2_dot4(sums, _mm256_and_si256(w, _mm256_set1_epi8(127)), x);
+}
+
+static inline __attribute__((always_inline)) float avx2_total(__m256 v) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
 
 #include "level.h"

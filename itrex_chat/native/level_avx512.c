@@ -14,6 +14,7 @@ INSTRUCTIONS("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #define LABEL "avx512"
 #define nearest(v) ((vi)_mm512_cvtps_epi32((__m512)(v)))
 #define halves(p) ((vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p))))
+#define total(v) _mm512_reduce_add_ps((__m512)(v))
 #define dot4(sums, w, x) ((vi)_mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(w), _mm512_set1_epi32(x)))
 #define dot8 dot4
 // The table takes its index from the lowest 4 bits of each lane.

@@ -14,9 +14,16 @@ INSTRUCTIONS("avx2,fma,f16c,avxvnni")
 #define LABEL "avx_vnni"
 #define nearest(v) ((vi)_mm256_cvtps_epi32((__m256)(v)))
 #define halves(p) ((vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
+#define total(v) avx_vnni_total((__m256)(v))
 #define nibble(w, p) TOF((vi)((w >> (4 * (p))) & 15) - 8)
 #define dot4(sums, w, x) ((vi)_mm256_dpbusd_avx_epi32((__m256i)(sums), (__m256i)(w), _mm256_set1_epi32(x)))
 #define dot8 dot4
+
+static inline __attribute__((always_inline)) float avx_vnni_total(__m256 v) {
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
 
 #include "level.h"
 INSTRUCTIONS_END

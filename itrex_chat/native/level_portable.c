@@ -11,6 +11,7 @@
 #define nearest portable_nearest
 #define dot4 portable_dot
 #define dot8 portable_dot
+#define total(v) ((v)[0] + (v)[2] + ((v)[1] + (v)[3]))
 #define nibble(w, p) TOF((vi)((w >> (4 * (p))) & 15) - 8)
 typedef float portable_vf __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int32_t portable_vi __attribute__((vector_size(16), aligned(4), may_alias));

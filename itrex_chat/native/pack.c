@@ -3,20 +3,6 @@
 
 #include <omp.h>
 #include <string.h>
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
-// Ask for large pages, before memory is touched: reading a matrix once crosses many small ones.
-EXPORT void itrex_large_pages(void *memory, size_t size) {
-#ifdef __linux__
-    const size_t page = 1 << 21;
-    uintptr_t start = ((uintptr_t)memory + page - 1) / page * page, end = ((uintptr_t)memory + size) / page * page;
-    if (start < end) madvise((void *)start, end - start, MADV_HUGEPAGE);
-#else
-    (void)memory, (void)size;
-#endif
-}
 
 EXPORT size_t itrex_packed_bytes(const Linear *l) { return block_bytes(l) * blocks_of(l); }
 

@@ -12,7 +12,7 @@
 size_t input_bytes(const Linear *l, int rows);
 Input prepare(const Linear *l, int rows, const float *x, size_t ldx, void *memory);
 
-#define CHUNK_BYTES (256 << 10)
+#define CHUNK_BYTES (64 << 10)
 #define WARM_BYTES (32 << 10)
 
 typedef struct {
@@ -88,7 +88,7 @@ static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
 
 static int chunk_of(const Linear *l, int threads) {
     const size_t block = l->format > BF16 ? block_bytes(l) : (size_t)BLOCK * l->in * (l->format == BF16 ? 2 : 4);
-    int chunk = blocks_of(l) / (8 * threads);
+    int chunk = blocks_of(l) / (16 * threads);
     const int most = (int)(CHUNK_BYTES / block);
     if (chunk > most) chunk = most;
     return chunk < 1 ? 1 : chunk;
