@@ -39,7 +39,7 @@ def kernel(request):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_weights_are_the_same_to_the_last_bit(kernel, shape, weight_dtype, _bits, compute_dtype):
     weight = quantized(*shape, weight_dtype)
-    assert torch.equal(kernel.pack(weight, compute_dtype).dequantize(), weight.dequantize())
+    assert torch.equal(kernel.pack([weight], compute_dtype).dequantize(), weight.dequantize())
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 33, 70])
@@ -48,7 +48,7 @@ def test_the_weights_are_the_same_to_the_last_bit(kernel, shape, weight_dtype, _
 def test_fp32_activations_give_the_exact_product(kernel, shape, weight_dtype, _bits, rows):
     weight, x = quantized(*shape, weight_dtype), activations(rows, shape[1])
     exact = x.double() @ weight.dequantize().double().t()
-    error = (kernel.pack(weight, "fp32").matmul(x) - exact).abs()
+    error = (kernel.pack([weight], "fp32").matmul(x) - exact).abs()
     bound = 1e-6 * shape[1] ** 0.5 * (x.abs().double() @ weight.dequantize().abs().double().t()) + 1e-6
     assert (error <= bound).all()
 
@@ -64,7 +64,7 @@ def test_int8_activations_err_by_at_most_half_a_step_each(kernel, shape, rows):
     steps = x.reshape(rows, -1, group_size).abs().amax(-1) / 127
     sums = weight.dequantize().abs().reshape(shape[0], -1, group_size).sum(-1)
     bound = (steps.double() @ sums.double().t()) + 1e-5
-    error = (kernel.pack(weight, "int8").matmul(x) - exact).abs()
+    error = (kernel.pack([weight], "int8").matmul(x) - exact).abs()
     assert (error <= bound).all()
     assert error.max() > 0
 
@@ -75,13 +75,13 @@ def test_bf16_activations_err_by_the_rounding_of_both_factors(kernel, shape, row
     weight, x = quantized(*shape, "int4_clip"), activations(rows, shape[1])
     exact = x.double() @ weight.dequantize().double().t()
     bound = 2 ** -7 * (x.abs().double() @ weight.dequantize().abs().double().t()) + 1e-6
-    assert ((kernel.pack(weight, "bf16").matmul(x) - exact).abs() <= bound).all()
+    assert ((kernel.pack([weight], "bf16").matmul(x) - exact).abs() <= bound).all()
 
 
 @pytest.mark.parametrize("compute_dtype, closeness", [("int8", 0.02), ("bf16", 1e-4), ("fp32", 1e-5)])
 def test_all_kernels_agree(compute_dtype, closeness):
     weight, x = quantized(640, 384, 32, "int4_fullrange"), activations(9, 384)
-    first, *others = [kernel.pack(weight, compute_dtype).matmul(x) for kernel in available()]
+    first, *others = [kernel.pack([weight], compute_dtype).matmul(x) for kernel in available()]
     for other in others:
         assert (other - first).norm() <= closeness * first.norm()
 
@@ -89,7 +89,7 @@ def test_all_kernels_agree(compute_dtype, closeness):
 @pytest.mark.parametrize("value", [0.0, 1e-30, 6e-5, 1e4])
 def test_constant_and_extreme_weights_survive(kernel, value):
     weight = quantized(16, 64, 32, "int4_fullrange", scale=value)
-    product = kernel.pack(weight, "fp32").matmul(torch.ones(2, 64))
+    product = kernel.pack([weight], "fp32").matmul(torch.ones(2, 64))
     assert torch.isfinite(product).all()
     exact = torch.ones(2, 64).double() @ weight.dequantize().double().t()
     assert torch.allclose(product.double(), exact, rtol=1e-4, atol=1e-30 + 1e-4 * value)
@@ -98,7 +98,7 @@ def test_constant_and_extreme_weights_survive(kernel, value):
 def test_activations_of_zero_give_zero(kernel):
     weight = quantized(64, 64, 32, "int4_fullrange")
     for compute_dtype in ("int8", "bf16", "fp32"):
-        assert (kernel.pack(weight, compute_dtype).matmul(torch.zeros(3, 64)) == 0).all()
+        assert (kernel.pack([weight], compute_dtype).matmul(torch.zeros(3, 64)) == 0).all()
 
 
 def test_activation_rounding_is_symmetric_and_uses_the_whole_range():

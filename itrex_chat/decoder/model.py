@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from itrex_chat.decoder.config import DecoderConfig
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import Linear
+from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass
 from itrex_chat.decoder.rotary import turn
-from itrex_chat.decoder.step import NativeStep, fused
 from itrex_chat.native import STEP_ROWS
 
 
@@ -46,18 +46,19 @@ class Step:
 class Decoder:
     """A loaded variant. `embedding` [vocabulary, hidden] keeps its stored dtype.
 
-    `steps` holds the decode step in C where the layers are made for it.
+    `native` holds the pass with the native kernels where the layers are made
+    for it.
     """
     config: DecoderConfig
     embedding: torch.Tensor
     blocks: tuple[Block, ...]
     norm: torch.Tensor
     head: Linear
-    steps: list[NativeStep] = field(default_factory=list)
+    native: list[NativePass] = field(default_factory=list)
 
     def fuse(self) -> "Decoder":
-        """This decoder, with passes over a few tokens done by the C function where it can."""
-        self.steps[:] = filter(None, [fused(self)])
+        """This decoder, with the native kernels doing its passes where they can."""
+        self.native[:] = filter(None, [native_pass(self)])
         return self
 
     def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
@@ -77,28 +78,48 @@ class Decoder:
         if cache.longest + tokens > cache.capacity:
             raise ValueError(f"{tokens} more tokens than the {cache.longest} in a cache for {cache.capacity}")
         positions = cache.lengths[:, None] + torch.arange(tokens)
-        if self.steps and batch * tokens <= STEP_ROWS and counts is None:
-            return self._step(ids, cache, positions, all_logits)
+        if self.native and batch * tokens <= STEP_ROWS and counts is None:
+            logits = self._few(ids, cache, positions).reshape(batch, tokens, -1)
+            return logits.clone() if all_logits else logits[:, -1].clone()
         counts = counts or [tokens] * batch
-        step = Step(cache, *self._angles(cache, positions), positions, self._log_n_scale(positions))
         x = self.embedding[ids].float()
-        for number, block in enumerate(self.blocks):
-            x = self._block(number, block, x, step)
+        if self.native:
+            x = self.native[0].blocks(x.reshape(batch * tokens, -1), cache, self._rows(positions)).reshape(batch, tokens, -1)
+        else:
+            step = Step(cache, *self._angles(cache, positions), positions, self._log_n_scale(positions))
+            for number, block in enumerate(self.blocks):
+                x = self._block(number, block, x, step)
         cache.advance(counts)
         if not all_logits:
             x = x[torch.arange(batch), torch.tensor(counts) - 1]
         x = _rms_norm(x, self.norm, self.config.norm_eps)
         return self.head(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
-    def _step(self, ids: torch.Tensor, cache: KVCache, positions: torch.Tensor, all_logits: bool) -> torch.Tensor:
-        batch, tokens = ids.shape
+    @torch.inference_mode()
+    def decode(self, tokens: list[int], cache: KVCache) -> torch.Tensor:
+        """The logits after each of a few more tokens of one sequence, float32 [tokens, vocabulary].
+
+        As `forward`, with less around it; they may be overwritten by the next
+        call.
+        """
+        if not self.native or len(tokens) > STEP_ROWS:
+            return self.forward(torch.tensor([tokens]), cache, all_logits=True)[0]
+        start = cache.longest
+        if start + len(tokens) > cache.capacity:
+            raise ValueError(f"{len(tokens)} more tokens than the {start} in a cache for {cache.capacity}")
+        return self._few(torch.tensor([tokens]), cache, torch.arange(start, start + len(tokens))[None])
+
+    def _few(self, ids: torch.Tensor, cache: KVCache, positions: torch.Tensor) -> torch.Tensor:
+        logits = self.native[0].step(self.embedding[ids.reshape(-1)].float(), cache, self._rows(positions))
+        cache.advance([ids.shape[1]] * ids.shape[0])
+        return logits
+
+    def _rows(self, positions: torch.Tensor) -> Rows:
+        """The rows of a pass with these positions, [batch, tokens]."""
+        batch, tokens = positions.shape
         scale = self._log_n_scale(positions)
-        sequences = torch.arange(batch).repeat_interleave(tokens)
-        logits = self.steps[0](self.embedding[ids.reshape(-1)].float(), cache, sequences, positions.reshape(-1),
-                               None if scale is None else scale.reshape(-1))
-        cache.advance([tokens] * batch)
-        logits = logits.reshape(batch, tokens, -1)
-        return logits if all_logits else logits[:, -1]
+        return Rows(torch.arange(batch).repeat_interleave(tokens) if batch > 1 else torch.zeros(tokens, dtype=torch.int64),
+                    positions.reshape(-1), None if scale is None else scale.reshape(-1))
 
     def weight_bytes(self) -> int:
         """Bytes of the weights that one decoded token reads: all but the embedding."""

@@ -38,7 +38,7 @@ def generate(decoder: Decoder, tokenizer: ChatTokenizer, prompt: list[int],
             yield piece
         if len(ids) == room:
             break
-        token = sampler.choose(decoder.forward(torch.tensor([[token]]), cache)[0])
+        token = sampler.choose(decoder.decode([token], cache)[0])
         last = time.perf_counter()
     if piece := stream.end():
         text += piece

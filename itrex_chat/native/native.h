@@ -71,12 +71,29 @@ typedef struct {
     void (*swiglu)(const float *gate, const float *up, int n, float *y);
     void (*attend)(const float *queries, int heads, int head_dim, const float *keys, const float *values, int positions,
                    float *mixed, float *largest, float *sum);
+    void (*attend_tile)(const float *queries, size_t ldq, int rows, int heads, int head_dim, const float *keys,
+                        const float *values, int64_t from, int64_t window, float *mixed, size_t ldm, float *scratch);
 } Level;
 
 extern const Level portable_level, avx2_level, avx_vnni_level, avx512_level;
 const Level *level(void);
 int has_amx(void);
 int has_vnni512(void);
+
+// The inputs of a product (product.c).
+size_t input_bytes(const Linear *, int rows);
+Input prepare(const Linear *, int rows, const float *x, size_t ldx, void *memory);
+
+// Heads of a row's queries or keys, turned by its position; keys and values go to the cache (heads.c).
+typedef struct {
+    const Model *m;
+    const Cache *c;
+    const int64_t *sequence, *position;  // [rows]
+    const float *query_scale;            // [rows] or NULL
+    float *qkv;                          // [rows, heads + 2 · kv_heads, head_dim]
+} Heads;
+void place(const Heads *, int layer, int row, int head);
+float *cached(const Heads *, float *of, int layer, int row, int kv_head);
 
 static inline size_t group_bytes(int bits, int group) { return (size_t)BLOCK * group * bits / 8 + 2 * BLOCK; }
 static inline size_t block_bytes(const Linear *l) {
@@ -85,5 +102,4 @@ static inline size_t block_bytes(const Linear *l) {
 static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLOCK; }
 
 // Many rows.
-typedef void (*Gemm)(const Linear *, const Input *, int first, int last, float *y, size_t ldy, void *scratch);
 void vnni_gemm(const Linear *, const Input *, int first, int last, float *y, size_t ldy);

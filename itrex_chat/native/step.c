@@ -9,20 +9,15 @@
 #include <omp.h>
 #include <string.h>
 
-size_t input_bytes(const Linear *l, int rows);
-Input prepare(const Linear *l, int rows, const float *x, size_t ldx, void *memory);
-
 #define CHUNK_BYTES (64 << 10)
 #define WARM_BYTES (32 << 10)
 
 typedef struct {
     const Model *m;
-    const Cache *c;
+    Heads heads;
     int rows, threads;
     float *x;                          // [rows, hidden]
-    const int64_t *sequence, *position;  // [rows]
-    const float *query_scale;          // [rows] or NULL
-    float *qkv, *mixed, *gate_up, *y;  // [rows, …]
+    float *mixed, *gate_up, *y;        // [rows, …]
     float *parts, *largest, *sums;     // [rows, heads, chunks, …]
     int chunks;
     int *taken;                        // chunks of each product that threads have taken
@@ -69,7 +64,7 @@ static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
     size_t size = 0;
 #define TAKE(type, count) (size += up((count) * sizeof(type)), (type *)(at + (size - up((count) * sizeof(type)))))
     s->taken = TAKE(int, (size_t)products(m));
-    s->qkv = TAKE(float, rows * (heads + 2 * m->kv_heads) * m->head_dim);
+    s->heads.qkv = TAKE(float, rows * (heads + 2 * m->kv_heads) * m->head_dim);
     s->mixed = TAKE(float, rows * heads * m->head_dim);
     s->gate_up = TAKE(float, rows * 2 * m->inner);
     s->y = TAKE(float, rows * m->hidden);
@@ -125,54 +120,17 @@ static const float *normed(const Step *s, Thread *t, const float *weight) {
     return t->row;
 }
 
-// Turn the rotated channels of a head by the angles of its position (arXiv:2104.09864).
-static void turn(const Model *m, float *x, const float *cos, const float *sin) {
-    const int half = m->rotated / 2, step = m->interleaved ? 2 : 1, apart = m->interleaved ? 1 : half;
-    for (int i = 0; i < half; i++) {
-        const float a = x[i * step], b = x[i * step + apart];
-        x[i * step] = a * cos[i] - b * sin[i];
-        x[i * step + apart] = b * cos[i] + a * sin[i];
-    }
-}
-
-static float *cached(const Step *s, float *of, int layer, int row, int kv_head) {
-    const Model *m = s->m;
-    const Cache *c = s->c;
-    return of + (((size_t)layer * c->batch + s->sequence[row]) * m->kv_heads + kv_head) * c->capacity * m->head_dim;
-}
-
-// Turn one head of a row's queries, or one of its keys, which goes to the cache with its values.
-static void place(const Step *s, int n, int row, int head) {
-    const Model *m = s->m;
-    const Layer *layer = &m->layer[n];
-    const int d = m->head_dim, key = head - m->heads;
-    float *x = s->qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d;
-    const float *norm = key < 0 ? layer->query_norm : layer->key_norm;
-    if (norm) level()->rms_norm(x, norm, d, m->eps, x);
-    const int64_t table = s->c->tables == 1 ? 0 : s->sequence[row];
-    const size_t angle = (table * s->c->capacity + s->position[row]) * (m->rotated / 2);
-    turn(m, x, s->c->cos + angle, s->c->sin + angle);
-    if (key >= 0) {
-        const size_t at = (size_t)s->position[row] * d;
-        memcpy(cached(s, s->c->keys, n, row, key) + at, x, 4 * d);
-        memcpy(cached(s, s->c->values, n, row, key) + at, x + (size_t)m->kv_heads * d, 4 * d);
-        return;
-    }
-    const float factor = (s->query_scale ? s->query_scale[row] : 1.0f) / sqrtf((float)d);
-    for (int i = 0; i < d; i++) x[i] *= factor;
-}
-
 static void attend(const Step *s, int n, int row, int kv_head, int chunk) {
     const Model *m = s->m;
-    const int64_t window = m->layer[n].window, end = s->position[row] + 1;
+    const int64_t window = m->layer[n].window, end = s->heads.position[row] + 1;
     const int64_t first = (window && end > window ? end - window : 0) + (int64_t)chunk * ATTENTION_CHUNK;
     if (first >= end) return;
     const int count = end - first < ATTENTION_CHUNK ? (int)(end - first) : ATTENTION_CHUNK;
     const int group = m->heads / m->kv_heads, d = m->head_dim, head = kv_head * group;
     float mixed[group * d], largest[group], sums[group];
-    level()->attend(s->qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
-                    cached(s, s->c->keys, n, row, kv_head) + (size_t)first * d,
-                    cached(s, s->c->values, n, row, kv_head) + (size_t)first * d, count, mixed, largest, sums);
+    level()->attend(s->heads.qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
+                    cached(&s->heads, s->heads.c->keys, n, row, kv_head) + (size_t)first * d,
+                    cached(&s->heads, s->heads.c->values, n, row, kv_head) + (size_t)first * d, count, mixed, largest, sums);
     for (int i = 0; i < group; i++) {
         const size_t at = ((size_t)row * m->heads + head + i) * s->chunks + chunk;
         memcpy(s->parts + at * d, mixed + (size_t)i * d, 4 * d);
@@ -185,7 +143,7 @@ static void attend(const Step *s, int n, int row, int kv_head, int chunk) {
 static void join(const Step *s, int n, int row, int head) {
     const Model *m = s->m;
     const int d = m->head_dim;
-    const int64_t window = m->layer[n].window, end = s->position[row] + 1;
+    const int64_t window = m->layer[n].window, end = s->heads.position[row] + 1;
     const int chunks = chunks_for(window && end > window ? window : end);
     const size_t at = ((size_t)row * m->heads + head) * s->chunks;
     float most = -INFINITY, sum = 0, *out = s->mixed + ((size_t)row * m->heads + head) * d;
@@ -214,11 +172,11 @@ static void run_layer(Step *s, Thread *t, int n) {
     const Model *m = s->m;
     const Layer *layer = &m->layer[n];
     const int qkv = (m->heads + 2 * m->kv_heads) * m->head_dim;
-    multiply(s, t, layer->qkv, normed(s, t, layer->attention_norm), m->hidden, s->qkv, qkv, 0);
+    multiply(s, t, layer->qkv, normed(s, t, layer->attention_norm), m->hidden, s->heads.qkv, qkv, 0);
 #pragma omp barrier
 #pragma omp for collapse(2) schedule(static)
     for (int row = 0; row < s->rows; row++)
-        for (int head = 0; head < m->heads + m->kv_heads; head++) place(s, n, row, head);
+        for (int head = 0; head < m->heads + m->kv_heads; head++) place(&s->heads, n, row, head);
 #pragma omp for collapse(3) schedule(dynamic)
     for (int row = 0; row < s->rows; row++)
         for (int head = 0; head < m->kv_heads; head++)
@@ -258,8 +216,8 @@ EXPORT void itrex_step(const Model *m, const Cache *c, int rows, float *x, const
                        const float *query_scale, float *logits, void *memory, int threads) {
     int64_t end = 0;
     for (int r = 0; r < rows; r++) end = position[r] + 1 > end ? position[r] + 1 : end;
-    Step s = {.m = m, .c = c, .rows = rows, .threads = threads, .x = x, .sequence = sequence, .position = position,
-              .query_scale = query_scale, .chunks = chunks_for(end)};
+    Step s = {.m = m, .heads = {m, c, sequence, position, query_scale, NULL}, .rows = rows, .threads = threads, .x = x,
+              .chunks = chunks_for(end)};
     Thread all[threads];
     lay_out(&s, all, memory);
     memset(s.taken, 0, sizeof(int) * products(m));

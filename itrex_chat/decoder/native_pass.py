@@ -1,9 +1,12 @@
-"""The decode step in C: a decoder's whole forward pass over a few rows in one call (`native/step.c`).
+"""A decoder's forward pass with the native kernels.
 
-It computes what `Decoder.forward` computes. A row's values do not depend on
-the other rows, nor on the number of threads.
+A few rows go through all blocks in one call (`native/step.c`); there a row's
+values do not depend on the other rows. Many rows go block by block, between
+the products through `native/heads.c`. Nothing depends on the number of
+threads. What is computed is what `Decoder` computes in PyTorch.
 """
 from ctypes import byref, pointer
+from dataclasses import dataclass
 from functools import singledispatch
 
 import torch
@@ -14,35 +17,75 @@ from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, Stac
 from itrex_chat.kernels.native import NativeWeight
 
 
-class NativeStep:
+@dataclass(frozen=True)
+class Rows:
+    """Where the tokens of a pass belong: int64 [rows] each; those of a sequence follow each other.
+
+    `query_scale`, float32 [rows], multiplies the queries.
+    """
+    sequences: torch.Tensor
+    positions: torch.Tensor
+    query_scale: torch.Tensor | None
+
+
+class NativePass:
     """A decoder for the C function; it points into the decoder's tensors, which it keeps."""
 
     def __init__(self, decoder: "Decoder"):  # noqa: F821
         config = decoder.config
         layers = (native.Layer * config.layers)(*(self._layer(decoder, number) for number in range(config.layers)))
-        self._kept = [decoder.blocks, decoder.norm, layers]
+        self._decoder, self._layers = decoder, layers
         self.model = native.Model(
             layers=config.layers, hidden=config.hidden_size, inner=config.intermediate_size, heads=config.heads,
             kv_heads=config.kv_heads, head_dim=config.head_dim, rotated=config.rotary.dims,
             interleaved=config.rotary.interleaved, vocabulary=config.vocab_size, eps=config.norm_eps, layer=layers,
             norm=decoder.norm.data_ptr(), head=chain(decoder.head))
         self._memory = torch.empty(0, dtype=torch.uint8)
+        self._logits = torch.zeros(native.STEP_ROWS, config.vocab_size)
 
-    def __call__(self, x: torch.Tensor, cache: KVCache, sequences: torch.Tensor, positions: torch.Tensor,
-                 query_scale: torch.Tensor | None) -> torch.Tensor:
+    def step(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
         """The logits, float32 [rows, vocabulary], of the tokens whose embeddings are x, float32 [rows, hidden] (overwritten).
 
-        `sequences` and `positions`, int64 [rows], say where their keys and
-        values go; `query_scale`, float32 [rows], multiplies the queries.
+        At most `native.STEP_ROWS` rows. The logits are overwritten by the next
+        step.
         """
-        rows, threads, lib = x.shape[0], torch.get_num_threads(), native.library()
-        size = lib.itrex_step_bytes(byref(self.model), rows, cache.capacity, threads)
+        count, threads, lib = x.shape[0], torch.get_num_threads(), native.library()
+        size = lib.itrex_step_bytes(byref(self.model), count, cache.capacity, threads)
         if self._memory.nbytes < size:
             self._memory = torch.empty(size, dtype=torch.uint8)
-        logits = torch.empty(rows, self.model.vocabulary)
-        lib.itrex_step(byref(self.model), byref(_cache(cache)), rows, x.data_ptr(), sequences.data_ptr(),
-                       positions.data_ptr(), native.address(query_scale), logits.data_ptr(), self._memory.data_ptr(), threads)
-        return logits
+        lib.itrex_step(byref(self.model), byref(_cache(cache)), count, x.data_ptr(), rows.sequences.data_ptr(),
+                       rows.positions.data_ptr(), native.address(rows.query_scale), self._logits.data_ptr(),
+                       self._memory.data_ptr(), threads)
+        return self._logits[:count]
+
+    def blocks(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
+        """Tokens' embeddings x, float32 [rows, hidden] (overwritten), through all blocks."""
+        for number, block in enumerate(self._decoder.blocks):
+            qkv = block.qkv(self._norm(x, block.attention_norm))
+            y = block.output(self._attention(number, qkv, cache, rows))
+            x += y if block.after_attention_norm is None else self._norm(y, block.after_attention_norm)
+            y = block.down(self._swiglu(block.gate_up(self._norm(x, block.mlp_norm))))
+            x += y if block.after_mlp_norm is None else self._norm(y, block.after_mlp_norm)
+        return x
+
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        out = torch.empty_like(x)
+        native.library().itrex_rms_norm(x.data_ptr(), weight.data_ptr(), *x.shape, self.model.eps, out.data_ptr(),
+                                        torch.get_num_threads())
+        return out
+
+    def _swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
+        out = torch.empty(gate_up.shape[0], self.model.inner)
+        native.library().itrex_swiglu(gate_up.data_ptr(), *out.shape, out.data_ptr(), torch.get_num_threads())
+        return out
+
+    def _attention(self, number: int, qkv: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
+        out = torch.empty(qkv.shape[0], self.model.heads * self.model.head_dim)
+        if native.library().itrex_attention(
+                byref(self.model), byref(_cache(cache)), number, qkv.shape[0], qkv.data_ptr(), rows.sequences.data_ptr(),
+                rows.positions.data_ptr(), native.address(rows.query_scale), out.data_ptr(), torch.get_num_threads()):
+            raise MemoryError
+        return out
 
     @staticmethod
     def _layer(decoder, number: int) -> native.Layer:
@@ -54,12 +97,12 @@ class NativeStep:
             window=decoder.config.window(number) or 0)
 
 
-def fused(decoder: "Decoder") -> NativeStep | None:  # noqa: F821
-    """The decoder's step, or None where a layer of it is another kernel's."""
+def native_pass(decoder: "Decoder") -> NativePass | None:  # noqa: F821
+    """The decoder's pass, or None where a layer of it is another kernel's."""
     linears = [linear for block in decoder.blocks for linear in (block.qkv, block.output, block.gate_up, block.down)]
     if native.missing() or not all(_runs(linear) for linear in (*linears, decoder.head)):
         return None
-    return NativeStep(decoder)
+    return NativePass(decoder)
 
 
 @singledispatch

@@ -1,0 +1,214 @@
+// Attention over the cache: part of level.h.
+
+// Scores of H queries with each key: weights[h][t].
+ALWAYS void score_keys(int H, const float *queries, int head_dim, const float *keys, int positions,
+                       float weights[][ATTENTION_CHUNK + 16]) {
+    const int whole = head_dim - head_dim % LANES;
+    for (int t = 0; t < positions; t++) {
+        const float *key = keys + (size_t)t * head_dim;
+        vf dots[HEADS];
+        for (int h = 0; h < H; h++) dots[h] = (vf){0};
+        for (int i = 0; i < whole; i += LANES) {
+            if (i % 16 == 0) __builtin_prefetch(key + i + KEYS_AHEAD * head_dim, 0, 3);
+            const vf k = LOADF(key + i);
+            for (int h = 0; h < H; h++) dots[h] += LOADF(queries + h * head_dim + i) * k;
+        }
+        for (int h = 0; h < H; h++) {
+            float score = total(dots[h]);
+            for (int i = whole; i < head_dim; i++) score += queries[h * head_dim + i] * key[i];
+            weights[h][t] = score;
+        }
+    }
+}
+
+// e^(score - largest) in place, zeros up to a whole vector; the largest and the sum.
+static void NAME(weigh)(float *weights, int positions, float *largest, float *sum) {
+    float most = -INFINITY;
+    for (int t = 0; t < positions; t++) most = weights[t] > most || weights[t] != weights[t] ? weights[t] : most;
+    int t = positions;
+    for (; t % LANES; t++) weights[t] = -INFINITY;
+    vf sums = {0};
+    for (int i = 0; i < t; i += LANES) {
+        const vf score = LOADF(weights + i);
+        const vf e = pick((vi)(score == splat(-INFINITY)), splat(0), exponential(score - most));
+        *(vf *)(weights + i) = e;
+        sums += e;
+    }
+    *largest = most;
+    *sum = total(sums);
+}
+
+// For H heads the weighted sum of some channels of the values, `vectors` of them side by side in registers.
+ALWAYS void mix_values(int H, int vectors, float weights[][ATTENTION_CHUNK + 16], const float *values, int head_dim,
+                       int positions, float *mix) {
+    vf sums[HEADS][2];
+    for (int h = 0; h < H; h++)
+        for (int v = 0; v < vectors; v++) sums[h][v] = (vf){0};
+    for (int t = 0; t < positions; t++)
+        for (int v = 0; v < vectors; v++) {
+            const float *p = values + (size_t)t * head_dim + v * LANES;
+            if (v * LANES % 16 == 0) __builtin_prefetch(p + KEYS_AHEAD * head_dim, 0, 3);
+            const vf value = LOADF(p);
+            for (int h = 0; h < H; h++) sums[h][v] += weights[h][t] * value;
+        }
+    for (int h = 0; h < H; h++)
+        for (int v = 0; v < vectors; v++) *(vf *)(mix + h * head_dim + v * LANES) = sums[h][v];
+}
+
+ALWAYS void attend_heads(int H, const float *queries, int head_dim, const float *keys, const float *values, int positions,
+                         float *mixed, float *largest, float *sum) {
+    float weights[HEADS][ATTENTION_CHUNK + 16];
+    score_keys(H, queries, head_dim, keys, positions, weights);
+    for (int h = 0; h < H; h++) NAME(weigh)(weights[h], positions, largest + h, sum + h);
+    int i = 0;
+    for (; i + 2 * LANES <= head_dim; i += 2 * LANES) mix_values(H, 2, weights, values + i, head_dim, positions, mixed + i);
+    for (; i + LANES <= head_dim; i += LANES) mix_values(H, 1, weights, values + i, head_dim, positions, mixed + i);
+    for (; i < head_dim; i++)
+        for (int h = 0; h < H; h++) {
+            float sum_of = 0;
+            for (int t = 0; t < positions; t++) sum_of += weights[h][t] * values[(size_t)t * head_dim + i];
+            mixed[h * head_dim + i] = sum_of;
+        }
+}
+
+// Queries [heads, head_dim] of one key head over some positions: for each the mix of values by e^(score - largest), the
+// largest score and the sum of the weights.
+static void NAME(attend)(const float *queries, int heads, int head_dim, const float *keys, const float *values,
+                         int positions, float *mixed, float *largest, float *sum) {
+    for (int head = 0; head < heads;) {
+        const size_t at = (size_t)head * head_dim;
+        const int H = heads - head < HEADS ? heads - head : HEADS;
+#define CALL(n) attend_heads(n, queries + at, head_dim, keys, values, positions, mixed + at, largest + head, sum + head)
+        EACH_OF_FOUR(H, CALL)
+#undef CALL
+        head += H;
+    }
+}
+
+// Many rows of one sequence: positions [from, from + rows) over the keys [0, from + rows), causal, in chunks that are turned
+// once for all queries that share them (online softmax, arXiv:2205.14135).
+#define TURNED 64  // positions of a chunk
+#define QUERIES 8  // that share a vector of turned keys
+
+ALWAYS void turned_scores(int Q, const float *const *queries, int head_dim, const float *turned, int positions,
+                          float *const *scores) {
+    for (int t = 0; t < positions; t += LANES) {
+        vf sums[QUERIES];
+        for (int q = 0; q < Q; q++) sums[q] = (vf){0};
+        for (int i = 0; i < head_dim; i++) {
+            const vf k = LOADF(turned + (size_t)i * TURNED + t);
+            for (int q = 0; q < Q; q++) sums[q] += k * queries[q][i];
+        }
+        for (int q = 0; q < Q; q++) *(vf *)(scores[q] + t) = sums[q];
+    }
+}
+
+ALWAYS void mix_chunk(int Q, int vectors, const float *const *weights, const float *factors, const float *values,
+                      int head_dim, int positions, float *const *mixed) {
+    vf sums[4][4];
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < vectors; v++) sums[q][v] = LOADF(mixed[q] + v * LANES) * factors[q];
+    for (int t = 0; t < positions; t++) {
+        vf value[4];
+        for (int v = 0; v < vectors; v++) value[v] = LOADF(values + (size_t)t * head_dim + v * LANES);
+        for (int q = 0; q < Q; q++)
+            for (int v = 0; v < vectors; v++) sums[q][v] += value[v] * weights[q][t];
+    }
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < vectors; v++) *(vf *)(mixed[q] + v * LANES) = sums[q][v];
+}
+
+// Scores to weights e^(score - largest) for the positions [0, seen) but those before `hidden`; what earlier chunks shrink by.
+static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int seen, float *largest, float *sum) {
+    float most = *largest;
+    for (int t = hidden; t < seen; t++) most = scores[t] > most || scores[t] != scores[t] ? scores[t] : most;
+    for (int t = 0; t < positions; t++)
+        if (t < hidden || t >= seen) scores[t] = -INFINITY;
+    if (most == -INFINITY) {
+        memset(scores, 0, 4 * (size_t)positions);
+        return 1;
+    }
+    vf sums = {0};
+    for (int t = 0; t < positions; t += LANES) {
+        const vf score = LOADF(scores + t);
+        const vf e = pick((vi)(score == splat(-INFINITY)), splat(0), exponential(score - most));
+        *(vf *)(scores + t) = e;
+        sums += e;
+    }
+    const float factor = *largest == -INFINITY ? 0 : total(exponential(splat(*largest - most))) / LANES;
+    *sum = *sum * factor + total(sums);
+    *largest = most;
+    return factor;
+}
+
+// `scratch` has floats for TURNED · (head_dim + rows · heads) and 2 · rows · heads.
+static void NAME(attend_tile)(const float *queries, size_t ldq, int rows, int heads, int head_dim, const float *keys,
+                              const float *values, int64_t from, int64_t window, float *mixed, size_t ldm, float *scratch) {
+    const int count = rows * heads, whole = head_dim - head_dim % LANES;
+    float *turned = scratch, *scores = turned + (size_t)TURNED * head_dim;
+    float *largest = scores + (size_t)TURNED * count, *sums = largest + count;
+    for (int n = 0; n < count; n++) {
+        largest[n] = -INFINITY, sums[n] = 0;
+        memset(mixed + n / heads * ldm + (size_t)(n % heads) * head_dim, 0, 4 * (size_t)head_dim);
+    }
+    const int64_t end = from + rows, first = window && from + 1 > window ? from + 1 - window : 0;
+    for (int64_t start = first / TURNED * TURNED; start < end; start += TURNED) {
+        const int positions = end - start < TURNED ? (int)(end - start) : TURNED;
+        const int padded = (positions + LANES - 1) / LANES * LANES;
+        for (int t = 0; t < padded; t++)
+            for (int i = 0; i < head_dim; i++)
+                turned[(size_t)i * TURNED + t] = t < positions ? keys[(size_t)(start + t) * head_dim + i] : 0;
+        for (int n = 0; n < count;) {
+            const int Q = count - n < QUERIES ? count - n : QUERIES;
+            const float *of[QUERIES];
+            float *to[QUERIES], *out[QUERIES], factors[QUERIES];
+            for (int q = 0; q < Q; q++) {
+                of[q] = queries + (n + q) / heads * ldq + (size_t)((n + q) % heads) * head_dim;
+                out[q] = mixed + (n + q) / heads * ldm + (size_t)((n + q) % heads) * head_dim;
+                to[q] = scores + (size_t)(n + q) * TURNED;
+            }
+            if (Q == QUERIES)
+                turned_scores(QUERIES, of, head_dim, turned, padded, to);
+            else
+                for (int q = 0; q < Q; q++) turned_scores(1, of + q, head_dim, turned, padded, to + q);
+            for (int q = 0; q < Q; q++) {
+                const int64_t at = from + (n + q) / heads, oldest = window && at + 1 > window ? at + 1 - window : 0;
+                const int hidden = oldest > start ? (int)(oldest - start) : 0;
+                const int seen = at - start + 1 < positions ? (int)(at - start + 1) : positions;
+                factors[q] = NAME(weigh_chunk)(to[q], padded, hidden < padded ? hidden : padded, seen > 0 ? seen : 0,
+                                               largest + n + q, sums + n + q);
+            }
+            const float *value = values + (size_t)start * head_dim;
+            for (int q = 0; q < Q; q += 4) {
+                const int four = Q - q >= 4;
+                int i = 0;
+                for (; i < whole; i += LANES) {
+                    float *at[4];
+                    const int vectors = i + 4 * LANES <= whole ? 4 : 1;
+                    for (int k = 0; k < 4 && q + k < Q; k++) at[k] = out[q + k] + i;
+                    const float *const *w = (const float *const *)(to + q);
+                    if (four && vectors == 4)
+                        mix_chunk(4, 4, w, factors + q, value + i, head_dim, positions, at);
+                    else if (four)
+                        mix_chunk(4, 1, w, factors + q, value + i, head_dim, positions, at);
+                    else
+                        for (int k = 0; q + k < Q; k++)
+                            for (int v = 0; v < vectors; v++) {
+                                float *one[1] = {at[k] + v * LANES};
+                                mix_chunk(1, 1, w + k, factors + q + k, value + i + v * LANES, head_dim, positions, one);
+                            }
+                    i += (vectors - 1) * LANES;
+                }
+                for (; i < head_dim; i++)
+                    for (int k = q; k < q + 4 && k < Q; k++) {
+                        float sum = out[k][i] * factors[k];
+                        for (int t = 0; t < positions; t++) sum += to[k][t] * value[(size_t)t * head_dim + i];
+                        out[k][i] = sum;
+                    }
+            }
+            n += Q;
+        }
+    }
+    for (int n = 0; n < count; n++)
+        for (int i = 0; i < head_dim; i++) mixed[n / heads * ldm + (size_t)(n % heads) * head_dim + i] /= sums[n];
+}
