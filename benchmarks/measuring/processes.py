@@ -1,12 +1,15 @@
 """Processes of contestants and converters."""
 import os
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from itrex_chat.places import PACKAGE
+
 HERE = Path(__file__).resolve().parent.parent
-VARIABLES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(HERE)}
+VARIABLES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class Unavailable(Exception):
@@ -23,8 +26,10 @@ class Made:
 
 def start(command: list, variables: dict[str, str], folder: Path | str = HERE, **streams) -> subprocess.Popen:
     """Start a command in `folder`. Should the memory run out, it goes first."""
-    return subprocess.Popen([str(part) for part in command], cwd=folder, env=os.environ | VARIABLES | variables, text=True,
-                            errors="replace", preexec_fn=_go_first, **streams)
+    paths = [HERE, PACKAGE.parent] if str(command[0]) == sys.executable else [HERE]  # the program that runs here, no other
+    search = {"PYTHONPATH": os.pathsep.join(map(str, paths))}
+    return subprocess.Popen([str(part) for part in command], cwd=folder, env=os.environ | VARIABLES | search | variables,
+                            text=True, errors="replace", preexec_fn=_go_first, **streams)
 
 
 def convert(command: list, variables: dict[str, str] = {}) -> Made:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from measuring.processes import Unavailable, start
 
-QUESTION = "Write a Python function that merges two sorted lists, and explain how it works."
+QUESTION = "Write a Python function that checks whether a number is prime. Answer with code only."
 TEXT = Path(__file__).resolve().parents[2] / "README.md"
 
 
