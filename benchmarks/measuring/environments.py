@@ -1,0 +1,82 @@
+"""Environments of the peers: made once in the cache, and taken for whole only when they are."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from itrex_chat.files import write_text
+from itrex_chat.places import cache_home
+from measuring.processes import HERE, Unavailable
+
+CPU_TORCH = "torch==2.13.0"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment: `steps` are runs of pip, one after the other."""
+    name: str
+    steps: tuple[tuple[str, ...], ...]
+    variables: tuple[tuple[str, str], ...] = ()
+
+    def python(self) -> Path:
+        """Its interpreter; the environment is made if it is missing or was made for other versions. Raises Unavailable."""
+        folder = cache_home() / "environments" / self.name
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        done, wanted = folder / ".done", json.dumps([self.steps, self.variables])
+        with FileLock(f"{folder}.lock"):
+            if not done.is_file() or done.read_text() != wanted:
+                print(f"making {folder} (once; the log is {folder}.log)", file=sys.stderr, flush=True)
+                self._make(folder)
+                write_text(done, wanted)
+        return folder / "bin" / "python"
+
+    def _make(self, folder: Path) -> None:
+        venv.create(folder, clear=True, with_pip=True)
+        with open(f"{folder}.log", "w") as log:
+            for step in self.steps:
+                run = subprocess.run(
+                    ["nice", "-n", "19", folder / "bin" / "python", "-m", "pip", *step], cwd=HERE,
+                    stdout=log, stderr=subprocess.STDOUT, env=os.environ | dict(self.variables))
+                if run.returncode:
+                    raise Unavailable(f"pip {' '.join(step)} failed; see {folder}.log")
+
+
+def llama_cpp() -> Environment:
+    """Built here for this processor, with clang: GCC 12 miscompiles llama.cpp's AMX code."""
+    flags = ["-DGGML_NATIVE=ON", "-DLLAVA_BUILD=OFF"]
+    if clang := _clang():
+        flags += [f"-DCMAKE_C_COMPILER={clang}", f"-DCMAKE_CXX_COMPILER={clang.replace('clang', 'clang++')}"]
+    elif " amx_tile" in Path("/proc/cpuinfo").read_text():
+        raise Unavailable("llama.cpp needs clang on a processor with AMX (Debian: apt-get install clang)")
+    return Environment("llama.cpp", (("install", "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36"),),
+                       (("CMAKE_ARGS", " ".join(flags)),))
+
+
+def openvino() -> Environment:
+    return Environment("openvino", (
+        ("install", CPU_TORCH),  # first: the others would ask for another build of it
+        ("install", CPU_TORCH, "optimum-intel[openvino]==2.2.0", "openvino==2026.4.1", "openvino-genai==2026.4.1.0",
+         "openvino-tokenizers==2026.4.1.0", "nncf==3.4.0"),
+        ("uninstall", "--yes", "torchvision")))  # comes along, and does not fit every build of torch
+
+
+def itrex() -> Environment:
+    """The last release, with the one set of versions in which it runs; its kernels link against torch 2.3."""
+    return Environment("itrex", (("install", "torch==2.3.0"), ("install", "--no-deps", "-r", "peers/itrex.lock")))
+
+
+def _clang() -> str | None:
+    """The newest clang on the PATH that has a clang++ beside it."""
+    def version(name: str) -> int:
+        return int(name.partition("-")[2] or 0)
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_dir()]
+    names = {file.name for folder in folders for file in folder.glob("clang*") if re.fullmatch(r"clang(-\d+)?", file.name)}
+    both = [name for name in names if shutil.which(name) and shutil.which(name.replace("clang", "clang++"))]
+    return max(both, key=version, default=None)

@@ -1,0 +1,66 @@
+"""A float16 GGUF file from a dense folder of the llama or qwen2 architecture, for llama.cpp's quantizer.
+
+    python -m measuring.gguf_f16 FOLDER FILE
+
+Without a vocabulary: contestants are asked with token ids.
+"""
+import json
+import sys
+from pathlib import Path
+
+MODULES = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+WHOLE = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
+         "lm_head.weight": "output.weight"}
+
+
+def main(folder: Path, target: Path) -> None:
+    import gguf
+    import numpy as np
+    from safetensors import safe_open
+    config = json.loads((folder / "config.json").read_text())
+    heads, kind = config["num_attention_heads"], config["model_type"]
+    writer = gguf.GGUFWriter(target, kind)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_rope_dimension_count(config["hidden_size"] // heads)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_tokenizer_model("no_vocab")
+    homes = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    files = {name: safe_open(folder / name, "numpy") for name in sorted(set(homes.values()))}
+    for name, home in homes.items():
+        shape = files[home].get_slice(name).get_shape()
+        dtype = np.dtype(np.float32 if len(shape) == 1 else np.float16)
+        writer.add_tensor_info(_name(name), shape, dtype, dtype.itemsize * int(np.prod(shape)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, home in homes.items():
+        values = files[home].get_tensor(name)
+        if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
+            # llama.cpp turns neighbouring channels of a head where transformers turns its halves.
+            rows = config["num_key_value_heads"] if "k_proj" in name else heads
+            values = values.reshape(rows, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
+        writer.write_tensor_data(values.astype(np.float32 if values.ndim == 1 else np.float16))
+    writer.close()
+
+
+def _name(name: str) -> str:
+    if name in WHOLE:
+        return WHOLE[name]
+    block, _dot, part = name.removeprefix("model.layers.").partition(".")
+    module, _dot, kind = part.rpartition(".")
+    return f"blk.{block}.{MODULES[module]}.{kind}"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

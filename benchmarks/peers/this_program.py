@@ -1,0 +1,48 @@
+"""This project's variants. Options: `variant`, and `recipe` as plain values."""
+import time
+
+from measuring.worker import Answer, serve
+
+
+def load():
+    import torch
+
+    from itrex_chat import machine, recipe as recipes
+    from itrex_chat.chatbot import load_chatbot
+    from itrex_chat.generation.loop import generate
+    from itrex_chat.generation_config import GenerationConfig
+
+    class Endless:
+        """The tokenizer, but nothing ends an answer."""
+        stop_ids = frozenset()
+
+        def __init__(self, tokenizer):
+            self.decode, self.strips_newline = tokenizer.decode, tokenizer.strips_newline
+
+    class Engine:
+        def __init__(self, model, threads, context, variant, recipe):
+            self._chatbot = load_chatbot(recipes.from_dict(recipe), variant)
+            self._decoder, self._tokenizer = self._chatbot._decoder, Endless(self._chatbot._tokenizer)
+
+        def generate(self, ids, count):
+            *_pieces, response = generate(self._decoder, self._tokenizer, ids, GenerationConfig(max_new_tokens=count))
+            return Answer(response.token_ids, response.ttft, response.tpot)
+
+        def batch(self, ids, size, count):
+            """Seconds for `count` decoded tokens of each of `size` equal prompts, after their prefill."""
+            cache = self._decoder.new_cache(len(ids) + count, size)
+            cache.begin([len(ids)] * size)
+            tokens = self._decoder.forward(torch.tensor([ids] * size), cache).argmax(-1)
+            started = time.perf_counter()
+            for _step in range(count):
+                tokens = self._decoder.forward(tokens[:, None], cache).argmax(-1)
+            return time.perf_counter() - started
+
+        def about(self):
+            described = machine.description()
+            return {"versions": described["packages"] | {"itrex_chat": described["itrex_chat"]}, **self._chatbot.facts()}
+    return Engine
+
+
+if __name__ == "__main__":
+    serve(load)
