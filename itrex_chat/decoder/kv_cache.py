@@ -33,9 +33,9 @@ class KVCache:
         tables = [angles(self.config, length, self.capacity) for length in prefill_lengths]
         self.cos, self.sin = (torch.stack(table) for table in zip(*tables))
 
-    def advance(self, tokens: list[int]) -> None:
+    def advance(self, tokens: int | list[int]) -> None:
         """Count the tokens written to each sequence."""
-        self.lengths += torch.tensor(tokens)
+        self.lengths += tokens if isinstance(tokens, int) else torch.tensor(tokens)
         self.longest = int(self.lengths.max())
 
     @staticmethod

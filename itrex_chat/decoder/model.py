@@ -111,7 +111,7 @@ class Decoder:
 
     def _few(self, ids: torch.Tensor, cache: KVCache, positions: torch.Tensor) -> torch.Tensor:
         logits = self.native[0].step(self.embedding[ids.reshape(-1)].float(), cache, self._rows(positions))
-        cache.advance([ids.shape[1]] * ids.shape[0])
+        cache.advance(ids.shape[1])
         return logits
 
     def _rows(self, positions: torch.Tensor) -> Rows:
