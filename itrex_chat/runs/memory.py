@@ -32,7 +32,7 @@ def needed(config: DecoderConfig, variant: str, tokens: int, quantization: Quant
             largest = max(largest, spec.size)
     if largest:
         largest = max(largest, 2 * config.intermediate_size * config.hidden_size)  # gate and up are packed as one
-    unpacking = 5 * largest  # while it is packed: a matrix as stored, its integers, and their copies
+    unpacking = kernel.packing_bytes * largest
     activations = min(tokens, 1024) * 4 * (6 * config.hidden_size + 3 * config.intermediate_size) + 16 * config.vocab_size
     return PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config)
 
