@@ -1,0 +1,68 @@
+"""Teacher-forced figures as rows of text."""
+from itrex_chat.language import _
+from itrex_chat.quality.intervals import Estimate
+from itrex_chat.quality.passages import ANSWERS
+from itrex_chat.quality.record import ModelQuality
+
+
+def corpus_title(name: str, baseline: str) -> str:
+    return _("the answers of {base}", base=baseline.upper()) if name == ANSWERS else name
+
+
+def quality_rows(quality: ModelQuality, corpus: str) -> list[list[str]]:
+    """A heading and a row for each figure, a column for each variant measured on the corpus."""
+    shown = {name: found for name, variant in quality.variants.items()
+             if (found := next((c for c in variant.corpora if c.name == corpus), None))}
+    base = quality.baseline.upper()
+    first = next(iter(shown.values()))
+    rows = [[_("{corpus}: {positions} tokens in {passages} passages", corpus=corpus_title(corpus, quality.baseline),
+               positions=first.positions, passages=first.passages), *(name.upper() for name in shown)]]
+
+    def add(title: str, figure: str, show) -> None:
+        rows.append([title, *(estimate(found.figures[figure], show) for found in shown.values())])
+
+    add(_("perplexity of {base}", base=base), "ppl_base", _plain)
+    add(_("perplexity"), "ppl", _plain)
+    add(_("perplexity / {base}", base=base), "ppl_ratio", lambda v: f"{v:.4f}")
+    add(_("same likeliest token"), "same_top", lambda v: f"{100 * v:.1f} %")
+    add(_("KL divergence, mean"), "kld_mean", small)
+    add(_("KL divergence, median"), "kld_median", small)
+    for share, figure in (("90", "kld_90"), ("99", "kld_99"), ("99.9", "kld_999")):
+        add(_("KL divergence, {share} %", share=share), figure, small)
+    add(_("KL divergence, largest"), "kld_max", small)
+    add(_("change of the right token's probability, mean"), "dp_mean", points)
+    add(_("change of the right token's probability, RMS"), "dp_rms", lambda v: f"{100 * v:.2f} %")
+    for share, figure in (("1", "dp_1"), ("5", "dp_5"), ("25", "dp_25"), ("50", "dp_median"), ("75", "dp_75"),
+                          ("95", "dp_95"), ("99", "dp_99")):
+        add(_("change of the right token's probability, {share} %", share=share), figure, points)
+    rows.append([_("error of KL from keeping {base} compactly", base=base),
+                 *(_compaction(found) for found in shown.values())])
+    return rows
+
+
+def estimate(found: Estimate, show) -> str:
+    """A figure with its 95 % interval; an open end is left out."""
+    if found.low is None and found.high is None or found.low == found.high:
+        return show(found.value)
+    low, high = ("…" if end is None else show(end) for end in (found.low, found.high))
+    unit = " %" if low.endswith(" %") and high.endswith(" %") else ""
+    return f"{show(found.value)} [{low.removesuffix(unit)}, {high}]"
+
+
+def small(value: float) -> str:
+    """A divergence in nats."""
+    return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+def points(value: float) -> str:
+    """A change of probability in percentage points."""
+    return f"{100 * value:+.2f} %"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3f}" if value < 1000 else f"{value:.3g}"
+
+
+def _compaction(found) -> str:
+    mean = found.figures["kld_mean"].value
+    return f"± {100 * found.compaction_error / mean:.2f} %" if mean else "0"
