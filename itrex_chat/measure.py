@@ -9,7 +9,7 @@ from itrex_chat import command_line, recipe as recipes
 from itrex_chat.choices import one_of
 from itrex_chat.compare import latest
 from itrex_chat.comparison import PRECISION
-from itrex_chat.comparison.quality_tables import quality_rows
+from itrex_chat.comparison.quality_tables import corpora, quality_rows
 from itrex_chat.comparison.terminal import aligned
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
@@ -20,8 +20,8 @@ from itrex_chat.runs.record import RunRecord
 from itrex_chat.units import readable
 
 
-def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None, limit: int | None = None
-            ) -> dict[str, ModelQuality]:
+def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None, limit: int | None = None,
+            command: str = "") -> dict[str, ModelQuality]:
     """Measure the models of a run and keep the figures in its folder, where `compare` finds them.
 
     The most precise variant that answered is the baseline; `variants` None are
@@ -39,8 +39,9 @@ def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None
                 continue
             answers = [answer for answer in record.answers if (answer["model"], answer["variant"]) == (label, ready[0])]
             measured[label] = quality_record.of(measuring.measure(
-                recipes.from_dict(model["recipe"]), ready[0], variants or ready[1:], of_answers(answers), texts, limit))
-            quality_record.write(run, quality_record.read(run) | measured)
+                recipes.from_dict(model["recipe"]), ready[0], variants or ready[1:], of_answers(answers), texts, limit),
+                command)
+            quality_record.write(run, measured)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=run,
                          reason=f"{type(error).__name__}: {error}")) from error
@@ -52,7 +53,7 @@ def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None
 def report(label: str, quality: ModelQuality) -> str:
     """The figures for a terminal."""
     lines = [f"=== {label}"]
-    for corpus in dict.fromkeys(corpus.name for variant in quality.variants.values() for corpus in variant.corpora):
+    for corpus in corpora(quality):
         lines += ["", *aligned(quality_rows(quality, corpus))]
     for name, variant in quality.variants.items():
         if variant.reason:
@@ -67,7 +68,7 @@ def command(arguments) -> int:
     variants = arguments.variants and list(dict.fromkeys(name for name in arguments.variants.split(",") if name))
     for name in variants or ():
         one_of("--variants", name, PRECISION)
-    measured = measure(run, arguments.text, variants, arguments.tokens)
+    measured = measure(run, arguments.text, variants, arguments.tokens, command_line.invocation("measure"))
     for label, quality in measured.items():
         print(report(label, quality))
     print(_("Kept in {folder}; now: python -m itrex_chat.compare {folder}", folder=run))

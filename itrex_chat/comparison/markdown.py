@@ -3,7 +3,9 @@ import re
 
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
-from itrex_chat.comparison.tables import figure_rows, missing, provenance
+from itrex_chat.comparison.quality_tables import corpora, quality_rows
+from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
+from itrex_chat.comparison.verdict import verdicts
 from itrex_chat.language import _
 from itrex_chat.units import readable
 
@@ -20,6 +22,9 @@ def as_markdown(comparison: Comparison) -> str:
                tokens=comparison.generation["max_new_tokens"], choice=chosen_how(comparison.generation))]
     for model in comparison.models:
         parts += _model(model)
+    parts += absent(comparison)
+    if comparison.commands:
+        parts += ["## " + _("Commands"), "\n".join(f"    {command}" for command in comparison.commands)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -31,13 +36,24 @@ def chosen_how(generation: dict) -> str:
 
 
 def _model(model: ModelComparison) -> list[str]:
-    heading, *rows = figure_rows(model)
-    table = [_row(heading), "|---" + "|--:" * (len(heading) - 1) + "|", *(_row(row) for row in rows)]
-    parts = [f"## {model.model}", provenance(model), "\n".join(table), *missing(model)]
+    parts = [f"## {model.model}", *(f"**{escaped(verdict.text)}**" for verdict in verdicts(model)), provenance(model),
+             _table(figure_rows(model))]
+    parts += [_table(quality_rows(model.quality, corpus)) for corpus in corpora(model.quality)]
+    parts += missing(model)
     for variant, pairs in model.pairs.items():
-        for pair in pairs:
+        for pair in worst_first(pairs):
             parts += _pair(model.baseline, variant, pair)
     return parts
+
+
+def _table(rows: list[list[str]]) -> str:
+    heading, *rest = ([escaped(cell) for cell in row] for row in rows)
+    return "\n".join([_row(heading), "|---" + "|--:" * (len(heading) - 1) + "|", *(_row(row) for row in rest)])
+
+
+def worst_first(pairs: list[AnswerPair]) -> list[AnswerPair]:
+    """The answers least like the baseline's first, those that cannot be compared last."""
+    return sorted(pairs, key=lambda pair: (pair.chrf is None, pair.chrf))
 
 
 def _pair(baseline: str, variant: str, pair: AnswerPair) -> list[str]:

@@ -4,13 +4,21 @@ from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import ANSWERS
 from itrex_chat.quality.record import ModelQuality
 
+BRIEF = ("ppl_base", "ppl_ratio", "same_top", "kld_mean", "kld_median", "kld_99", "dp_rms")
+
 
 def corpus_title(name: str, baseline: str) -> str:
     return _("the answers of {base}", base=baseline.upper()) if name == ANSWERS else name
 
 
-def quality_rows(quality: ModelQuality, corpus: str) -> list[list[str]]:
-    """A heading and a row for each figure, a column for each variant measured on the corpus."""
+def corpora(quality: ModelQuality | None) -> list[str]:
+    """What was measured on: the answers and the texts by name."""
+    variants = quality.variants.values() if quality else ()
+    return list(dict.fromkeys(corpus.name for variant in variants for corpus in variant.corpora))
+
+
+def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> list[list[str]]:
+    """A heading and a row for each figure, a column for each variant measured on the corpus; `brief` is the main ones."""
     shown = {name: found for name, variant in quality.variants.items()
              if (found := next((c for c in variant.corpora if c.name == corpus), None))}
     base = quality.baseline.upper()
@@ -19,7 +27,8 @@ def quality_rows(quality: ModelQuality, corpus: str) -> list[list[str]]:
                positions=first.positions, passages=first.passages), *(name.upper() for name in shown)]]
 
     def add(title: str, figure: str, show) -> None:
-        rows.append([title, *(estimate(found.figures[figure], show) for found in shown.values())])
+        if not brief or figure in BRIEF:
+            rows.append([title, *(estimate(found.figures[figure], show) for found in shown.values())])
 
     add(_("perplexity of {base}", base=base), "ppl_base", _plain)
     add(_("perplexity"), "ppl", _plain)

@@ -43,9 +43,10 @@ class ModelQuality:
     reference_bytes: int
     variants: dict[str, VariantQuality]
     answers: dict[str, AnswerTokens] = field(default_factory=dict)
+    command: str = ""  # that measured it
 
 
-def of(measured: Measurement) -> ModelQuality:
+def of(measured: Measurement, command: str = "") -> ModelQuality:
     """What is kept of a measurement."""
     spans, start = {}, 0
     for passage in measured.passages:
@@ -61,7 +62,7 @@ def of(measured: Measurement) -> ModelQuality:
             for name, span in spans.items()} if found else {}, variant.reason)
     answers = {name: AnswerTokens(measured.pieces[name], _probabilities(base.base_log[span]))
                for name, span in spans.items()} if base else {}
-    return ModelQuality(measured.baseline, measured.reference_bytes, variants, answers)
+    return ModelQuality(measured.baseline, measured.reference_bytes, variants, answers, command)
 
 
 def write(folder: Path, models: dict[str, ModelQuality]) -> None:
@@ -93,7 +94,7 @@ def _model(values: dict) -> ModelQuality:
                                      variant["reason"])
                 for name, variant in values["variants"].items()}
     answers = {id: AnswerTokens(**tokens) for id, tokens in values["answers"].items()}
-    return ModelQuality(values["baseline"], values["reference_bytes"], variants, answers)
+    return ModelQuality(values["baseline"], values["reference_bytes"], variants, answers, values["command"])
 
 
 def _corpus(values: dict) -> Corpus:

@@ -1,0 +1,144 @@
+"""From a comparison to the page."""
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison
+from itrex_chat.comparison.markdown import chosen_how, likeness, worst_first
+from itrex_chat.comparison.quality_tables import corpora, estimate, quality_rows, small
+from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
+from itrex_chat.comparison.verdict import level_text, main_corpus, verdicts
+from itrex_chat.language import _, spoken_language
+from itrex_chat.report import charts
+from itrex_chat.report.charts import Bar
+from itrex_chat.report.texts import parted, shown
+from itrex_chat.report.words import words
+from itrex_chat.units import readable
+
+SHADES = (0.02, 0.1, 0.3, 1.0)  # nats from which a token is shaded, and more
+
+
+def as_html(comparison: Comparison) -> str:
+    """One HTML document: no scripts, no requests."""
+    return _environment().get_template("page.html.j2").render(
+        w=words(), lang={"zh": "zh-CN"}.get(spoken_language(), "en"), comparison=comparison,
+        style=resources.files(__package__).joinpath("style.css").read_text("utf-8"),
+        overview=[row for model in comparison.models for row in _overview(model)],
+        models=[_model(model) for model in comparison.models], absent=absent(comparison),
+        environment=_environment_rows(comparison))
+
+
+def _environment() -> Environment:
+    environment = Environment(loader=PackageLoader("itrex_chat.report", ""), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shown"] = shown
+    return environment
+
+
+def _overview(model: ModelComparison) -> list[dict]:
+    return [_overview_row(model, figures) for figures in model.figures if figures.answers]
+
+
+def _overview_row(model: ModelComparison, figures: Figures) -> dict:
+    corpus = main_corpus(model, figures.variant)
+    found = corpus.figures if corpus else {}
+
+    def ratio(field):
+        value = model.ratio(figures, field)
+        return f"{value:.2f} ×" if value else ""
+
+    return {
+        "model": model.model, "variant": figures.variant,
+        "speed": (f"{figures.tokens_per_second:.1f}" if figures.tokens_per_second else "–", ratio("tokens_per_second")),
+        "ttft": (f"{figures.ttft:.2f} s" if figures.ttft else "–", ratio("ttft")),
+        "memory": (readable(figures.peak_memory) if figures.peak_memory else "–", ratio("peak_memory")),
+        "disk": (readable(figures.disk_bytes) if figures.disk_bytes else "–", ratio("disk_bytes")),
+        "kld": _split(estimate(found["kld_mean"], small)) if found else ("–", ""),
+        "top": _split(estimate(found["same_top"], lambda v: f"{100 * v:.1f} %")) if found else ("–", ""),
+        "ppl": _split(estimate(found["ppl_ratio"], lambda v: f"{v:.3f} ×")) if found else ("–", ""),
+        "chrf": (f"{figures.chrf:.1f}" if figures.chrf is not None else "–", ""),
+        "identical": (f"{figures.identical} / {figures.answers}" if figures.identical is not None else "–", "")}
+
+
+def _split(text: str) -> tuple[str, str]:
+    """A figure and its interval, to stand below each other."""
+    figure, _bracket, interval = text.partition(" [")
+    return figure, f"[{interval}" if interval else ""
+
+
+def _model(model: ModelComparison) -> dict:
+    return {
+        "name": model.model, "baseline": model.baseline, "provenance": provenance(model), "missing": missing(model),
+        "verdicts": [{"variant": verdict.variant, "level": verdict.level, "word": level_text(verdict.level),
+                      "text": verdict.text} for verdict in verdicts(model)],
+        "bars": _bars(model), "figures": figure_rows(model),
+        "quality": [{"name": name, "rows": quality_rows(model.quality, name), "chart": _quantiles(model, name)}
+                    for name in corpora(model.quality)],
+        "questions": [_question(model, variant, pair) for variant, pairs in model.pairs.items()
+                      for pair in worst_first(pairs)]}
+
+
+def _bars(model: ModelComparison) -> list[dict]:
+    drawn = []
+    for title, field, show in (
+            (_("tokens per second"), "tokens_per_second", lambda v: f"{v:.1f}"),
+            (_("time to first token (median)"), "ttft", lambda v: f"{v:.2f} s"),
+            (_("peak memory"), "peak_memory", readable), (_("on disk"), "disk_bytes", readable)):
+        rows = [Bar(figures.variant, value, show(value)) for figures in model.figures
+                if figures.answers and (value := getattr(figures, field))]
+        if rows:
+            drawn.append({"title": title, "chart": charts.bars(title, rows)})
+    return drawn
+
+
+def _quantiles(model: ModelComparison, corpus: str):
+    names = {"kld_median": "50 %", "kld_90": "90 %", "kld_99": "99 %", "kld_999": "99.9 %", "kld_max": _("largest")}
+    lines = {name: [found.figures[figure] for figure in names] for name, variant in model.quality.variants.items()
+             for found in variant.corpora if found.name == corpus}
+    return charts.quantiles(_("KL divergence by share of places"), list(names.values()), lines, _("nats"))
+
+
+def _question(model: ModelComparison, variant: str, pair: AnswerPair) -> dict:
+    both = pair.baseline is not None and pair.answer is not None
+    sides = [(model.baseline, pair.baseline, pair.answer)]
+    if variant != model.baseline:
+        sides.append((variant, pair.answer, pair.baseline))
+    return {
+        "id": pair.id, "category": pair.category, "question": pair.question, "expected": pair.expected,
+        "likeness": likeness(pair), "identical": pair.identical, "sides": [{
+            "variant": name, "text": None if answer is None else
+            parted(answer["text"], other["text"]) if both and not pair.identical else shown(answer["text"]),
+            "facts": _facts(answer) if answer else ""} for name, answer, other in sides],
+        "tokens": _tokens(model, variant, pair) if variant != model.baseline else None}
+
+
+def _facts(answer: dict) -> str:
+    rate = f" · {answer['tokens_per_second']:.1f} tokens/s" if answer["tokens_per_second"] else ""
+    ended = _("ended itself") if answer["finish_reason"] == "stop" else _("cut off")
+    return _("{count} tokens", count=answer["new_tokens"]) + f" · {ended}{rate}"
+
+
+def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict | None:
+    """The baseline's answer token by token, where it was measured."""
+    measured = model.quality.variants.get(variant) if model.quality else None
+    tokens = model.quality.answers.get(pair.id) if measured and model.quality.baseline == model.baseline else None
+    scores = measured.answers.get(pair.id) if tokens else None
+    if scores is None or not pair.baseline or len(tokens.pieces) != len(pair.baseline["token_ids"]):
+        return None
+    pieces = [{"text": shown(piece), "shade": sum(kl >= limit for limit in SHADES),
+               "title": f"{model.baseline.upper()} {100 * p:.1f} % · {variant.upper()} {100 * q:.1f} % · KL {small(kl)}"}
+              for piece, p, q, kl in zip(tokens.pieces, tokens.p, scores.p, scores.kl)]
+    chart = charts.probabilities(_("probability of each token of the answer"), model.baseline, variant, tokens.p, scores.p)
+    return {"pieces": pieces, "chart": chart}
+
+
+def _environment_rows(comparison: Comparison) -> list[tuple[str, str]]:
+    machine = comparison.machine
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return [(_("processor"), f"{machine['cpu']}, " + _("{cores} cores", cores=machine["cores"])),
+            (_("instructions"), ", ".join(machine.get("instructions", ())) or "–"),
+            (_("memory"), readable(machine["memory"])),
+            (_("system"), f"{machine.get('system', '?')}, Python {machine.get('python', '?')}"),
+            ("itrex_chat", str(machine["itrex_chat"])), (_("packages"), packages),
+            (_("answers"), _("At most {tokens} tokens an answer, {choice}.",
+                             tokens=comparison.generation["max_new_tokens"], choice=chosen_how(comparison.generation)))]
