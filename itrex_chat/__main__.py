@@ -5,7 +5,7 @@ from importlib import import_module
 from itrex_chat.choices import did_you_mean
 from itrex_chat.language import _
 
-VERBS = ("quantize", "ask", "measure", "compare", "cache")
+VERBS = ("quantize", "ask", "measure", "compare", "sheet", "cache")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -25,11 +25,7 @@ FILES = ("comparison.html", "comparison.md", "comparison.json", "comparison.csv"
 def compare(runs: list[Path], out: Path | None = None) -> Comparison:
     """Compare runs and write FILES into `out` (the last run's folder, if None). A run may be named by its answers."""
     runs = [run.parent if run.name == ANSWERS and run.is_file() else run for run in runs]
-    try:
-        comparison = compare_records([RunRecord.read(run) for run in runs])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=", ".join(map(str, runs)),
-                         reason=f"{type(error).__name__}: {error}")) from error
+    comparison = compare_runs(runs)
     out = out or runs[-1]
     with files.disk_errors(RunError, _("Writing the comparison to {folder}", folder=out)):
         out.mkdir(parents=True, exist_ok=True)
@@ -39,6 +35,15 @@ def compare(runs: list[Path], out: Path | None = None) -> Comparison:
         files.write_text(out / "comparison.csv", as_csv(comparison))
         files.write_text(out / "comparison-figures.csv", figures_csv(comparison))
     return comparison
+
+
+def compare_runs(runs: list[Path]) -> Comparison:
+    """The comparison of the runs in these folders. Raises RunError."""
+    try:
+        return compare_records([RunRecord.read(run) for run in runs])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=", ".join(map(str, runs)),
+                         reason=f"{type(error).__name__}: {error}")) from error
 
 
 def latest() -> Path:

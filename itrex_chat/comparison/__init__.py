@@ -14,6 +14,8 @@ from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.record import ModelQuality
+from itrex_chat.ratings.summary import Rated, summary
+from itrex_chat.ratings.stored import ratings_of
 from itrex_chat.recipe import WEIGHT_DTYPES
 from itrex_chat.runs.record import RunRecord
 
@@ -78,6 +80,7 @@ class ModelComparison:
     figures: list[Figures]
     pairs: dict[str, list[AnswerPair]]
     quality: ModelQuality | None = None  # teacher-forced figures, where they were measured
+    ratings: dict[str, list[Rated]] = dataclasses.field(default_factory=dict)  # by people, for each variant
 
     @property
     def weights_were_quantized(self) -> bool:
@@ -111,17 +114,18 @@ def compare(records: list[RunRecord]) -> Comparison:
     Where two runs have the same variant of a model, the later one's answers
     count. Runs of one model must have asked the same questions.
     """
-    models, quality, absent, commands = {}, {}, [], []
+    models, quality, ratings, absent, commands = {}, {}, [], [], []
     for record in records:
         measured = quality_record.read(record.folder)
         quality |= measured
+        ratings += ratings_of(record.folder)
         absent += [model["label"] for model in record.content["spec"].get("models", ())
                    if model["label"] not in record.content["models"]]
         commands += [*record.content.get("commands", ()), *(found.command for found in measured.values() if found.command)]
         for label, facts in record.content["models"].items():
             models.setdefault(label, []).append((record, facts))
     compared = [found for label, parts in models.items()
-                if (found := _compare_model(label, parts, quality.get(label)))]
+                if (found := _compare_model(label, parts, quality.get(label), summary(ratings, label)))]
     absent += [label for label in models if label not in (model.model for model in compared)]
     if not compared:
         reasons = [facts["reason"] for record in records for model in record.content["models"].values()
@@ -134,8 +138,8 @@ def compare(records: list[RunRecord]) -> Comparison:
                       list(dict.fromkeys(absent)), list(dict.fromkeys(commands)))
 
 
-def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: ModelQuality | None
-                   ) -> ModelComparison | None:
+def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: ModelQuality | None,
+                   ratings: dict[str, list[Rated]]) -> ModelComparison | None:
     questions, answers, variants, artifacts = {}, {}, {}, {}
     for record, facts in parts:
         for question in facts.get("questions", ()):
@@ -161,7 +165,7 @@ def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: Mod
     return ModelComparison(label, baseline, loads[0]["stored"] if loads else "?", loads[0]["origin"] if loads else {},
                            next(facts["question_set"] for _record, facts in parts if "question_set" in facts),
                            figures, pairs or {baseline: [_pair(question, answers.get((baseline, id)), None)
-                                                         for id, question in questions.items()]}, quality)
+                                                         for id, question in questions.items()]}, quality, ratings)
 
 
 def _asked(record: RunRecord, label: str) -> list[str]:

@@ -3,7 +3,7 @@ import re
 
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
-from itrex_chat.comparison.quality_tables import corpora, quality_rows
+from itrex_chat.comparison.quality_tables import corpora, quality_rows, rating_rows
 from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
 from itrex_chat.comparison.verdict import verdicts
 from itrex_chat.language import _
@@ -39,6 +39,7 @@ def _model(model: ModelComparison) -> list[str]:
     parts = [f"## {model.model}", *(f"**{escaped(verdict.text)}**" for verdict in verdicts(model)), provenance(model),
              _table(figure_rows(model))]
     parts += [_table(quality_rows(model.quality, corpus)) for corpus in corpora(model.quality)]
+    parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
     parts += missing(model)
     for variant, pairs in model.pairs.items():
         for pair in worst_first(pairs):

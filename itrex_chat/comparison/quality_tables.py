@@ -3,6 +3,7 @@ from itrex_chat.language import _
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import ANSWERS
 from itrex_chat.quality.record import ModelQuality
+from itrex_chat.ratings.summary import Rated
 
 BRIEF = ("ppl_base", "ppl_ratio", "same_top", "kld_mean", "kld_median", "kld_99", "dp_rms")
 
@@ -47,6 +48,18 @@ def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> lis
     rows.append([_("error of KL from keeping {base} compactly", base=base),
                  *(_compaction(found) for found in shown.values())])
     return rows
+
+
+def rating_rows(baseline: str, variant: str, rated: list[Rated]) -> list[list[str]]:
+    """A heading and a row for each criterion that people rated."""
+    rows = [["", baseline.upper(), variant.upper(), _("difference"), _("ratings")]]
+    return rows + [[criterion_title(row.criterion), f"★ {row.baseline:.1f}", f"★ {row.variant:.1f}",
+                    estimate(row.difference, lambda v: f"{v:+.1f}"), str(row.ratings)] for row in rated]
+
+
+def criterion_title(name: str) -> str:
+    return {"understanding": _("language understanding"), "logic": _("logic"), "humour": _("humour"),
+            "fluency": _("fluency")}[name]
 
 
 def estimate(found: Estimate, show) -> str:

@@ -4,7 +4,7 @@ import unicodedata
 from itrex_chat.comparison import Comparison, ModelComparison
 from itrex_chat.comparison.markdown import likeness
 from itrex_chat.comparison.metrics import equal_characters
-from itrex_chat.comparison.quality_tables import corpora, quality_rows
+from itrex_chat.comparison.quality_tables import corpora, quality_rows, rating_rows
 from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
 from itrex_chat.comparison.verdict import verdicts
 from itrex_chat.language import _
@@ -34,6 +34,8 @@ def _model(model: ModelComparison) -> list[str]:
     lines += ["", provenance(model), "", *aligned(figure_rows(model))]
     for corpus in corpora(model.quality):
         lines += ["", *aligned(quality_rows(model.quality, corpus, brief=True))]
+    for variant, rated in model.ratings.items():
+        lines += ["", *aligned(rating_rows(model.baseline, variant, rated))]
     for verdict in verdicts(model):
         lines += ["", verdict.text]
     return [*lines, *missing(model), ""]

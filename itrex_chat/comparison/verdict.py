@@ -98,8 +98,13 @@ def _cost(corpus: Corpus, lowest: str, highest: str, model: ModelComparison, nam
 
 def level_text(name: str) -> str:
     """A class in words that fit into "changes the predictions …"."""
-    return {"none": _("hardly at all"), "little": _("a little"), "noticeable": _("noticeably"), "heavy": _("heavily"),
-            UNKNOWN: _("too few tokens to tell")}[name]
+    return {"none": _("hardly at all"), "little": _("a little"), "noticeable": _("noticeably"), "heavy": _("heavily")}[name]
+
+
+def level_label(name: str) -> str:
+    """A class in words that stand alone."""
+    return {"none": _("costs hardly anything"), "little": _("costs a little"), "noticeable": _("costs noticeably"),
+            "heavy": _("costs heavily"), UNKNOWN: _("too few tokens to tell")}[name]
 
 
 def _perplexity(ratio: Estimate) -> str:

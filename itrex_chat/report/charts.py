@@ -6,7 +6,7 @@ from markupsafe import Markup, escape
 
 from itrex_chat.quality.intervals import Estimate
 
-WIDTH = 340  # of a chart that stands beside others, in user units: legible on a phone as it is
+NARROW, WIDTH = 270, 340  # of charts that stand beside others, in user units: legible on a phone as they are
 LONG = 760  # of one that stands alone
 
 
@@ -31,11 +31,11 @@ def bars(title: str, rows: list[Bar]) -> Markup:
     most = max(row.value for row in rows) or 1
     parts = []
     for number, row in enumerate(rows):
-        top, length = 8 + 30 * number, max(1.0, 190 * row.value / most)
+        top, length = 8 + 30 * number, max(1.0, 135 * row.value / most)
         parts.append(_text(46, top + 15, row.variant.upper(), "end"))
         parts.append(f'<rect class="fill-{_class(row.variant)}" x="54" y="{top}" width="{length:.1f}" height="20" rx="3"/>')
         parts.append(_text(60 + length, top + 15, row.text, "start", "value"))
-    return _svg(title, WIDTH, 8 + 30 * len(rows), parts)
+    return _svg(title, NARROW, 8 + 30 * len(rows), parts)
 
 
 def quantiles(title: str, labels: list[str], variants: dict[str, list[Estimate]], unit: str) -> Markup:
@@ -45,7 +45,7 @@ def quantiles(title: str, labels: list[str], variants: dict[str, list[Estimate]]
         return Markup("")
     low, high = math.floor(math.log10(max(min(values), 1e-7))), math.ceil(math.log10(max(values)))
     high = max(high, low + 1)
-    left, top, bottom, right = 46, 14, 196, WIDTH - 12
+    left, top, bottom, right = 54, 14, 196, WIDTH - 12
 
     def across(index):
         return left + 16 + (right - left - 32) * index / max(1, len(labels) - 1)

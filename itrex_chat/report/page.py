@@ -4,10 +4,10 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison
-from itrex_chat.comparison.markdown import chosen_how, likeness, worst_first
-from itrex_chat.comparison.quality_tables import corpora, estimate, quality_rows, small
+from itrex_chat.comparison.markdown import chosen_how, likeness
+from itrex_chat.comparison.quality_tables import corpora, estimate, quality_rows, rating_rows, small
 from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
-from itrex_chat.comparison.verdict import level_text, main_corpus, verdicts
+from itrex_chat.comparison.verdict import level_label, main_corpus, verdicts
 from itrex_chat.language import _, spoken_language
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
@@ -50,7 +50,7 @@ def _overview_row(model: ModelComparison, figures: Figures) -> dict:
     return {
         "model": model.model, "variant": figures.variant,
         "speed": (f"{figures.tokens_per_second:.1f}" if figures.tokens_per_second else "–", ratio("tokens_per_second")),
-        "ttft": (f"{figures.ttft:.2f} s" if figures.ttft else "–", ratio("ttft")),
+        "ttft": (_seconds(figures.ttft) if figures.ttft else "–", ratio("ttft")),
         "memory": (readable(figures.peak_memory) if figures.peak_memory else "–", ratio("peak_memory")),
         "disk": (readable(figures.disk_bytes) if figures.disk_bytes else "–", ratio("disk_bytes")),
         "kld": _split(estimate(found["kld_mean"], small)) if found else ("–", ""),
@@ -58,6 +58,10 @@ def _overview_row(model: ModelComparison, figures: Figures) -> dict:
         "ppl": _split(estimate(found["ppl_ratio"], lambda v: f"{v:.3f} ×")) if found else ("–", ""),
         "chrf": (f"{figures.chrf:.1f}" if figures.chrf is not None else "–", ""),
         "identical": (f"{figures.identical} / {figures.answers}" if figures.identical is not None else "–", "")}
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 0.1 else f"{1000 * value:.0f} ms"
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -69,20 +73,29 @@ def _split(text: str) -> tuple[str, str]:
 def _model(model: ModelComparison) -> dict:
     return {
         "name": model.model, "baseline": model.baseline, "provenance": provenance(model), "missing": missing(model),
-        "verdicts": [{"variant": verdict.variant, "level": verdict.level, "word": level_text(verdict.level),
+        "verdicts": [{"variant": verdict.variant, "level": verdict.level, "word": level_label(verdict.level),
                       "text": verdict.text} for verdict in verdicts(model)],
         "bars": _bars(model), "figures": figure_rows(model),
         "quality": [{"name": name, "rows": quality_rows(model.quality, name), "chart": _quantiles(model, name)}
                     for name in corpora(model.quality)],
-        "questions": [_question(model, variant, pair) for variant, pairs in model.pairs.items()
-                      for pair in worst_first(pairs)]}
+        "ratings": [rating_rows(model.baseline, variant, rated) for variant, rated in model.ratings.items()],
+        "questions": [_question(model, id) for id in _worst_first(model)]}
+
+
+def _worst_first(model: ModelComparison) -> list[str]:
+    """The questions by the likeness of the variant that differs most."""
+    likenesses = {}
+    for pairs in model.pairs.values():
+        for pair in pairs:
+            likenesses.setdefault(pair.id, []).append(101 if pair.chrf is None else pair.chrf)
+    return sorted(likenesses, key=lambda id: min(likenesses[id]))
 
 
 def _bars(model: ModelComparison) -> list[dict]:
     drawn = []
     for title, field, show in (
             (_("tokens per second"), "tokens_per_second", lambda v: f"{v:.1f}"),
-            (_("time to first token (median)"), "ttft", lambda v: f"{v:.2f} s"),
+            (_("time to first token (median)"), "ttft", _seconds),
             (_("peak memory"), "peak_memory", readable), (_("on disk"), "disk_bytes", readable)):
         rows = [Bar(figures.variant, value, show(value)) for figures in model.figures
                 if figures.answers and (value := getattr(figures, field))]
@@ -98,18 +111,25 @@ def _quantiles(model: ModelComparison, corpus: str):
     return charts.quantiles(_("KL divergence by share of places"), list(names.values()), lines, _("nats"))
 
 
-def _question(model: ModelComparison, variant: str, pair: AnswerPair) -> dict:
-    both = pair.baseline is not None and pair.answer is not None
-    sides = [(model.baseline, pair.baseline, pair.answer)]
-    if variant != model.baseline:
-        sides.append((variant, pair.answer, pair.baseline))
+def _question(model: ModelComparison, id: str) -> dict:
+    """One question with the baseline's answer and all others beside it."""
+    pairs = {variant: pair for variant, pairs in model.pairs.items() for pair in pairs if pair.id == id}
+    first = next(iter(pairs.values()))
+    others = {variant: pair for variant, pair in pairs.items() if variant != model.baseline}
     return {
-        "id": pair.id, "category": pair.category, "question": pair.question, "expected": pair.expected,
-        "likeness": likeness(pair), "identical": pair.identical, "sides": [{
-            "variant": name, "text": None if answer is None else
-            parted(answer["text"], other["text"]) if both and not pair.identical else shown(answer["text"]),
-            "facts": _facts(answer) if answer else ""} for name, answer, other in sides],
-        "tokens": _tokens(model, variant, pair) if variant != model.baseline else None}
+        "id": id, "category": first.category, "question": first.question, "expected": first.expected,
+        "sides": [_side(model.baseline, first.baseline, first.answer if len(others) == 1 else None, ""),
+                  *(_side(variant, pair.answer, pair.baseline, likeness(pair)) for variant, pair in others.items())],
+        "tokens": [found for variant, pair in others.items() if (found := _tokens(model, variant, pair))]}
+
+
+def _side(variant: str, answer: dict | None, other: dict | None, likeness: str) -> dict:
+    """An answer, marked where it leaves the `other` one."""
+    if answer is None:
+        return {"variant": variant, "text": None, "facts": "", "likeness": ""}
+    same = other is None or other["token_ids"] == answer["token_ids"]
+    return {"variant": variant, "facts": _facts(answer), "likeness": likeness,
+            "text": shown(answer["text"]) if same else parted(answer["text"], other["text"])}
 
 
 def _facts(answer: dict) -> str:
@@ -129,7 +149,7 @@ def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict | No
                "title": f"{model.baseline.upper()} {100 * p:.1f} % · {variant.upper()} {100 * q:.1f} % · KL {small(kl)}"}
               for piece, p, q, kl in zip(tokens.pieces, tokens.p, scores.p, scores.kl)]
     chart = charts.probabilities(_("probability of each token of the answer"), model.baseline, variant, tokens.p, scores.p)
-    return {"pieces": pieces, "chart": chart}
+    return {"variant": variant, "pieces": pieces, "chart": chart}
 
 
 def _environment_rows(comparison: Comparison) -> list[tuple[str, str]]:

@@ -19,7 +19,9 @@ def words() -> dict[str, str]:
         "tokens": _("Token by token: where the variants disagree"),
         "tokens_note": _("The baseline's answer, each token shaded by the KL divergence there; the curve shows the "
                          "probability that each variant gives to the token."),
-        "ratings": _("Ratings by people"), "environment": _("Environment"), "commands": _("Commands"),
+        "ratings": _("Ratings by people"),
+        "ratings_note": _("One to five stars, given without knowing the variant. Speed is measured, not rated."),
+        "environment": _("Environment"), "commands": _("Commands"),
         "commands_note": _("These make the same run again, on the same machine with the same figures but for the times."),
         "reading": _("How to read this"),
         "reading_kld": _("KL divergence (nats) says how far a variant's expectations are from the baseline's: 0 is the "
