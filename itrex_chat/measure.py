@@ -14,7 +14,7 @@ from itrex_chat.comparison.terminal import aligned
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import measuring, record as quality_record
-from itrex_chat.quality.passages import of_answers
+from itrex_chat.quality.passages import Passage, of_answers
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.runs.record import RunRecord
 from itrex_chat.units import readable
@@ -48,6 +48,14 @@ def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None
     if not measured:
         raise RunError(_("{run} has no answers yet; let it go on with: python -m itrex_chat.ask", run=run))
     return measured
+
+
+def scored_answers(run: Path, baseline: str) -> list[Passage]:
+    """What the answers of a run's baseline are scored on. Raises RunError where it has none."""
+    answers = [answer for answer in RunRecord.read(run).answers if answer["variant"] == baseline]
+    if not answers:
+        raise RunError(_("{run} has no answers of {variant}.", run=run, variant=baseline.upper()))
+    return of_answers(answers)
 
 
 def report(label: str, quality: ModelQuality) -> str:

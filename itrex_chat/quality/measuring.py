@@ -43,7 +43,8 @@ class Measurement:
     baseline: str
     passages: list[Passage]
     pieces: dict[str, list[str]]  # the text of each token of each answer
-    reference_bytes: int
+    reference: Parts
+    plan: dict  # of the worker: memory needs, keys, artifacts
     variants: list[Measured]
 
 
@@ -78,7 +79,7 @@ def measure(recipe: Recipe, baseline: str, variants: list[str], answers: list[Pa
     _run(recipe, baseline, passages, reference, None, plan)
     measured = [_variant(recipe, name, passages, reference, plan) for name in variants]
     pieces = {passage.name: found for passage, found in zip(answers, plan["pieces"])}
-    return Measurement(baseline, passages, pieces, reference.nbytes(passages), measured)
+    return Measurement(baseline, passages, pieces, reference, plan, measured)
 
 
 def _variant(recipe: Recipe, variant: str, passages: list[Passage], reference: Parts, plan: dict) -> Measured:

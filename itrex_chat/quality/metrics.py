@@ -1,6 +1,6 @@
 """The figures of one variant on one corpus, from the scores of all positions."""
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -32,6 +32,14 @@ def positions(references: list[dict], scores: list[dict]) -> Positions:
         np.repeat(np.arange(len(scores)), [len(part["kl"]) for part in scores]), joined(scores, "kl"),
         joined(scores, "sampling_variance"), joined(references, "target_log"), joined(scores, "target_log"),
         joined(scores, "same_top"))
+
+
+def together(parts: list[Positions]) -> Positions:
+    """All corpora as one."""
+    starts = np.cumsum([0, *(int(part.passages[-1]) + 1 for part in parts)])
+    joined = {field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Positions)}
+    joined["passages"] = np.concatenate([part.passages + start for part, start in zip(parts, starts)])
+    return Positions(**joined)
 
 
 def estimates(found: Positions) -> dict[str, Estimate]:

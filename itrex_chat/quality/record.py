@@ -62,7 +62,7 @@ def of(measured: Measurement, command: str = "") -> ModelQuality:
             for name, span in spans.items()} if found else {}, variant.reason)
     answers = {name: AnswerTokens(measured.pieces[name], _probabilities(base.base_log[span]))
                for name, span in spans.items()} if base else {}
-    return ModelQuality(measured.baseline, measured.reference_bytes, variants, answers, command)
+    return ModelQuality(measured.baseline, measured.reference.nbytes(measured.passages), variants, answers, command)
 
 
 def write(folder: Path, models: dict[str, ModelQuality]) -> None:

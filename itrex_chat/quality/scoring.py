@@ -6,6 +6,7 @@ from importlib.metadata import version
 import torch
 
 from itrex_chat import machine, progress
+from itrex_chat.decoder.layout import HEAD
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.errors import GenerationError
 from itrex_chat.language import _
@@ -27,8 +28,7 @@ def score(recipe: Recipe, variant: str, passages: list[dict], reference: str, sc
     from itrex_chat.runs.worker import for_variant
     chatbot = load_chatbot(for_variant(recipe, variant), variant)
     tell("loaded", memory=machine.peak_memory(), **chatbot.facts())
-    wanted = [Passage(**(passage | {"ids": tuple(passage["ids"])})) for passage in passages]
-    kept = Parts("reference", reference)
+    wanted, kept = _passages(passages), Parts("reference", reference)
     with progress.bar(_("scoring {variant}", variant=variant), sum(len(p.ids) for p in wanted), "tokens") as bar:
         for passage in wanted:
             if scores is None:
@@ -38,6 +38,42 @@ def score(recipe: Recipe, variant: str, passages: list[dict], reference: str, sc
             bar.update(len(passage.ids))
             tell("scored", passage=passage.key)
     tell("done", peak_memory=machine.peak_memory())
+
+
+def score_layers(recipe: Recipe, baseline: str, variant: str, passages: list[dict], reference: str,
+                 scores: dict[int, str]) -> None:
+    """Load the baseline and score it with one decoder block at a time in the variant's weights, activations in float32.
+
+    `scores` has a key for each block's number, and for the head under the
+    number of blocks.
+    """
+    from itrex_chat.artifacts.obtain import verified
+    from itrex_chat.chatbot import load_chatbot
+    from itrex_chat.decoder.loading import load_block
+    from itrex_chat.kernels import choose
+    from itrex_chat.runs.worker import for_variant
+    from itrex_chat.variants import QuantizedWeights
+    decoder = load_chatbot(recipe, baseline).decoder
+    weights = QuantizedWeights(verified(for_variant(recipe, variant)), choose(), "fp32")
+    wanted, kept, count = _passages(passages), Parts("reference", reference), len(decoder.blocks)
+    with progress.bar(_("scoring layers"), len(scores) * sum(len(p.ids) for p in wanted), "tokens") as bar:
+        for number, key in scores.items():
+            if number == count:
+                mixed = dataclasses.replace(decoder, head=weights.linear([HEAD.removesuffix(".weight")]))
+            else:
+                blocks = (*decoder.blocks[:number], load_block(weights, number), *decoder.blocks[number + 1:])
+                mixed = dataclasses.replace(decoder, blocks=blocks)
+            parts = Parts("scores", key)
+            for passage in wanted:
+                if parts.read(passage) is None:
+                    parts.write(passage, score_of(mixed, passage, kept.read(passage)))
+                bar.update(len(passage.ids))
+            tell("layer", number=number)
+    tell("done", peak_memory=machine.peak_memory())
+
+
+def _passages(given: list[dict]) -> list[Passage]:
+    return [Passage(**(passage | {"ids": tuple(passage["ids"])})) for passage in given]
 
 
 def reference_of(decoder: Decoder, passage: Passage) -> dict:

@@ -128,6 +128,27 @@ def scatter(title: str, points: list[Point], x_title: str, y_title: str) -> Mark
     return _svg(title, LONG, bottom + 42, parts)
 
 
+def columns(title: str, values: list[tuple[str, Estimate]]) -> Markup:
+    """A column for each layer, from zero on, with its interval."""
+    left, top, bottom, right = 56, 12, 170, LONG - 8
+    most = max([e.high or e.value for _label, e in values]) or 1
+    step = (right - left) / len(values)
+    parts = []
+    for share in (0, 0.5, 1):
+        y = bottom - (bottom - top) * share
+        parts += [_line(left, y, right, y, "grid"), _text(left - 6, y + 4, f"{share * most:.2g}", "end")]
+    for index, (label, e) in enumerate(values):
+        height, x = (bottom - top) * e.value / most, left + step * index
+        parts.append(f'<rect class="fill-int4" x="{x + 2:.1f}" y="{bottom - height:.1f}" width="{max(1.0, step - 4):.1f}" '
+                     f'height="{height:.1f}"/>')
+        if e.low is not None and e.high is not None:
+            ends = [bottom - (bottom - top) * end / most for end in (e.low, e.high)]
+            parts.append(_line(x + step / 2, ends[0], x + step / 2, ends[1], "axis"))
+        if len(values) <= 40 or index % 5 == 0:
+            parts.append(_text(x + step / 2, bottom + 16, label, "middle"))
+    return _svg(title, LONG, bottom + 24, parts)
+
+
 def _ticks(low: float, high: float) -> list[float]:
     found = [digit * 10.0 ** power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
              for digit in (1, 2, 5)]

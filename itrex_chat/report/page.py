@@ -20,12 +20,20 @@ SHADES = (0.02, 0.1, 0.3, 1.0)  # nats from which a token is shaded, and more
 
 def as_html(comparison: Comparison) -> str:
     """One HTML document: no scripts, no requests."""
-    return _environment().get_template("page.html.j2").render(
-        w=words(), lang={"zh": "zh-CN"}.get(spoken_language(), "en"), comparison=comparison,
-        style=resources.files(__package__).joinpath("style.css").read_text("utf-8"),
+    title = _("What quantization costs and gives")
+    return rendered(
+        "page.html.j2", " · ".join([title, *(model.model for model in comparison.models)]), title,
+        str(comparison.machine["cpu"]), comparison=comparison,
         overview=[row for model in comparison.models for row in _overview(model)],
         models=[_model(model) for model in comparison.models], absent=absent(comparison),
         environment=_environment_rows(comparison))
+
+
+def rendered(template: str, title: str, heading: str, where: str, **values) -> str:
+    """A page in the language spoken, with the style inside."""
+    return _environment().get_template(template).render(
+        w=words(), lang={"zh": "zh-CN"}.get(spoken_language(), "en"), title=title, heading=heading, where=where,
+        style=resources.files(__package__).joinpath("style.css").read_text("utf-8"), **values)
 
 
 def _environment() -> Environment:

@@ -5,7 +5,7 @@ from itrex_chat.language import _
 
 def words() -> dict[str, str]:
     return {
-        "title": _("What quantization costs and gives"),
+        "recipes": _("Recipes"), "layers": _("Layer by layer"), "steps": _("Step by step"),
         "overview": _("Overview"), "model": _("model"), "variant": _("variant"),
         "speed": _("tokens/s"), "ttft": _("first token"), "memory": _("memory"), "disk": _("disk"),
         "kld": _("KL divergence"), "top": _("same token"), "ppl": _("perplexity"), "chrf": "chrF",

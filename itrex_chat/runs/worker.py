@@ -17,7 +17,8 @@ from itrex_chat.units import readable
 def main() -> int:
     try:
         job = receive_job()
-        {"prepare": prepare, "ask": ask, "plan_scoring": plan_scoring, "score": score}[job.pop("task")](**job)
+        {"prepare": prepare, "ask": ask, "plan_scoring": plan_scoring, "score": score,
+         "score_layers": score_layers}[job.pop("task")](**job)
     except ItrexChatError as error:
         tell("error", message=str(error))
         return 1
@@ -133,12 +134,13 @@ def plan_scoring(recipe: dict, baseline: str, variants: list[str], answers: list
     ready = _preparation(model, list(dict.fromkeys([baseline, *variants])), tokens)
     if problem := ready["problems"].get(baseline):
         raise RunError(problem)
-    tokenizer, vocabulary = _tokenizer(model, baseline)
+    tokenizer, decoder = _tokenizer(model, baseline)
+    vocabulary = decoder.vocab_size
     extra = scoring.logits_bytes(vocabulary)
     reference, keys = scoring.keys(model, baseline, [name for name in variants if name not in ready["problems"]])
     tell("planned", needs={name: size + extra for name, size in ready["needs"].items()}, problems=ready["problems"],
-         texts=[tokenizer.encode(Path(text).read_text("utf-8")) for text in texts], vocabulary=vocabulary,
-         pieces=[token_pieces(tokenizer, ids) for ids in answers],
+         texts=[tokenizer.encode(Path(text).read_text("utf-8")) for text in texts], vocabulary=vocabulary, layers=decoder.layers,
+         artifacts=ready["artifacts"], pieces=[token_pieces(tokenizer, ids) for ids in answers],
          reference=reference, variants=keys)
 
 
@@ -147,15 +149,21 @@ def score(recipe: dict, variant: str, passages: list[dict], reference: str, scor
     scoring.score(recipes.from_dict(recipe), variant, passages, reference, scores)
 
 
+def score_layers(recipe: dict, baseline: str, variant: str, passages: list[dict], reference: str, scores: dict) -> None:
+    from itrex_chat.quality import scoring
+    scoring.score_layers(recipes.from_dict(recipe), baseline, variant, passages, reference,
+                         {int(number): key for number, key in scores.items()})
+
+
 def _tokenizer(model: Recipe, variant: str):
-    """The tokenizer that a variant is loaded with, and how many tokens its decoder knows."""
+    """The tokenizer that a variant is loaded with, and its decoder's configuration."""
     from itrex_chat.chat import load_tokenizer
     from itrex_chat.variants import QUANTIZED
     if variant in QUANTIZED:
         artifact = _artifact(for_variant(model, variant))
-        return load_tokenizer(artifact.folder, artifact.family, model.chat), artifact.decoder.vocab_size
+        return load_tokenizer(artifact.folder, artifact.family, model.chat), artifact.decoder
     stored = _checkpoint(model)
-    return load_tokenizer(stored.folder, stored.family, model.chat, stored.gguf), stored.decoder.vocab_size
+    return load_tokenizer(stored.folder, stored.family, model.chat, stored.gguf), stored.decoder
 
 
 def for_variant(model: Recipe, variant: str) -> Recipe:
