@@ -35,7 +35,8 @@ def attribute(recipe: Recipe, baseline: str = "fp32", answers: list[Passage] = (
     Raises RunError.
     """
     steps, measured = attribution.steps(recipe, baseline, list(answers), list(texts), limit)
-    found = Attribution(sum(passage.positions for passage in measured.passages), len(measured.passages), steps,
+    found = Attribution(sum(passage.positions for passage in measured.passages), len(measured.passages),
+                        measured.plan["kernel"], steps,
                         attribution.layers(recipe, baseline, measured, measured.plan["layers"]) if layers else [])
     out = out or cache_home() / "attributions" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):

@@ -35,6 +35,7 @@ class Layer:
 class Attribution:
     positions: int
     passages: int
+    kernel: str  # that multiplied, and rounded activations in its way
     steps: list[Step]
     layers: list[Layer]
 

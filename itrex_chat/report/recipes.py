@@ -1,4 +1,6 @@
 """A sweep over recipes, and an attribution, as tables and pages."""
+from statistics import median
+
 from itrex_chat import machine
 from itrex_chat.comparison.quality_tables import estimate, small
 from itrex_chat.language import _
@@ -88,8 +90,8 @@ def layer_rows(attribution: Attribution, count: int | None = None) -> list[list[
 def attribution_page(model: str, baseline: str, attribution: Attribution, command: str) -> str:
     title = _("Where the loss of {model} comes from", model=model)
     parts = [{"title": _("Step by step"), "rows": step_rows(attribution), "chart": None,
-              "note": _("Each step quantizes one thing more; {positions} tokens in {passages} passages.",
-                        positions=attribution.positions, passages=attribution.passages)}]
+              "note": _("Each step quantizes one thing more; {positions} tokens in {passages} passages, kernel {kernel}.",
+                        positions=attribution.positions, passages=attribution.passages, kernel=attribution.kernel)}]
     if attribution.layers:
         parts.append({"title": _("Layer by layer"), "rows": layer_rows(attribution),
                       "chart": charts.columns(_("KL divergence with one block quantized"),
@@ -109,7 +111,7 @@ def attribution_verdict(attribution: Attribution) -> list[str]:
                        known="" if _known(step.added) else _(", which is within the uncertainty")))
     if attribution.layers:
         worst = max(attribution.layers, key=lambda layer: layer.kld_mean.value)
-        typical = sorted(layer.kld_mean.value for layer in attribution.layers)[len(attribution.layers) // 2]
+        typical = median(layer.kld_mean.value for layer in attribution.layers)
         lines.append(_("The block that hurts most by itself is {number}: {times:.1f} times the median block.",
                        number=worst.number, times=worst.kld_mean.value / typical if typical else 1))
     return lines

@@ -129,6 +129,7 @@ def plan_scoring(recipe: dict, baseline: str, variants: list[str], answers: list
     """As `prepare`, and besides: the text of each token of the answers, the tokens of the texts, and where in the store
     (`quality.store`) each variant's results belong."""
     from itrex_chat.chat.streaming import token_pieces
+    from itrex_chat.kernels import choose
     from itrex_chat.quality import scoring
     model = recipes.from_dict(recipe)
     ready = _preparation(model, list(dict.fromkeys([baseline, *variants])), tokens)
@@ -139,7 +140,7 @@ def plan_scoring(recipe: dict, baseline: str, variants: list[str], answers: list
     extra = scoring.logits_bytes(vocabulary)
     reference, keys = scoring.keys(model, baseline, [name for name in variants if name not in ready["problems"]])
     tell("planned", needs={name: size + extra for name, size in ready["needs"].items()}, problems=ready["problems"],
-         texts=[tokenizer.encode(Path(text).read_text("utf-8")) for text in texts], vocabulary=vocabulary, layers=decoder.layers,
+         texts=[tokenizer.encode(Path(text).read_text("utf-8")) for text in texts], vocabulary=vocabulary, layers=decoder.layers, kernel=choose().name,
          artifacts=ready["artifacts"], pieces=[token_pieces(tokenizer, ids) for ids in answers],
          reference=reference, variants=keys)
 
