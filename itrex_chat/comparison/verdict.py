@@ -2,7 +2,7 @@
 
 Cost, from the mean KL divergence of the corpus with the most tokens, in nats:
 
-    below 0.01   hardly anything     (about what 6-bit formats of 7B models cost)
+    below 0.01   hardly anything     (about what 6-bit formats of 8B models cost)
     below 0.05   little              (about good 4-bit formats)
     below 0.2    noticeably          (about 3-bit formats)
     above        heavily

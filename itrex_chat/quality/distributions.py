@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 
 TOP, SAMPLES = 256, 32
+SMALL = 1024  # a vocabulary up to this size is kept whole
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ def compact(log_probs: torch.Tensor, targets: torch.Tensor, generator: torch.Gen
             top: int = TOP, samples: int = SAMPLES) -> Compact:
     """Keep the distributions log_probs, float32 [n, vocabulary], at positions followed by `targets`, int64 [n]."""
     count, vocabulary = log_probs.shape
-    top_log, top_ids = log_probs.topk(min(top, vocabulary), -1)
+    top = vocabulary if vocabulary <= SMALL else top
+    top_log, top_ids = log_probs.topk(top, -1)
     target_log = log_probs.gather(1, targets[:, None])[:, 0]
-    if top >= vocabulary:
+    if top == vocabulary:
         nothing = torch.empty(count, 0)
         return Compact(top_ids.int(), top_log, torch.full((count,), -torch.inf), nothing.int(), nothing, target_log)
     rest = log_probs.exp().scatter_(1, top_ids, 0.0).cumsum(-1)
