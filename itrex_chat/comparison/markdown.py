@@ -48,7 +48,8 @@ def _model(model: ModelComparison) -> list[str]:
 
 
 def _table(rows: list[list[str]]) -> str:
-    heading, *rest = ([escaped(cell) for cell in row] for row in rows)
+    heading, *rest = rows  # the first column and row may name files; the other cells are this program's own
+    heading, rest = [escaped(cell) for cell in heading], [[escaped(row[0]), *row[1:]] for row in rest]
     return "\n".join([_row(heading), "|---" + "|--:" * (len(heading) - 1) + "|", *(_row(row) for row in rest)])
 
 
