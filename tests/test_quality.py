@@ -17,7 +17,7 @@ from itrex_chat.quality.intervals import Sample
 from itrex_chat.quality.passages import ANSWERS, Passage, of_answers, of_text
 from itrex_chat.quality.store import Parts
 
-TEXT = "今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 30
+TEXT = "今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 60
 
 
 @pytest.fixture

@@ -119,4 +119,4 @@ def _informative(value: float, error: float, sample: Sample) -> float:
 def _wilson(value: float, count: float, t: float) -> tuple[float, float]:
     center = (value + t * t / (2 * count)) / (1 + t * t / count)
     reach = t / (1 + t * t / count) * math.sqrt(value * (1 - value) / count + t * t / (4 * count * count))
-    return max(0.0, center - reach), min(1.0, center + reach)
+    return (0.0 if value == 0 else max(0.0, center - reach)), (1.0 if value == 1 else min(1.0, center + reach))
