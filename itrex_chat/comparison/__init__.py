@@ -10,6 +10,8 @@ from statistics import mean, median
 
 from itrex_chat.comparison import metrics
 from itrex_chat.comparison.metrics import chrf, equal_tokens
+from itrex_chat.endpoints import stored as judgements
+from itrex_chat.endpoints.stored import Judged
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import record as quality_record
@@ -20,6 +22,7 @@ from itrex_chat.recipe import WEIGHT_DTYPES
 from itrex_chat.runs.record import RunRecord
 
 PRECISION = ("fp32", "bf16", "int8", "int4")  # the most precise first
+ONLINE = "online"  # another model's answers, from an endpoint: a column to read beside the variants
 SCHEMA_VERSION = 2
 
 
@@ -81,6 +84,7 @@ class ModelComparison:
     pairs: dict[str, list[AnswerPair]]
     quality: ModelQuality | None = None  # teacher-forced figures, where they were measured
     ratings: dict[str, list[Rated]] = dataclasses.field(default_factory=dict)  # by people, for each variant
+    judged: dict[str, Judged] = dataclasses.field(default_factory=dict)  # by another model, for each variant
 
     @property
     def weights_were_quantized(self) -> bool:
@@ -114,18 +118,19 @@ def compare(records: list[RunRecord]) -> Comparison:
     Where two runs have the same variant of a model, the later one's answers
     count. Runs of one model must have asked the same questions.
     """
-    models, quality, ratings, absent, commands = {}, {}, [], [], []
+    models, quality, judged, ratings, absent, commands = {}, {}, {}, [], [], []
     for record in records:
         measured = quality_record.read(record.folder)
         quality |= measured
         ratings += ratings_of(record.folder)
+        judged |= judgements.read(record.folder)
         absent += [model["label"] for model in record.content["spec"].get("models", ())
                    if model["label"] not in record.content["models"]]
         commands += [*record.content.get("commands", ()), *(found.command for found in measured.values() if found.command)]
         for label, facts in record.content["models"].items():
             models.setdefault(label, []).append((record, facts))
     compared = [found for label, parts in models.items()
-                if (found := _compare_model(label, parts, quality.get(label), summary(ratings, label)))]
+                if (found := _compare_model(label, parts, quality.get(label), summary(ratings, label), judged.get(label, {})))]
     absent += [label for label in models if label not in (model.model for model in compared)]
     if not compared:
         reasons = [facts["reason"] for record in records for model in record.content["models"].values()
@@ -139,7 +144,7 @@ def compare(records: list[RunRecord]) -> Comparison:
 
 
 def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: ModelQuality | None,
-                   ratings: dict[str, list[Rated]]) -> ModelComparison | None:
+                   ratings: dict[str, list[Rated]], judged: dict[str, Judged]) -> ModelComparison | None:
     questions, answers, variants, artifacts = {}, {}, {}, {}
     for record, facts in parts:
         for question in facts.get("questions", ()):
@@ -150,7 +155,7 @@ def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: Mod
         variants = {name: {"state": "waiting"} for name in _asked(record, label)} | variants | facts["variants"]
         artifacts |= facts.get("artifacts", {})
         answers |= {(answer["variant"], answer["id"]): answer for answer in record.answers if answer["model"] == label}
-    answered = [name for name in PRECISION if any(variant == name for variant, _id in answers)]
+    answered = [name for name in (*PRECISION, ONLINE) if any(variant == name for variant, _id in answers)]
     if not answered:
         return None
     baseline = answered[0]
@@ -160,12 +165,12 @@ def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: Mod
     figures = [_figures(name, variants.get(name, {}), artifacts.get(name),
                         [answer for (variant, _id), answer in answers.items() if variant == name], pairs.get(name),
                         {id: question["expected"] for id, question in questions.items()})
-               for name in PRECISION if name in variants or name in answered]
-    figures.sort(key=lambda f: (f.variant != baseline, PRECISION.index(f.variant)))
+               for name in (*PRECISION, ONLINE) if name in variants or name in answered]
+    figures.sort(key=lambda f: (f.variant != baseline, (*PRECISION, ONLINE).index(f.variant)))
     return ModelComparison(label, baseline, loads[0]["stored"] if loads else "?", loads[0]["origin"] if loads else {},
                            next(facts["question_set"] for _record, facts in parts if "question_set" in facts),
                            figures, pairs or {baseline: [_pair(question, answers.get((baseline, id)), None)
-                                                         for id, question in questions.items()]}, quality, ratings)
+                                                         for id, question in questions.items()]}, quality, ratings, judged)
 
 
 def _asked(record: RunRecord, label: str) -> list[str]:
@@ -179,10 +184,11 @@ def _asked(record: RunRecord, label: str) -> list[str]:
 
 def _pair(question: dict, baseline: dict | None, answer: dict | None) -> AnswerPair:
     both = baseline is not None and answer is not None
+    tokens = both and answer["variant"] != ONLINE  # whose tokens are its own
     return AnswerPair(
         question["id"], question["text"], question["category"], question["expected"], baseline, answer,
-        equal_tokens(answer["token_ids"], baseline["token_ids"]) if both else None,
-        answer["token_ids"] == baseline["token_ids"] if both else None,
+        equal_tokens(answer["token_ids"], baseline["token_ids"]) if tokens else None,
+        answer["token_ids"] == baseline["token_ids"] if tokens else answer["text"] == baseline["text"] if both else None,
         chrf(answer["text"], baseline["text"]) if both else None,
         metrics.bleu(answer["text"], baseline["text"]) if both else None)
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from itrex_chat.choices import one_of
-from itrex_chat.comparison import Comparison, Figures, ModelComparison
+from itrex_chat.comparison import ONLINE, Comparison, Figures, ModelComparison
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import metrics
@@ -58,7 +58,7 @@ def failures(comparison: Comparison, conditions: list[Condition]) -> list[str]:
     found = []
     for condition in conditions:
         for model in comparison.models:
-            others = [figures for figures in model.figures if figures.variant != model.baseline]
+            others = [figures for figures in model.figures if figures.variant not in (model.baseline, ONLINE)]
             if not others:
                 raise RunError(_("--fail-if {text}: {model} has nothing to compare with {base}.", text=condition.text,
                                  model=model.model, base=model.baseline.upper()))

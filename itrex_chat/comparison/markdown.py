@@ -3,7 +3,7 @@ import re
 
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
-from itrex_chat.comparison.quality_tables import corpora, quality_rows, rating_rows
+from itrex_chat.comparison.quality_tables import corpora, judged_line, quality_rows, rating_rows
 from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
 from itrex_chat.comparison.verdict import verdicts
 from itrex_chat.language import _
@@ -40,6 +40,7 @@ def _model(model: ModelComparison) -> list[str]:
              _table(figure_rows(model))]
     parts += [_table(quality_rows(model.quality, corpus)) for corpus in corpora(model.quality)]
     parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
+    parts += [escaped(judged_line(model.baseline, variant, judged)) for variant, judged in model.judged.items()]
     parts += missing(model)
     for variant, pairs in model.pairs.items():
         for pair in worst_first(pairs):
@@ -81,7 +82,8 @@ def likeness(pair: AnswerPair) -> str:
         return ""
     rates = " → ".join(f"{answer['tokens_per_second']:.1f}" if answer["tokens_per_second"] else "–"
                        for answer in (pair.baseline, pair.answer))
-    same = _("identical") if pair.identical else _("first divergent token: {index}", index=pair.equal_tokens)
+    same = _("identical") if pair.identical else _("another model") if pair.equal_tokens is None \
+        else _("first divergent token: {index}", index=pair.equal_tokens)
     return _("{same}; chrF {chrf:.1f}; TTFT {before:.2f} → {after:.2f} s; {rates} tokens/s", same=same, chrf=pair.chrf,
              before=pair.baseline["ttft"], after=pair.answer["ttft"], rates=rates)
 

@@ -1,4 +1,5 @@
 """Teacher-forced figures as rows of text."""
+from itrex_chat.endpoints.stored import Judged
 from itrex_chat.language import _
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import ANSWERS
@@ -55,6 +56,14 @@ def rating_rows(baseline: str, variant: str, rated: list[Rated]) -> list[list[st
     rows = [["", baseline.upper(), variant.upper(), _("difference"), _("ratings")]]
     return rows + [[criterion_title(row.criterion), f"★ {row.baseline:.1f}", f"★ {row.variant:.1f}",
                     estimate(row.difference, lambda v: f"{v:+.1f}"), str(row.ratings)] for row in rated]
+
+
+def judged_line(baseline: str, variant: str, judged: Judged) -> str:
+    """What a judge preferred, in a sentence."""
+    return _("{judge} judged {pairs} pairs in both orders: {variant} better in {better}, {base} better in {worse}, equal in "
+             "{equal}, decided by the order alone in {positional}, not to be read in {unreadable}.", judge=judged.judge,
+             pairs=judged.pairs, variant=variant.upper(), base=baseline.upper(), better=judged.variant,
+             worse=judged.baseline, equal=judged.equal, positional=judged.positional, unreadable=judged.unreadable)
 
 
 def criterion_title(name: str) -> str:

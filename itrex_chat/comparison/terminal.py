@@ -4,7 +4,7 @@ import unicodedata
 from itrex_chat.comparison import Comparison, ModelComparison
 from itrex_chat.comparison.markdown import likeness
 from itrex_chat.comparison.metrics import equal_characters
-from itrex_chat.comparison.quality_tables import corpora, quality_rows, rating_rows
+from itrex_chat.comparison.quality_tables import corpora, judged_line, quality_rows, rating_rows
 from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
 from itrex_chat.comparison.verdict import verdicts
 from itrex_chat.language import _
@@ -36,6 +36,7 @@ def _model(model: ModelComparison) -> list[str]:
         lines += ["", *aligned(quality_rows(model.quality, corpus, brief=True))]
     for variant, rated in model.ratings.items():
         lines += ["", *aligned(rating_rows(model.baseline, variant, rated))]
+    lines += [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()]
     for verdict in verdicts(model):
         lines += ["", verdict.text]
     return [*lines, *missing(model), ""]

@@ -17,7 +17,7 @@ measurement, the verdict says that answers alone cannot tell.
 """
 from dataclasses import dataclass
 
-from itrex_chat.comparison import Figures, ModelComparison
+from itrex_chat.comparison import ONLINE, Figures, ModelComparison
 from itrex_chat.comparison.quality_tables import corpus_title, small
 from itrex_chat.language import _, spoken_language
 from itrex_chat.quality.intervals import Estimate
@@ -45,7 +45,8 @@ class Verdict:
 
 def verdicts(model: ModelComparison) -> list[Verdict]:
     """One for each variant that was compared with the baseline."""
-    return [_verdict(model, figures) for figures in model.figures if figures.variant != model.baseline and figures.answers]
+    return [_verdict(model, figures) for figures in model.figures
+            if figures.variant not in (model.baseline, ONLINE) and figures.answers]
 
 
 def main_corpus(model: ModelComparison, variant: str) -> Corpus | None:

@@ -5,7 +5,7 @@ from importlib.metadata import version
 
 import torch
 
-from itrex_chat import machine, progress
+from itrex_chat import __version__, machine, progress
 from itrex_chat.decoder.layout import HEAD
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.errors import GenerationError
@@ -59,10 +59,10 @@ def score_layers(recipe: Recipe, baseline: str, variant: str, passages: list[dic
     with progress.bar(_("scoring layers"), len(scores) * sum(len(p.ids) for p in wanted), "tokens") as bar:
         for number, key in scores.items():
             if number == count:
-                mixed = dataclasses.replace(decoder, head=weights.linear([HEAD.removesuffix(".weight")]))
+                mixed = dataclasses.replace(decoder, head=weights.linear([HEAD.removesuffix(".weight")]), steps=[])
             else:
                 blocks = (*decoder.blocks[:number], load_block(weights, number), *decoder.blocks[number + 1:])
-                mixed = dataclasses.replace(decoder, blocks=blocks)
+                mixed = dataclasses.replace(decoder, blocks=blocks, steps=[])  # no fused step of the baseline's weights
             parts = Parts("scores", key)
             for passage in wanted:
                 if parts.read(passage) is None:
@@ -134,7 +134,9 @@ def _content(recipe: Recipe, variant: str):
     from itrex_chat.variants import DENSE
     if variant in DENSE:
         return variant
-    return [obtain(for_variant(recipe, variant)).artifact.manifest["key"], recipe.quantization.compute_dtype, choose().name]
+    kernel = choose()
+    return [obtain(for_variant(recipe, variant)).artifact.manifest["key"], recipe.quantization.compute_dtype,
+            __version__, kernel.name, kernel.detail()]
 
 
 def logits_bytes(vocabulary: int) -> int:

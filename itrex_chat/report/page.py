@@ -5,7 +5,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison
 from itrex_chat.comparison.markdown import chosen_how, likeness
-from itrex_chat.comparison.quality_tables import corpora, estimate, quality_rows, rating_rows, small
+from itrex_chat.comparison.quality_tables import corpora, estimate, judged_line, quality_rows, rating_rows, small
 from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
 from itrex_chat.comparison.verdict import level_label, main_corpus, verdicts
 from itrex_chat.language import _, spoken_language
@@ -87,6 +87,7 @@ def _model(model: ModelComparison) -> dict:
         "quality": [{"name": name, "rows": quality_rows(model.quality, name), "chart": _quantiles(model, name)}
                     for name in corpora(model.quality)],
         "ratings": [rating_rows(model.baseline, variant, rated) for variant, rated in model.ratings.items()],
+        "judged": [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()],
         "questions": [_question(model, id) for id in _worst_first(model)]}
 
 
