@@ -14,7 +14,7 @@ from itrex_chat.quality.sweeping import Outcome
 from itrex_chat.recipe import Quantization
 from itrex_chat.report.recipes import sweep_page, sweep_verdict
 
-TEXT = "今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 30
+TEXT = "今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 90
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_sweep_tells_recipes_apart_and_leaves_nothing_behind(models, text, tmp
 def test_the_loss_is_attributed_to_steps_and_layers(models, text, tmp_path, monkeypatch):
     monkeypatch.setenv("ITREX_CHAT_KERNEL", "reference")  # it rounds activations on every machine
     recipe = recipes.load(str(models("qwen2")), ["quantization.head", "int4"])
-    found, out = attributing.attribute(recipe, texts=[text], limit=300, out=tmp_path / "out")
+    found, out = attributing.attribute(recipe, texts=[text], out=tmp_path / "out")
     assert [step.name for step in found.steps] == ["blocks", "head", "activations"]
     assert [(step.head, step.compute_dtype) for step in found.steps] == [("none", "fp32"), ("int4", "fp32"), ("int4", "int8")]
     assert found.steps[1].added.low > 0  # a head of 4 bits costs, beyond doubt

@@ -159,6 +159,8 @@ def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: Mod
     if not answered:
         return None
     baseline = answered[0]
+    if quality and quality.baseline != baseline:
+        quality = None  # measured against another one, before this one had answered
     pairs = {name: [_pair(question, answers.get((baseline, id)), answers.get((name, id)))
                     for id, question in questions.items()] for name in answered[1:]}
     loads = [variants[name]["load"] for name in answered if "load" in variants.get(name, {})]

@@ -40,7 +40,8 @@ class Outcome:
 
 def label(quantization: Quantization) -> str:
     return f"{quantization.weight_dtype} g{quantization.group_size} · head {quantization.head}" + (
-        "" if quantization.compute_dtype == "int8" else f" · {quantization.compute_dtype}")
+        "" if quantization.compute_dtype == "int8" else f" · {quantization.compute_dtype}") + (
+        f" · keeps {' '.join(map(str, quantization.keep_layers))}" if quantization.keep_layers else "")
 
 
 def sweep(recipe: Recipe, baseline: str, grid: list[Quantization], answers: list[Passage], texts: list[Path],

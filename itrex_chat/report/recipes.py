@@ -112,7 +112,8 @@ def attribution_verdict(attribution: Attribution) -> list[str]:
     if attribution.layers:
         worst = max(attribution.layers, key=lambda layer: layer.kld_mean.value)
         typical = median(layer.kld_mean.value for layer in attribution.layers)
-        lines.append(_("The block that hurts most by itself is {number}: {times:.1f} times the median block.",
+        lines.append(_("The block that hurts most by itself is {number}: {times:.1f} times the median block. "
+                       "To leave it alone: --set quantization.keep_layers [{number}]",
                        number=worst.number, times=worst.kld_mean.value / typical if typical else 1))
     return lines
 
