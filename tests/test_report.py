@@ -176,5 +176,5 @@ def test_the_page_opens_without_errors_or_requests_and_fits(browser, run, width,
 def test_the_first_thing_on_the_page_is_the_verdict(browser, run):  # noqa: F811
     comparing.compare([run])
     browser.open(run / "comparison.html", 360)
-    top = browser.value("document.querySelector('.verdict p:last-child').getBoundingClientRect().top")
+    top = browser.value("document.querySelector('.verdict .badge + p').getBoundingClientRect().top")
     assert top < 500 and browser.value("document.querySelector('main').firstElementChild.className") == "verdicts"

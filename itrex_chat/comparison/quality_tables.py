@@ -55,7 +55,7 @@ def rating_rows(baseline: str, variant: str, rated: list[Rated]) -> list[list[st
     """A heading and a row for each criterion that people rated."""
     rows = [["", baseline.upper(), variant.upper(), _("difference"), _("ratings")]]
     return rows + [[criterion_title(row.criterion), f"★ {row.baseline:.1f}", f"★ {row.variant:.1f}",
-                    estimate(row.difference, lambda v: f"{v:+.1f}"), str(row.ratings)] for row in rated]
+                    estimate(row.difference, lambda v: signed(v, 1)), str(row.ratings)] for row in rated]
 
 
 def judged_line(baseline: str, variant: str, judged: Judged) -> str:
@@ -82,12 +82,18 @@ def estimate(found: Estimate, show) -> str:
 
 def small(value: float) -> str:
     """A divergence in nats."""
-    return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.1e}"
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.2g}" if value else "0"
 
 
 def points(value: float) -> str:
     """A change of probability in percentage points."""
-    return f"{100 * value:+.2f} %"
+    return signed(100 * value, 2) + " %"
+
+
+def signed(value: float, digits: int) -> str:
+    """A change with its sign; what rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
 
 
 def _plain(value: float) -> str:

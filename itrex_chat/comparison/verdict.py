@@ -16,9 +16,10 @@ Speed is told from FEW_ANSWERS answers of each variant on. Without
 measurement, the verdict says that answers alone cannot tell.
 """
 from dataclasses import dataclass
+from statistics import median
 
 from itrex_chat.comparison import ONLINE, Figures, ModelComparison
-from itrex_chat.comparison.quality_tables import corpus_title, small
+from itrex_chat.comparison.quality_tables import corpus_title, signed, small
 from itrex_chat.language import _, spoken_language
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
@@ -76,7 +77,7 @@ def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
     else:
         lowest, found = level(corpus)
         cost = _cost(corpus, lowest, found, model, names)
-    return Verdict(figures.variant, found, [cost, *_gain(model, figures, names), *_answers(figures, names)])
+    return Verdict(figures.variant, found, [cost, *_gain(model, figures, names), *_answers(model, figures, names)])
 
 
 def _cost(corpus: Corpus, lowest: str, highest: str, model: ModelComparison, names: dict) -> str:
@@ -110,7 +111,7 @@ def level_label(name: str) -> str:
 
 def _perplexity(ratio: Estimate) -> str:
     """How the perplexity changed, as the end of a sentence about it."""
-    change, low, high = (f"{100 * (value - 1):+.1f} %" for value in (ratio.value, ratio.low, ratio.high))
+    change, low, high = (signed(100 * (value - 1), 1) + " %" for value in (ratio.value, ratio.low, ratio.high))
     if ratio.low <= 1 <= ratio.high:
         return _("does not tell them apart ({change}, {low} to {high})", change=change, low=low, high=high)
     if ratio.value > 1:
@@ -136,9 +137,12 @@ def _gain(model: ModelComparison, figures: Figures, names: dict) -> list[str]:
     return [_("{variant} has {parts}.", variant=names["variant"], parts=_(", ").join(parts))] if parts else []
 
 
-def _answers(figures: Figures, names: dict) -> list[str]:
+def _answers(model: ModelComparison, figures: Figures, names: dict) -> list[str]:
+    parted = [pair.equal_tokens for pair in model.pairs.get(figures.variant, ()) if pair.identical is False]
     if figures.identical is None:
         return []
+    if not parted:
+        return [_("All {count} answers are the same as {base}'s.", count=figures.identical, base=names["base"])]
     return [_("{identical} of {count} answers are the same as {base}'s; the others part after {tokens:.0f} tokens (median), "
-              "which alone does not make them worse.", identical=figures.identical, count=figures.answers,
-              tokens=figures.equal_tokens, base=names["base"])]
+              "which alone does not make them worse.", identical=figures.identical, count=figures.identical + len(parted),
+              tokens=median(parted), base=names["base"])]

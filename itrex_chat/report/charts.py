@@ -40,6 +40,7 @@ def bars(title: str, rows: list[Bar]) -> Markup:
 
 def quantiles(title: str, labels: list[str], variants: dict[str, list[Estimate]], unit: str) -> Markup:
     """A line for each variant through its quantiles, with their intervals, on a logarithmic scale."""
+    variants = {name: line for name, line in variants.items() if any(e.value > 0 for e in line)}
     values = [value for line in variants.values() for e in line for value in (e.value, e.low, e.high) if value and value > 0]
     if not values:
         return Markup("")

@@ -44,7 +44,8 @@ def _environment() -> Environment:
 
 
 def _overview(model: ModelComparison) -> list[dict]:
-    return [_overview_row(model, figures) for figures in model.figures if figures.answers]
+    rows = [_overview_row(model, figures) for figures in model.figures if figures.answers]
+    return [row | {"model": row["model"] if index == 0 else ""} for index, row in enumerate(rows)]
 
 
 def _overview_row(model: ModelComparison, figures: Figures) -> dict:
@@ -82,7 +83,8 @@ def _model(model: ModelComparison) -> dict:
     return {
         "name": model.model, "baseline": model.baseline, "provenance": provenance(model), "missing": missing(model),
         "verdicts": [{"variant": verdict.variant, "level": verdict.level, "word": level_label(verdict.level),
-                      "text": verdict.text} for verdict in verdicts(model)],
+                      "sentences": verdict.sentences}
+                     for verdict in reversed(verdicts(model))],
         "bars": _bars(model), "figures": figure_rows(model),
         "quality": [{"name": name, "rows": quality_rows(model.quality, name), "chart": _quantiles(model, name)}
                     for name in corpora(model.quality)],
