@@ -75,7 +75,7 @@ def quantiles(title: str, labels: list[str], variants: dict[str, list[Estimate]]
 
 def probabilities(title: str, baseline: str, variant: str, base: list[float], other: list[float]) -> Markup:
     """The right token's probability by both variants along an answer; what lies between is filled."""
-    left, top, bottom, right = 40, 10, 130, LONG - 8
+    left, top, bottom, right = 50, 10, 130, LONG - 8
     count = max(1, len(base) - 1)
 
     def spots(values):

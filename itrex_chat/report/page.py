@@ -144,7 +144,7 @@ def _side(variant: str, answer: dict | None, other: dict | None, likeness: str) 
 
 
 def _facts(answer: dict) -> str:
-    rate = f" · {answer['tokens_per_second']:.1f} tokens/s" if answer["tokens_per_second"] else ""
+    rate = f" · {answer['tokens_per_second']:.1f} " + _("tokens/s") if answer["tokens_per_second"] else ""
     ended = _("ended itself") if answer["finish_reason"] == "stop" else _("cut off")
     return _("{count} tokens", count=answer["new_tokens"]) + f" · {ended}{rate}"
 
