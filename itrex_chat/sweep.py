@@ -17,6 +17,7 @@ from itrex_chat.errors import RunError
 from itrex_chat.language import LANGUAGES, _, speaking
 from itrex_chat.measure import scored_answers
 from itrex_chat.places import cache_home
+from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import Passage
 from itrex_chat.quality.sweeping import GRID, Outcome, label, sweep as outcomes_of
 from itrex_chat.recipe import Quantization, Recipe
@@ -24,6 +25,9 @@ from itrex_chat.report.recipes import sweep_page, sweep_rows, sweep_verdict
 from itrex_chat.variants import DENSE
 
 SCHEMA_VERSION = 1
+CSV_FIELDS = ("recipe", "disk_bytes", "bits_per_weight", "positions",
+              *(f"{name}{end}" for name in ("kld_mean", "kld_more_than_first", "same_top", "ppl_ratio")
+                for end in ("", "_low", "_high")), "tokens_per_second", "prefill_tokens_per_second", "peak_memory")
 
 
 def sweep(recipe: Recipe, grid: list[Quantization] = GRID, baseline: str = "fp32", answers: list[Passage] = (),
@@ -50,9 +54,22 @@ def _write(out: Path, recipe: Recipe, baseline: str, outcomes: list[Outcome], co
         files.write_json(out / "sweep.json", {
             "schema": SCHEMA_VERSION, "model": recipe.as_dict(), "baseline": baseline, "machine": machine.description(),
             "command": command, "recipes": [dataclasses.asdict(outcome) for outcome in outcomes]})
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([harmless(cell) for cell in row] for row in sweep_rows(outcomes))
-        files.write_text(out / "sweep.csv", text.getvalue())
+        files.write_text(out / "sweep.csv", as_csv(outcomes))
+
+
+def as_csv(outcomes: list[Outcome]) -> str:
+    """One line for each recipe that was measured, in plain numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_FIELDS)
+    for outcome in outcomes:
+        if outcome.total:
+            figures, difference = outcome.total.figures, outcome.difference or Estimate(0.0)
+            estimates = (figures["kld_mean"], difference, figures["same_top"], figures["ppl_ratio"])
+            writer.writerow([harmless(outcome.label), outcome.disk_bytes, outcome.bits_per_weight, outcome.total.positions,
+                             *(end for found in estimates for end in (found.value, found.low, found.high)),
+                             outcome.tokens_per_second, outcome.prefill_tokens_per_second, outcome.peak_memory])
+    return text.getvalue()
 
 
 def parsed(text: str) -> Quantization:

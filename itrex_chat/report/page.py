@@ -13,6 +13,7 @@ from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
 from itrex_chat.report.texts import parted, shown
 from itrex_chat.report.words import words
+from itrex_chat.runs.display import safe
 from itrex_chat.units import readable
 
 SHADES = (0.02, 0.1, 0.3, 1.0)  # nats from which a token is shaded, and more
@@ -32,7 +33,7 @@ def as_html(comparison: Comparison) -> str:
 def rendered(template: str, title: str, heading: str, where: str, **values) -> str:
     """A page in the language spoken, with the style inside."""
     return _environment().get_template(template).render(
-        w=words(), lang={"zh": "zh-CN"}.get(spoken_language(), "en"), title=title, heading=heading, where=where,
+        w=words(), lang={"zh": "zh-CN"}.get(spoken_language(), "en"), title=safe(title), heading=safe(heading), where=safe(where),
         style=resources.files(__package__).joinpath("style.css").read_text("utf-8"), **values)
 
 
