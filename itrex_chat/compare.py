@@ -24,7 +24,7 @@ FILES = ("comparison.html", "comparison.md", "comparison.json", "comparison.csv"
 
 def compare(runs: list[Path], out: Path | None = None) -> Comparison:
     """Compare runs and write FILES into `out` (the last run's folder, if None). A run may be named by its answers."""
-    runs = [run.parent if run.name == ANSWERS and run.is_file() else run for run in runs]
+    runs = [_folder(run) for run in runs]
     comparison = compare_runs(runs)
     out = out or runs[-1]
     with files.disk_errors(RunError, _("Writing the comparison to {folder}", folder=out)):
@@ -46,6 +46,10 @@ def compare_runs(runs: list[Path]) -> Comparison:
                          reason=f"{type(error).__name__}: {error}")) from error
 
 
+def _folder(run: Path) -> Path:
+    return run.parent if run.name == ANSWERS and run.is_file() else run
+
+
 def latest() -> Path:
     """The newest run in the cache. Raises RunError when there is none."""
     runs = existing(cache_home() / "runs")
@@ -57,7 +61,7 @@ def latest() -> Path:
 def command(arguments) -> int:
     conditions = [gate.parse(text) for text in arguments.fail_if]
     with speaking(arguments.lang):
-        runs = arguments.runs or [latest()]
+        runs = [_folder(run) for run in arguments.runs] or [latest()]
         comparison = compare(runs, arguments.out)
         print(as_text(comparison))
         print(_("Written to {folder}: {files}", folder=arguments.out or runs[-1], files=", ".join(FILES)))

@@ -6,6 +6,8 @@ import unicodedata
 HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]")
 KANA = re.compile("[\u3040-\u30ff]")
 HANGUL = re.compile("[\uac00-\ud7af]")
+LATIN = re.compile("[A-Za-zÀ-ÿ]+")
+CODE = re.compile("```.*?(```|$)", re.DOTALL)
 REPEATED = 4  # tokens of a run that is looked for again
 
 
@@ -58,16 +60,16 @@ def repetition(token_ids: list[int]) -> float:
 def language_of(text: str) -> str:
     """"zh", "ja", "ko", "en" (any language in Latin letters) or "" by the letters of a text.
 
-    A Chinese character weighs as much as three Latin letters, so that code or
-    names in a Chinese answer do not make it English.
+    Chinese characters are counted against Latin words; code blocks do not count.
     """
+    text = CODE.sub(" ", text)
     han, kana, hangul = (len(pattern.findall(text)) for pattern in (HAN, KANA, HANGUL))
-    latin = sum(c.isascii() and c.isalpha() for c in text)
+    latin = len(LATIN.findall(text))
     if kana > 0.2 * (han + kana):
         return "ja"
-    if hangul > han + kana and 3 * hangul > latin:
+    if hangul > han + kana and hangul > latin:
         return "ko"
-    if 3 * han > latin:
+    if han > latin:
         return "zh"
     return "en" if latin else ""
 
