@@ -134,7 +134,8 @@ def _csv_row(model: ModelComparison, variant: str, pair, answer: dict, compared:
            "chrf": "", "bleu": "", "repetition": round(metrics.repetition(answer["token_ids"]), 4),
            "language": metrics.language_of(answer["text"]),
            "matches_expected": metrics.matches(answer["text"], pair.expected) if pair.expected else "",
-           "contains_expected": metrics.contains(answer["text"], pair.expected) if pair.expected else ""} | {field: answer[field] for field in CSV_FIELDS if field in answer and field != "id"}
+           "contains_expected": metrics.contains(answer["text"], pair.expected) if pair.expected else ""}
+    row |= {field: answer[field] for field in CSV_FIELDS if field in answer and field != "id"}
     row["model"] = model.model
     if compared and pair.chrf is not None:
         row |= {"first_divergent_token": "" if pair.identical else pair.equal_tokens, "identical": pair.identical,

@@ -70,6 +70,7 @@ def layers(recipe: Recipe, baseline: str, measured: Measurement, count: int) -> 
     keys = {number: digest({"scores": measured.plan["variants"][variant], "layer": number}) for number in range(count)}
     open_keys = {number: key for number, key in keys.items() if Parts("scores", key).missing(measured.passages)}
     if open_keys:
+        measuring.check_memory(baseline, measured.plan)
         for _event in work({"task": "score_layers", "recipe": recipe.as_dict(), "baseline": baseline, "variant": variant,
                             "passages": [dataclasses.asdict(passage) for passage in measured.passages],
                             "reference": measured.reference.folder.name, "scores": open_keys}):

@@ -106,14 +106,19 @@ def _run(recipe: Recipe, variant: str, passages: list[Passage], reference: Parts
     missing = (scores or reference).missing(passages)
     if not missing:
         return
-    needed, free = plan["needs"][variant], machine.available_memory()
-    if needed > free:
-        raise RunError(_("Scoring {variant} needs {needed} of memory, but {free} is left.", variant=variant.upper(),
-                         needed=readable(needed), free=readable(free)))
+    check_memory(variant, plan)
     for _event in work({"task": "score", "recipe": recipe.as_dict(), "variant": variant,
                         "passages": [dataclasses.asdict(passage) for passage in missing],
                         "reference": reference.folder.name, "scores": scores.folder.name if scores else None}):
         pass
+
+
+def check_memory(variant: str, plan: dict) -> None:
+    """Raise RunError with the numbers where a variant would not fit."""
+    needed, free = plan["needs"][variant], machine.available_memory()
+    if needed > free:
+        raise RunError(_("Scoring {variant} needs {needed} of memory, but {free} is left.", variant=variant.upper(),
+                         needed=readable(needed), free=readable(free)))
 
 
 def _check_text(text: Path) -> None:

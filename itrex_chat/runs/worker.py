@@ -139,10 +139,10 @@ def plan_scoring(recipe: dict, baseline: str, variants: list[str], answers: list
     vocabulary = decoder.vocab_size
     extra = scoring.logits_bytes(vocabulary)
     reference, keys = scoring.keys(model, baseline, [name for name in variants if name not in ready["problems"]])
-    tell("planned", needs={name: size + extra for name, size in ready["needs"].items()}, problems=ready["problems"],
-         texts=[tokenizer.encode(Path(text).read_text("utf-8")) for text in texts], vocabulary=vocabulary, layers=decoder.layers, kernel=choose().name,
-         artifacts=ready["artifacts"], pieces=[token_pieces(tokenizer, ids) for ids in answers],
-         reference=reference, variants=keys)
+    tell("planned", problems=ready["problems"], needs={name: size + extra for name, size in ready["needs"].items()},
+         texts=[tokenizer.encode(Path(text).read_text("utf-8")) for text in texts],
+         pieces=[token_pieces(tokenizer, ids) for ids in answers], vocabulary=vocabulary, layers=decoder.layers,
+         kernel=choose().name, artifacts=ready["artifacts"], reference=reference, variants=keys)
 
 
 def score(recipe: dict, variant: str, passages: list[dict], reference: str, scores: str | None) -> None:
