@@ -24,8 +24,10 @@ def read(filled: Path, run: Path, rater: str | None = None) -> int:
 
 
 def command(arguments) -> None:
-    run = arguments.run or latest()
     with speaking(arguments.lang):
+        if arguments.action == "read" and not arguments.sheet:
+            raise RunError(_("Say which sheet: python -m itrex_chat.sheet read FILE"))
+        run = arguments.run or latest()
         if arguments.action == "make":
             out = arguments.sheet or Path("score-sheet.csv")
             count = make(run, out)
@@ -34,8 +36,6 @@ def command(arguments) -> None:
                     folder=run / sheet.FOLDER))
             print(_("Then: python -m itrex_chat.sheet read {out} --run {run}", out=out, run=run))
             return
-        if not arguments.sheet:
-            raise RunError(_("Say which sheet: python -m itrex_chat.sheet read FILE"))
         count = read(arguments.sheet, run, arguments.rater)
         print(_("{count} pairs of ratings kept with {run}; now: python -m itrex_chat.compare {run}", count=count, run=run))
 

@@ -93,7 +93,7 @@ def command(arguments) -> int:
         outcomes, out = sweep(
             recipe, list(dict.fromkeys(grid)), arguments.baseline, answers, arguments.text, arguments.tokens, arguments.keep,
             arguments.out, command_line.invocation("sweep"),
-            told=lambda o: print(f"{o.label}: {o.reason or aligned(sweep_rows([o]))[1]}", flush=True))
+            told=lambda o: print(f"{o.label}: {o.reason}" if o.reason else aligned(sweep_rows([o]))[1], flush=True))
         print("\n" + "\n".join(aligned(sweep_rows(outcomes))))
         print("\n".join(sweep_verdict(outcomes)))
         print(_("Written to {folder}: {files}", folder=out, files="sweep.html, sweep.json, sweep.csv"))
