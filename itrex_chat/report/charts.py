@@ -94,13 +94,13 @@ def probabilities(title: str, baseline: str, variant: str, base: list[float], ot
 
 
 def scatter(title: str, points: list[Point], x_title: str, y_title: str) -> Markup:
-    """Recipes by size and cost, each with its label; lower left is better."""
-    left, top, bottom, right = 60, 16, 320, LONG - 20
+    """Recipes by a quantity and what they cost, each with its number in the order given; lower is better."""
+    left, top, bottom, right = 60, 22, 300, LONG - 20
     ends = [value for point in points for value in (point.y.value, point.y.low, point.y.high) if value and value > 0]
     low, high = math.log10(min(ends) / 1.15), math.log10(max(ends) * 1.15)
     most, least = max(point.x for point in points), min(point.x for point in points)
     span = (most - least) or most or 1
-    least, most = least - 0.06 * span, most + 0.22 * span
+    least, most = least - 0.08 * span, most + 0.12 * span
 
     def across(x):
         return left + (right - left) * (x - least) / (most - least)
@@ -115,16 +115,18 @@ def scatter(title: str, points: list[Point], x_title: str, y_title: str) -> Mark
         x = least + (most - least) * (step + 0.5) / 5
         parts.append(_text(across(x), bottom + 17, f"{x:.0f}", "middle"))
     taken = []
-    for point in sorted(points, key=lambda point: point.y.value):
+    for number, point in enumerate(points, 1):
         x, y, kind = across(point.x), down(max(point.y.value, 10 ** low)), _class(point.group)
         if point.y.low and point.y.high:
             parts.append(_line(x, down(point.y.low), x, down(point.y.high), f"line-{kind} thin"))
-        parts.append(f'<circle class="fill-{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-        label = y
-        while any(abs(label - other) < 13 and abs(x - across_other) < 150 for across_other, other in taken):
-            label -= 13
-        taken.append((x, label))
-        parts.append(_text(x + 8, label + 4, point.label, "start", "value"))
+        aside = x
+        while any(math.hypot(aside - other_x, y - other_y) < 19 for other_x, other_y in taken):
+            aside += 5
+        taken.append((aside, y))
+        if aside != x:
+            parts += [_line(x, y, aside, y, f"line-{kind} thin"), f'<circle class="fill-{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>']
+        parts.append(f'<circle class="fill-{kind}" cx="{aside:.1f}" cy="{y:.1f}" r="9"><title>{escape(point.label)}</title></circle>')
+        parts.append(_text(aside, y + 4, str(number), "middle", "inside"))
     parts += [_text(right, bottom + 34, x_title, "end"), _text(4, 10, y_title, "start")]
     return _svg(title, LONG, bottom + 42, parts)
 

@@ -55,15 +55,28 @@ def sweep_verdict(outcomes: list[Outcome]) -> list[str]:
 
 def sweep_page(model: str, baseline: str, outcomes: list[Outcome], command: str) -> str:
     found = measured(outcomes)
-    points = [Point(outcome.label, f"int{outcome.quantization.bits}", outcome.disk_bytes / 1e6,
-                    outcome.total.figures["kld_mean"]) for outcome in found]
-    chart = charts.scatter(_("cost by size"), points, _("MB on disk"), _("mean KL divergence, nats")) if points else ""
+    rows = sweep_rows(outcomes)
+    for number, row in enumerate(rows[1:], 1):
+        row[0] = f"{number} · {row[0]}"
     title = _("Recipes of {model} against {base}", model=model, base=baseline.upper())
     return rendered("recipes.html.j2", title, title, machine.description()["cpu"], verdict=sweep_verdict(outcomes),
                     missing=[f"{o.label}: {o.reason}" for o in outcomes if o.reason], command=command,
-                    parts=[{"title": _("Quality against size and speed"), "rows": sweep_rows(outcomes), "chart": chart,
-                            "note": _("Lower is better, further left is smaller. All recipes read the same tokens; in "
-                                      "brackets: 95 % interval.")}])
+                    parts=[{"title": _("Quality against size and speed"), "rows": rows, "charts": _scatters(found),
+                            "note": _("Lower is better; numbers are those of the table. All recipes read the same tokens; "
+                                      "in brackets: 95 % interval.")}])
+
+
+def _scatters(found: list[Outcome]) -> list:
+    """Cost by size, and cost by speed."""
+    drawn = []
+    for title, values, unit in (
+            (_("cost by size"), [outcome.disk_bytes / 1e6 for outcome in found], _("MB on disk")),
+            (_("cost by speed"), [outcome.tokens_per_second for outcome in found], _("tokens per second"))):
+        if found and all(values):
+            points = [Point(outcome.label, f"int{outcome.quantization.bits}", value, outcome.total.figures["kld_mean"])
+                      for outcome, value in zip(found, values)]
+            drawn.append(charts.scatter(title, points, unit, _("mean KL divergence, nats")))
+    return drawn
 
 
 def step_rows(attribution: Attribution) -> list[list[str]]:
@@ -89,13 +102,13 @@ def layer_rows(attribution: Attribution, count: int | None = None) -> list[list[
 
 def attribution_page(model: str, baseline: str, attribution: Attribution, command: str) -> str:
     title = _("Where the loss of {model} comes from", model=model)
-    parts = [{"title": _("Step by step"), "rows": step_rows(attribution), "chart": None,
+    parts = [{"title": _("Step by step"), "rows": step_rows(attribution), "charts": [],
               "note": _("Each step quantizes one thing more; {positions} tokens in {passages} passages, kernel {kernel}.",
                         positions=attribution.positions, passages=attribution.passages, kernel=attribution.kernel)}]
     if attribution.layers:
         parts.append({"title": _("Layer by layer"), "rows": layer_rows(attribution),
-                      "chart": charts.columns(_("KL divergence with one block quantized"),
-                                              [(str(layer.number), layer.kld_mean) for layer in attribution.layers]),
+                      "charts": [charts.columns(_("KL divergence with one block quantized"),
+                                                [(str(layer.number), layer.kld_mean) for layer in attribution.layers])],
                       "note": _("Only this block's weights are quantized, activations stay in FP32.")})
     return rendered("recipes.html.j2", title, title, machine.description()["cpu"], verdict=attribution_verdict(attribution),
                     missing=[], command=command, parts=parts)
