@@ -16,7 +16,7 @@ from itrex_chat.language import _
 from itrex_chat.online import add_endpoint
 
 
-def judge(run: Path, endpoint: Endpoint) -> dict[str, dict[str, Judged]]:
+def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> dict[str, dict[str, Judged]]:
     """Judge all pairs of a run's answers that differ and keep the judgements with it. Raises RunError."""
     comparison = compare_runs([run])
     pairs = [(model.model, variant, pair) for model in comparison.models for variant, given in model.pairs.items()
@@ -26,7 +26,7 @@ def judge(run: Path, endpoint: Endpoint) -> dict[str, dict[str, Judged]]:
     found = {}
     with progress.bar(_("judging"), len(pairs), "pairs") as bar:
         for label, variant, pair in pairs:
-            found.setdefault(label, {}).setdefault(variant, []).append(judging.judge(endpoint, pair))
+            found.setdefault(label, {}).setdefault(variant, []).append(judging.judge(endpoint, pair, embedder))
             stored.write(run, endpoint.model, found)
             bar.update(1)
     return stored.read(run)
@@ -34,7 +34,8 @@ def judge(run: Path, endpoint: Endpoint) -> dict[str, dict[str, Judged]]:
 
 def command(arguments) -> None:
     run = arguments.run or latest()
-    judged = judge(run, Endpoint.of(arguments.model, arguments.endpoint))
+    embedder = Endpoint.of(arguments.embeddings, arguments.endpoint) if arguments.embeddings else None
+    judged = judge(run, Endpoint.of(arguments.model, arguments.endpoint), embedder)
     bases = {model.model: model.baseline for model in compare_runs([run]).models}
     for label, variants in judged.items():
         for variant, found in variants.items():
@@ -44,6 +45,8 @@ def command(arguments) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("judge", _("Have another model judge the answers of a run in pairs."))
     add_endpoint(parser)
+    parser.add_argument("--embeddings", metavar="NAME", help=_("an embedding model at the endpoint, to tell how alike the "
+                                                               "answers' meanings are"))
     return command_line.run(command, parser.parse_args(argv))
 
 

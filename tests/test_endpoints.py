@@ -24,7 +24,9 @@ class Endpoint(ThreadingHTTPServer):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.asked.append((self.path, body))
                 server.keys.append(self.headers.get("Authorization"))
-                said = reply(body["messages"][-1]["content"])
+                said = reply(body["messages"][-1]["content"]) if "messages" in body else json.dumps({"data": [
+                    {"index": index, "embedding": [1.0, float(len(text))]} for index, text in enumerate(body["input"])
+                ][::-1]}).encode()
                 content = said if isinstance(said, bytes) else json.dumps({
                     "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
                     "usage": {"prompt_tokens": 5, "completion_tokens": 7}}).encode()
@@ -98,6 +100,15 @@ def test_a_judge_sees_both_orders_so_that_its_bias_shows(run, serve, capsys, rep
     assert expected in capsys.readouterr().out and len(server.asked) == 4
     comparing.compare([run])
     assert expected in (run / "comparison.html").read_text("utf-8")
+
+
+def test_the_likeness_of_meanings_comes_from_an_embedding_model(run, serve, capsys):
+    server = serve(lambda prompt: "0")
+    assert judging.main([str(run), "--model", "judge-x", "--embeddings", "small", "--endpoint", server.address]) == 0
+    assert "Similarity of the embeddings: 1.000 (mean cosine)." in capsys.readouterr().out
+    assert [body["model"] for path, body in server.asked if path == "/v1/embeddings"] == ["small"] * 2
+    comparing.compare([run])
+    assert "Similarity of the embeddings" in (run / "comparison.md").read_text("utf-8").replace("\\", "")
 
 
 @pytest.mark.parametrize("reply, reason", [

@@ -60,10 +60,12 @@ def rating_rows(baseline: str, variant: str, rated: list[Rated]) -> list[list[st
 
 def judged_line(baseline: str, variant: str, judged: Judged) -> str:
     """What a judge preferred, in a sentence."""
+    alike = "" if judged.similarity is None else _(" Similarity of the embeddings: {cosine:.3f} (mean cosine).",
+                                                   cosine=judged.similarity)
     return _("{judge} judged {pairs} pairs in both orders: {variant} better in {better}, {base} better in {worse}, equal in "
              "{equal}, decided by the order alone in {positional}, not to be read in {unreadable}.", judge=judged.judge,
              pairs=judged.pairs, variant=variant.upper(), base=baseline.upper(), better=judged.variant,
-             worse=judged.baseline, equal=judged.equal, positional=judged.positional, unreadable=judged.unreadable)
+             worse=judged.baseline, equal=judged.equal, positional=judged.positional, unreadable=judged.unreadable) + alike
 
 
 def criterion_title(name: str) -> str:

@@ -1,5 +1,6 @@
-"""One chat completion from an OpenAI-compatible endpoint (POST …/chat/completions)."""
+"""Chat completions and embeddings from an OpenAI-compatible endpoint."""
 import json
+import math
 import os
 import time
 import urllib.error
@@ -44,12 +45,9 @@ class Endpoint:
         return cls(address.rstrip("/"), model, os.environ.get(KEY, ""))
 
     def complete(self, messages: list[dict], max_new_tokens: int) -> Completion:
-        """The answer to a conversation, with temperature 0. Raises RunError."""
-        body = json.dumps({"model": self.model, "messages": messages, "max_tokens": max_new_tokens, "temperature": 0})
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.address}/chat/completions", body.encode(), headers)
+        """The answer to a conversation (POST …/chat/completions), with temperature 0. Raises RunError."""
         started = time.perf_counter()
-        content = self._send(request)
+        content = self._send("chat/completions", {"messages": messages, "max_tokens": max_new_tokens, "temperature": 0})
         try:
             choice, usage = content["choices"][0], content.get("usage") or {}
             text = choice["message"]["content"] or ""
@@ -59,7 +57,22 @@ class Endpoint:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise RunError(_("{address} gave an answer that is no chat completion.", address=self.address)) from None
 
-    def _send(self, request: urllib.request.Request) -> dict:
+    def similarity(self, first: str, second: str) -> float:
+        """The cosine of two texts' embeddings (POST …/embeddings), -1 to 1. Raises RunError."""
+        content = self._send("embeddings", {"input": [first or " ", second or " "]})
+        try:
+            a, b = (entry["embedding"] for entry in sorted(content["data"], key=lambda entry: entry["index"]))
+            cosine = sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+            if not math.isfinite(cosine):
+                raise ValueError
+            return max(-1.0, min(1.0, cosine))
+        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
+            raise RunError(_("{address} gave an answer that is no embedding.", address=self.address)) from None
+
+    def _send(self, path: str, content: dict) -> dict:
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
+        request = urllib.request.Request(f"{self.address}/{path}", json.dumps({"model": self.model, **content}).encode(),
+                                         headers)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as response:

@@ -29,11 +29,12 @@ Reply with one word: 1 if answer 1 is better, 2 if answer 2 is better, 0 if they
 TOKENS = 16
 
 
-def judge(endpoint: Endpoint, pair: AnswerPair) -> Judgement:
-    """Both orders of one pair. Raises RunError."""
+def judge(endpoint: Endpoint, pair: AnswerPair, embedder: Endpoint | None = None) -> Judgement:
+    """Both orders of one pair, and how alike the answers' embeddings are. Raises RunError."""
     baseline, variant = pair.baseline["text"], pair.answer["text"]
     return Judgement(pair.id, _ask(endpoint, pair, baseline, variant, ("baseline", "variant")),
-                     _ask(endpoint, pair, variant, baseline, ("variant", "baseline")))
+                     _ask(endpoint, pair, variant, baseline, ("variant", "baseline")),
+                     embedder.similarity(baseline, variant) if embedder else None)
 
 
 def _ask(endpoint: Endpoint, pair: AnswerPair, first: str, second: str, names: tuple[str, str]) -> str:

@@ -3,6 +3,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from itrex_chat import files
 from itrex_chat.errors import RunError
@@ -15,10 +16,12 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True)
 class Judgement:
     """What the judge said with the baseline first and with it second: "baseline", "variant", "equal", or "" for nothing
-    that can be read. A pair is decided where both orders name the same one."""
+    that can be read. A pair is decided where both orders name the same one. `similarity` is the cosine of the answers'
+    embeddings, where it was asked for."""
     id: str
     baseline_first: str
     variant_first: str
+    similarity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Judged:
     equal: int
     positional: int
     unreadable: int
+    similarity: float | None  # mean
 
 
 def write(run: Path, judge: str, models: dict[str, dict[str, list[Judgement]]]) -> None:
@@ -57,6 +61,8 @@ def read(run: Path) -> dict[str, dict[str, Judged]]:
 
 def _judged(judge: str, given: list[Judgement]) -> Judged:
     decided = [judgement.baseline_first for judgement in given if judgement.baseline_first == judgement.variant_first]
+    similarities = [judgement.similarity for judgement in given if judgement.similarity is not None]
     return Judged(judge, len(given), decided.count("baseline"), decided.count("variant"), decided.count("equal"),
                   sum({judgement.baseline_first, judgement.variant_first} == {"baseline", "variant"} for judgement in given),
-                  sum("" in (judgement.baseline_first, judgement.variant_first) for judgement in given))
+                  sum("" in (judgement.baseline_first, judgement.variant_first) for judgement in given),
+                  mean(similarities) if similarities else None)
