@@ -9,7 +9,7 @@ from itrex_chat.language import _
 from itrex_chat.quality import metrics
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.metrics import Positions
-from itrex_chat.quality.passages import WINDOW, Passage, of_text
+from itrex_chat.quality.passages import ANSWERS, WINDOW, Passage, of_text
 from itrex_chat.quality.store import Parts
 from itrex_chat.recipe import Recipe
 from itrex_chat.runs.protocol import work
@@ -65,7 +65,8 @@ def measure(recipe: Recipe, baseline: str, variants: list[str], answers: list[Pa
     plan = events["planned"]
     passages = list(answers)
     for text, ids in zip(texts, plan["texts"]):
-        windows = of_text(text.name, ids[:limit])
+        ambiguous = text.name == ANSWERS or [other.name for other in texts].count(text.name) > 1
+        windows = of_text(str(text) if ambiguous else text.name, ids[:limit])
         if not windows:
             raise RunError(_("{text} has fewer than two tokens; name a longer one.", text=text))
         passages += windows
