@@ -97,6 +97,8 @@ def scatter(title: str, points: list[Point], x_title: str, y_title: str) -> Mark
     """Recipes by a quantity and what they cost, each with its number in the order given; lower is better."""
     left, top, bottom, right = 60, 22, 300, LONG - 20
     ends = [value for point in points for value in (point.y.value, point.y.low, point.y.high) if value and value > 0]
+    if not ends:
+        return Markup("")
     low, high = math.log10(min(ends) / 1.15), math.log10(max(ends) * 1.15)
     most, least = max(point.x for point in points), min(point.x for point in points)
     span = (most - least) or most or 1
