@@ -2,7 +2,7 @@
 from statistics import median
 
 from itrex_chat import machine
-from itrex_chat.comparison.quality_tables import estimate, signed, small
+from itrex_chat.comparison.quality_tables import estimate, small
 from itrex_chat.language import _
 from itrex_chat.quality.attribution import Attribution, Step
 from itrex_chat.quality.intervals import Estimate
@@ -23,12 +23,17 @@ def sweep_rows(outcomes: list[Outcome]) -> list[list[str]]:
         rows.append([
             outcome.label, readable(outcome.disk_bytes), f"{outcome.bits_per_weight:.2f}",
             estimate(figures["kld_mean"], small),
-            estimate(outcome.difference, lambda v: signed(v, 4)) if outcome.difference else "–",
+            estimate(outcome.difference, more) if outcome.difference else "–",
             estimate(figures["same_top"], lambda v: f"{100 * v:.1f} %"),
             estimate(figures["ppl_ratio"], lambda v: f"{v:.4f}"),
             f"{outcome.tokens_per_second:.1f}" if outcome.tokens_per_second else "–",
             f"{outcome.prefill_tokens_per_second:.0f}", readable(outcome.peak_memory)])
     return rows
+
+
+def more(value: float) -> str:
+    """A difference of divergences in nats, with its sign."""
+    return f"+{small(value)}" if value > 0 else small(value)
 
 
 def measured(outcomes: list[Outcome]) -> list[Outcome]:
@@ -82,7 +87,7 @@ def _scatters(found: list[Outcome]) -> list:
 def step_rows(attribution: Attribution) -> list[list[str]]:
     return [[_("quantized"), _("KL divergence, mean"), _("added by this step"), _("same likeliest token")],
             *([step_title(step), estimate(step.kld_mean, small),
-               estimate(step.added, lambda v: signed(v, 4)) if step.added else "–",
+               estimate(step.added, more) if step.added else "–",
                estimate(step.same_top, lambda v: f"{100 * v:.1f} %")] for step in attribution.steps)]
 
 
@@ -120,7 +125,7 @@ def attribution_verdict(attribution: Attribution) -> list[str]:
     lines = [_("Rounding the weights of the blocks costs {kld} nats of {whole}.", kld=small(attribution.steps[0].kld_mean.value),
                whole=small(last))]
     for step in attribution.steps[1:]:
-        lines.append(_("{name}: {change} nats{known}.", name=step_title(step), change=signed(step.added.value, 4),
+        lines.append(_("{name}: {change} nats{known}.", name=step_title(step), change=more(step.added.value),
                        known="" if _known(step.added) else _(", which is within the uncertainty")))
     if attribution.layers:
         worst = max(attribution.layers, key=lambda layer: layer.kld_mean.value)
