@@ -123,6 +123,10 @@ class Chatbot:
         prompt = self._tokenizer.prompt(as_messages(messages))
         yield from generate(self._decoder, self._tokenizer, prompt, config or self.recipe.generation)
 
+    @property
+    def decoder(self) -> "Decoder":  # noqa: F821
+        return self._decoder
+
     def facts(self) -> dict:
         """Kernel, compute dtype, threads, bytes on disk and of weights in memory."""
         return dict(self._facts)

@@ -1,7 +1,7 @@
 """How much memory a variant will need, before it is loaded."""
 from itrex_chat.decoder.config import DecoderConfig
 from itrex_chat.decoder.kv_cache import KVCache
-from itrex_chat.decoder.layout import tensors
+from itrex_chat.decoder.layout import layer, tensors
 from itrex_chat.kernels import Kernel
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.recipe import Quantization
@@ -38,6 +38,8 @@ def needed(config: DecoderConfig, variant: str, tokens: int, quantization: Quant
 
 
 def _packed_bytes(spec, bits: int, quantization: Quantization, kernel: Kernel) -> float:
+    if spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
+        return 4
     group_size = fitting_group_size(spec.shape[-1], quantization.group_size)
     if spec.role == "head":
         bits = {"int4": 4, "int8": 8}.get(quantization.head, 0)
