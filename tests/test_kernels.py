@@ -124,6 +124,5 @@ def test_the_fastest_kernel_is_chosen_unless_another_is_named(monkeypatch):
 
 def test_a_kernel_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    assert choose().name == "reference"
     with pytest.raises(KernelError, match="no AVX2"):
         choose("ark")
