@@ -1,10 +1,11 @@
 # make demo: quantize the embedded model, ask FP32 and INT4, measure, compare.
 # make test: run the tests. Both set everything up in .venv first.
+# make fuzz: 20,000 random cases of the native kernels under sanitizers (needs a C compiler only; CASES says how many).
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
 RUN = .venv/bin/python
 
-.PHONY: demo test clean
+.PHONY: demo test fuzz clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -14,6 +15,10 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(RUN) -m pytest
+
+CASES = 20000
+fuzz:
+	python3 tests/fuzzing.py $(CASES)
 
 SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)
 

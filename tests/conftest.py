@@ -2,10 +2,14 @@
 import os
 from pathlib import Path
 
-import platformdirs
-import pytest
+# Threads that wait let others have the core: tests often run beside other work. OpenMP reads this when torch loads it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import tiny_models
+import platformdirs  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import tiny_models  # noqa: E402
 
 SHARED = Path(os.environ.get("ITREX_CHAT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -18,6 +22,14 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("ITREX_CHAT_LANG", "en")
     monkeypatch.delenv("ITREX_CHAT_KERNEL", raising=False)
     return folder
+
+
+@pytest.fixture
+def threads():
+    """A function that sets the number of torch's threads, which is also the kernels'; afterwards it is as before."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -107,11 +107,11 @@ def _load() -> ctypes.CDLL | str:
     try:
         _share_openmp()
         loaded = ctypes.CDLL(str(path))
-    except OSError as error:
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(loaded, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:  # AttributeError: a function is not there, it is of another version
         return _("{path} cannot be loaded ({reason})", path=path, reason=" ".join(str(error).split())[:200])
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(loaded, name)
-        function.restype, function.argtypes = result, arguments
     return loaded
 
 

@@ -226,11 +226,12 @@ ALWAYS void dense_rows(int bf16, int R, int outputs, const void *weight, int in,
         for (int r = 0; r < R; r++) {
             float sum = total(sums[o][r]);
             for (int i = whole; i < in; i++) {
-                float v = ((const float *)weight)[bf16 ? 0 : (size_t)o * in + i];
+                float v;
                 if (bf16) {
                     uint32_t u = (uint32_t)((const uint16_t *)weight)[(size_t)o * in + i] << 16;
                     memcpy(&v, &u, 4);
-                }
+                } else
+                    v = ((const float *)weight)[(size_t)o * in + i];
                 sum += v * x[r * input->ld + i];
             }
             out[r * BLOCK + o] = sum;

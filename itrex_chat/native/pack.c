@@ -1,6 +1,7 @@
 // From GPTQ's layout to blocks of 16 outputs, and back to float32.
 #include "native.h"
 
+#include <math.h>
 #include <omp.h>
 #include <string.h>
 
@@ -47,6 +48,7 @@ EXPORT void itrex_unpack(const Linear *l, float *out, int threads) {
             float scale;
             memcpy(&scale, &bitmap, 4);
             scale *= half & 0x8000 ? -0x1p112f : 0x1p112f;
+            if ((half & 0x7c00) == 0x7c00) scale *= half & 0x3ff ? NAN : INFINITY;
             for (int i = 0; i < l->group; i++) {
                 uint32_t word;
                 memcpy(&word, p + 64 * (i / per_word) + 4 * (o % BLOCK), 4);

@@ -1,0 +1,70 @@
+"""Where the native kernels were not built, or cannot be loaded, the program runs without them and says why."""
+import importlib.machinery
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from itrex_chat import native, sources
+from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.errors import KernelError
+from itrex_chat.kernels import KERNELS, choose, why_not_faster
+from itrex_chat.variants import load_dense
+
+NAME = f"_kernels{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+NOT_BUILT = ("they were not built when the program was installed, which takes a C compiler (Debian, Ubuntu: apt install gcc) "
+             "and installing again")
+
+
+@pytest.fixture
+def installed_in(tmp_path, monkeypatch):
+    """The folder in which the program looks for the library: an empty one."""
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    native._load.cache_clear()
+    yield tmp_path
+    native._load.cache_clear()
+
+
+def other_extension() -> Path:
+    """A library that can be loaded and is not ours."""
+    found = sorted(Path(sysconfig.get_path("platstdlib"), "lib-dynload").glob(f"*{importlib.machinery.EXTENSION_SUFFIXES[0]}"))
+    if not found:
+        pytest.skip("this Python has no extension of its own to take for the kernels")
+    return found[0]
+
+
+@pytest.mark.parametrize("content, reason", [
+    (None, NOT_BUILT), (b"", "file too short"), (b"not a library" * 100, "invalid ELF header"),
+    ("of another version", "undefined symbol: itrex_")])
+def test_the_next_kernel_is_chosen_and_the_reason_is_told(content, reason, installed_in):
+    if content == "of another version":
+        shutil.copy(other_extension(), installed_in / NAME)
+    elif content is not None:
+        (installed_in / NAME).write_bytes(content)
+    assert reason in native.missing()
+    assert content is None or str(installed_in / NAME) in native.missing()
+    chosen = choose()
+    assert chosen.name == ("reference" if KERNELS["ark"].missing() else "ark")
+    assert why_not_faster(chosen)["native"] == native.missing()
+    with pytest.raises(KernelError) as refused:
+        choose("native")
+    assert str(refused.value) == f"The kernel native cannot run here: {native.missing()}."
+    with pytest.raises(KernelError, match="The native kernels are not there: "):
+        native.instructions()
+
+
+def test_without_native_kernels_and_avx2_the_reference_is_chosen(installed_in, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert choose().name == "reference"
+    reasons = why_not_faster(choose())
+    assert reasons["native"] == NOT_BUILT and "no AVX2" in reasons["ark"]
+
+
+def test_a_dense_variant_runs_without_native_kernels(installed_in, models):
+    decoder = load_dense(open_checkpoint(sources.local(models("qwen2"))), "fp32")
+    assert not decoder.native
+    cache = decoder.new_cache(8)
+    cache.begin([3])
+    assert decoder.forward(torch.tensor([[3, 4, 5]]), cache).isfinite().all()
