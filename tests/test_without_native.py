@@ -47,7 +47,7 @@ def test_the_next_kernel_is_chosen_and_the_reason_is_told(content, reason, insta
     assert content is None or str(installed_in / NAME) in native.missing()
     chosen = choose()
     assert chosen.name == ("reference" if KERNELS["ark"].missing() else "ark")
-    assert why_not_faster(chosen)["native"] == native.missing()
+    assert f"native: {native.missing()}" in why_not_faster(chosen)
     with pytest.raises(KernelError) as refused:
         choose("native")
     assert str(refused.value) == f"The kernel native cannot run here: {native.missing()}."
