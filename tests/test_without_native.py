@@ -47,7 +47,7 @@ def test_the_next_kernel_is_chosen_and_the_reason_is_told(content, reason, insta
     assert content is None or str(installed_in / NAME) in native.missing()
     chosen = choose()
     assert chosen.name == ("reference" if KERNELS["ark"].missing() else "ark")
-    assert f"native: {native.missing()}" in why_not_faster(chosen)
+    assert why_not_faster(chosen).startswith(f"native: {native.missing()}")
     with pytest.raises(KernelError) as refused:
         choose("native")
     assert str(refused.value) == f"The kernel native cannot run here: {native.missing()}."
@@ -58,8 +58,7 @@ def test_the_next_kernel_is_chosen_and_the_reason_is_told(content, reason, insta
 def test_without_native_kernels_and_avx2_the_reference_is_chosen(installed_in, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert choose().name == "reference"
-    reasons = why_not_faster(choose())
-    assert reasons["native"] == NOT_BUILT and "no AVX2" in reasons["ark"]
+    assert why_not_faster(choose()) == f"native: {NOT_BUILT}; ark: the processor has no AVX2"
 
 
 def test_a_dense_variant_runs_without_native_kernels(installed_in, models):
