@@ -185,7 +185,7 @@ def test_right_drafts_grow_to_the_longest():
         lookup.checked(draft, len(draft))
         lengths.append(len(draft))
         position += 1 + len(draft)
-    assert lengths[:4] == [SHORTEST, 2 * SHORTEST, 4 * SHORTEST, LONGEST] and set(lengths[3:]) == {LONGEST}
+    assert lengths[:3] == [SHORTEST, 2 * SHORTEST, LONGEST] and set(lengths[2:]) == {LONGEST}
     assert lookup.drafted == lookup.accepted == sum(lengths)
 
 

@@ -8,7 +8,7 @@ n-grams, as with `prompt_lookup_num_tokens` in transformers.
 """
 
 NGRAMS = (4, 3, 2)  # tokens that must have occurred before, the most telling first
-SHORTEST, LONGEST = 3, 15  # tokens of a draft, at first and at most
+SHORTEST, LONGEST = 3, 7  # tokens of a draft, at first and at most
 LONGEST_PAUSE = 64  # tokens without a draft, after drafts that were wrong
 
 
