@@ -1,4 +1,4 @@
-# make demo: quantize the embedded model, ask FP32 and INT4, compare.
+# make demo: quantize the embedded model, ask FP32 and INT4, measure, compare.
 # make test: run the tests. Both set everything up in .venv first.
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
@@ -9,6 +9,7 @@ RUN = .venv/bin/python
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
 	$(RUN) -m itrex_chat.ask --model smollm2-135m --variants fp32,int4
+	$(RUN) -m itrex_chat.measure
 	$(RUN) -m itrex_chat.compare
 
 test: .venv/.installed

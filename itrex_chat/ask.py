@@ -23,19 +23,22 @@ VARIANTS = ("fp32", "bf16", "int4", "int8")
 
 
 def ask(models: list[Recipe], variants: list[str] | None = None, question_set: QuestionSet | None = None,
-        out: Path | None = None) -> RunRecord:
+        out: Path | None = None, command: str = "") -> RunRecord:
     """Ask each model's variants the questions and return the run's record.
 
     `variants` None is FP32 and what the recipe quantizes to; `question_set`
     None is the one that fits a model's languages. Answers are kept in `out`
     (a new folder in the cache, if None); an interrupted run of the same models,
     variants and questions goes on where it stopped. A variant that does not
-    fit into memory is skipped. Raises ItrexChatError.
+    fit into memory is skipped. `command` is kept to reproduce the run. Raises
+    ItrexChatError.
     """
     labelled = labels(models)
     spec = {"models": [{"label": label, "recipe": recipe.as_dict()} for label, recipe in labelled],
             "variants": variants, "questions": dataclasses.asdict(question_set) if question_set else None}
     record = RunRecord.start(out or place(cache_home() / "runs", spec), spec)
+    if command and command not in record.content.setdefault("commands", []):
+        record.content["commands"].append(command)
     display = Display()
     try:
         for label, recipe in labelled:
@@ -168,7 +171,7 @@ def command(arguments) -> int:
     for name in variants or ():
         one_of("--variants", name, VARIANTS)
     asked = question_sets.load(arguments.prompts) if arguments.prompts else None
-    record = ask(models, variants, asked, arguments.out)
+    record = ask(models, variants, asked, arguments.out, command_line.invocation("ask"))
     states = [facts["state"] for model in record.content["models"].values() for facts in model["variants"].values()]
     print("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
     print(_("Compare them: python -m itrex_chat.compare {folder}", folder=record.folder))

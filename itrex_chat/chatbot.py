@@ -123,6 +123,10 @@ class Chatbot:
         prompt = self._tokenizer.prompt(as_messages(messages))
         yield from generate(self._decoder, self._tokenizer, prompt, config or self.recipe.generation)
 
+    @property
+    def decoder(self) -> "Decoder":  # noqa: F821
+        return self._decoder
+
     def facts(self) -> dict:
         """Kernel, compute dtype, threads, bytes on disk and of weights in memory."""
         return dict(self._facts)
@@ -143,8 +147,11 @@ def load_chatbot(recipe: Recipe, variant: str, home: Path | None = None) -> Chat
 
     from itrex_chat import sources, variants
     from itrex_chat.chat import load_tokenizer
+    from itrex_chat.kernels import choose, described, why_not_faster
     torch.set_num_threads(machine.threads())
-    facts = {"threads": torch.get_num_threads(), "kernel": "torch", "compute_dtype": variant}
+    kernel = choose()
+    facts = {"threads": torch.get_num_threads(), "kernel": described(kernel), "why": why_not_faster(kernel),
+             "compute_dtype": variant}
     if variant in variants.DENSE:
         from itrex_chat.checkpoints import open_checkpoint
         source = sources.resolve(recipe, home)
@@ -152,14 +159,12 @@ def load_chatbot(recipe: Recipe, variant: str, home: Path | None = None) -> Chat
         gguf = source.weights[0] if source.format == "gguf" else None
         tokenizer = load_tokenizer(source.folder, checkpoint.family, recipe.chat, gguf)
         decoder = variants.load_dense(checkpoint, variant)
-        facts |= {"disk_bytes": source.size(), "stored": checkpoint.description, "origin": source.origin}
+        facts |= {"kernel": described(kernel) if decoder.native else "torch", "disk_bytes": source.size(), "stored": checkpoint.description, "origin": source.origin}
     else:
         from itrex_chat.artifacts.obtain import verified
-        from itrex_chat.kernels import choose
-        artifact, kernel = verified(recipe, home), choose()
+        artifact = verified(recipe, home)
         tokenizer = load_tokenizer(artifact.folder, artifact.family, recipe.chat)
         decoder = variants.load_quantized(artifact, kernel, recipe.quantization.compute_dtype)
-        facts |= {"disk_bytes": artifact.nbytes(), "kernel": kernel.name,
-                  "compute_dtype": recipe.quantization.compute_dtype,
+        facts |= {"disk_bytes": artifact.nbytes(), "compute_dtype": recipe.quantization.compute_dtype,
                   "stored": artifact.manifest["source"]["stored"], "origin": artifact.manifest["source"]["origin"]}
     return Chatbot(recipe, variant, decoder, tokenizer, facts | {"weight_bytes": decoder.weight_bytes()})

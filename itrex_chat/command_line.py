@@ -2,8 +2,10 @@
 import argparse
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from itrex_chat.errors import ItrexChatError
 from itrex_chat.language import _
@@ -42,6 +44,15 @@ def parser(verb: str, description: str) -> argparse.ArgumentParser:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
     return argparse.ArgumentParser(prog=f"python -m itrex_chat.{verb}", description=description)
+
+
+def invocation(verb: str) -> str:
+    """The command that is running, as it can be typed again; empty in a program that only imports this."""
+    given = sys.argv[1:]
+    name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "") or ""
+    if name == "itrex_chat.__main__" or Path(sys.argv[0]).name == "itrex-chat":
+        return shlex.join(["itrex-chat", *given])
+    return shlex.join(["python", "-m", f"itrex_chat.{verb}", *given]) if name == f"itrex_chat.{verb}" else ""
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:

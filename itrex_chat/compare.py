@@ -6,31 +6,48 @@ import sys
 from pathlib import Path
 
 from itrex_chat import command_line, files
-from itrex_chat.comparison import Comparison
+from itrex_chat.comparison import Comparison, gate
 from itrex_chat.comparison import compare as compare_records
 from itrex_chat.comparison.markdown import as_markdown
-from itrex_chat.comparison.tables import as_csv
+from itrex_chat.comparison.tables import as_csv, figures_csv
 from itrex_chat.comparison.terminal import as_text
 from itrex_chat.errors import RunError
-from itrex_chat.language import _
+from itrex_chat.language import LANGUAGES, _, speaking
 from itrex_chat.places import cache_home
-from itrex_chat.runs.record import RunRecord, existing
+from itrex_chat.report import as_html
+from itrex_chat.runs.record import ANSWERS, RunRecord, existing
+
+
+GATE_CLOSED = 3  # the exit code where a --fail-if holds
+FILES = ("comparison.html", "comparison.md", "comparison.json", "comparison.csv", "comparison-figures.csv")
 
 
 def compare(runs: list[Path], out: Path | None = None) -> Comparison:
-    """Compare runs and write comparison.md, .json and .csv into `out` (the last run's folder, if None)."""
-    try:
-        comparison = compare_records([RunRecord.read(run) for run in runs])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=", ".join(map(str, runs)),
-                         reason=f"{type(error).__name__}: {error}")) from error
+    """Compare runs and write FILES into `out` (the last run's folder, if None). A run may be named by its answers."""
+    runs = [_folder(run) for run in runs]
+    comparison = compare_runs(runs)
     out = out or runs[-1]
     with files.disk_errors(RunError, _("Writing the comparison to {folder}", folder=out)):
         out.mkdir(parents=True, exist_ok=True)
+        files.write_text(out / "comparison.html", as_html(comparison))
         files.write_text(out / "comparison.md", as_markdown(comparison))
         files.write_json(out / "comparison.json", comparison.as_dict())
         files.write_text(out / "comparison.csv", as_csv(comparison))
+        files.write_text(out / "comparison-figures.csv", figures_csv(comparison))
     return comparison
+
+
+def compare_runs(runs: list[Path]) -> Comparison:
+    """The comparison of the runs in these folders. Raises RunError."""
+    try:
+        return compare_records([RunRecord.read(run) for run in runs])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=", ".join(map(str, runs)),
+                         reason=f"{type(error).__name__}: {error}")) from error
+
+
+def _folder(run: Path) -> Path:
+    return run.parent if run.name == ANSWERS and run.is_file() else run
 
 
 def latest() -> Path:
@@ -41,17 +58,28 @@ def latest() -> Path:
     return runs[-1]
 
 
-def command(arguments) -> None:
-    runs = arguments.runs or [latest()]
-    comparison = compare(runs, arguments.out)
-    print(as_text(comparison))
-    print(_("Written to {folder}: comparison.md, comparison.json, comparison.csv", folder=arguments.out or runs[-1]))
+def command(arguments) -> int:
+    conditions = [gate.parse(text) for text in arguments.fail_if]
+    with speaking(arguments.lang):
+        runs = [_folder(run) for run in arguments.runs] or [latest()]
+        comparison = compare(runs, arguments.out)
+        print(as_text(comparison))
+        print(_("Written to {folder}: {files}", folder=arguments.out or runs[-1], files=", ".join(FILES)))
+        failures = gate.failures(comparison, conditions)
+        for failure in failures:
+            print(f"itrex_chat: {failure}", file=sys.stderr)
+    return GATE_CLOSED if failures else 0
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("compare", _("Compare the answers and figures of a model's variants."))
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=_("folders of runs; default: the newest"))
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to write; default: the last run's folder"))
+    parser.add_argument("--lang", choices=LANGUAGES, help=_("the language of the report; default: the locale's"))
+    parser.add_argument("--fail-if", action="append", default=[], metavar="CONDITION",
+                        help=_("exit with {code} where this holds for a variant, such as 'kld_mean>0.1'; any number of times. "
+                               "Figures: {names}; .low and .high are the ends of a measured one's interval",
+                               code=GATE_CLOSED, names=", ".join(gate.NAMES)))
     return command_line.run(command, parser.parse_args(argv))
 
 

@@ -4,13 +4,17 @@ Texts are written in English where they are used, with named fields, and looked
 up in `locale/<language>.yaml` by that English text. A text that has no
 translation is shown in English.
 """
+import contextlib
+import contextvars
 import functools
 import os
+from collections.abc import Iterator
 from importlib import resources
 
 import yaml
 
 LANGUAGES = ("en", "zh")
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("language", default=None)
 
 
 def user_language(environ=os.environ) -> str:
@@ -30,6 +34,21 @@ def catalogue(language: str) -> dict[str, str]:
     return yaml.safe_load(text)
 
 
+@contextlib.contextmanager
+def speaking(language: str | None) -> Iterator[None]:
+    """Speak a language inside the block; None is the user's."""
+    token = _chosen.set(language or _chosen.get())
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def spoken_language() -> str:
+    """The language that `_` speaks now."""
+    return _chosen.get() or user_language()
+
+
 def _(text: str, /, **fields) -> str:
     """`text` in the user's language with its `{fields}` filled in."""
-    return catalogue(user_language()).get(text, text).format(**fields)
+    return catalogue(_chosen.get() or user_language()).get(text, text).format(**fields)

@@ -67,12 +67,14 @@ class Quantization:
     `weight_dtype` int4_fullrange, int4_clip or int8; `group_size` weights of
     one row share a scale; `head` is the output projection's precision;
     `compute_dtype` is what activations are multiplied in and does not change
-    the artifact.
+    the artifact. `keep_layers` are decoder blocks, counted from 0, whose
+    matrices stay as they are stored.
     """
     weight_dtype: str = "int4_fullrange"
     group_size: int = 32
     head: str = "int8"
     compute_dtype: str = "int8"
+    keep_layers: tuple[int, ...] = ()
 
     @property
     def bits(self) -> int:
@@ -83,6 +85,9 @@ class Quantization:
         one_of("quantization.group_size", self.group_size, GROUP_SIZES)
         one_of("quantization.head", self.head, HEADS)
         one_of("quantization.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        if any(type(number) is not int or number < 0 for number in self.keep_layers):
+            raise RecipeError(_("quantization.keep_layers must be numbers of layers from 0 on, such as [0, 23], not {value!r}.",
+                                value=list(self.keep_layers)))
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def load(model: str, settings: list[str] = ()) -> Recipe:
 def overridden(recipe: Recipe, settings: list[str]) -> Recipe:
     """The recipe with keys set as in `load`. Raises RecipeError."""
     node = _defaults()
-    _merge(node, recipe.as_dict() | {"languages": list(recipe.languages)}, recipe.name)
+    _merge(node, _lists(recipe.as_dict()), recipe.name)
     return _build(node, recipe.name, settings)
 
 
@@ -161,8 +166,12 @@ def from_dict(values: dict) -> Recipe:
     package = Package(**values["source"]["package"])
     return Recipe(
         name=values["name"], source=SourceSpec(**(values["source"] | {"package": package})), family=values["family"],
-        languages=tuple(values["languages"]), quantization=Quantization(**values["quantization"]),
+        languages=tuple(values["languages"]), quantization=_quantization(values["quantization"]),
         generation=GenerationConfig(**values["generation"]), chat=Chat(**values["chat"]))
+
+
+def _quantization(values: dict) -> Quantization:
+    return Quantization(**(values | {"keep_layers": tuple(values.get("keep_layers", ()))}))
 
 
 def read(file: Path, settings: list[str] = ()) -> Recipe:
@@ -173,9 +182,13 @@ def read(file: Path, settings: list[str] = ()) -> Recipe:
 
 
 def _defaults() -> CfgNode:
-    values = asdict(Recipe(name=""))
-    values["languages"] = []
-    return CfgNode(values)
+    return CfgNode(_lists(asdict(Recipe(name=""))))
+
+
+def _lists(values: dict) -> dict:
+    """Tuples as the lists that YAML and yacs know."""
+    return {key: _lists(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+            for key, value in values.items()}
 
 
 def _build(node: CfgNode, name: str, settings: list[str], source: SourceSpec | None = None) -> Recipe:

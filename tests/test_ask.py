@@ -14,6 +14,7 @@ import pytest
 from itrex_chat import ask as asking
 from itrex_chat import questions, recipe as recipes
 from itrex_chat.errors import RunError
+from itrex_chat.kernels import choose, described
 from itrex_chat.runs import protocol
 from itrex_chat.runs.record import ANSWERS, RunRecord
 
@@ -56,7 +57,7 @@ def test_every_variant_answers_every_question_and_the_run_says_how(models, asked
     for variant, facts in content["models"]["qwen2-tiny"]["variants"].items():
         assert facts["state"] == "done" and facts["peak_memory"] > 1e8
         assert facts["load"]["seconds"] > 0 and facts["load"]["disk_bytes"] > 1e5 and facts["load"]["threads"] >= 1
-        assert facts["load"]["kernel"] == ("torch" if variant in ("fp32", "bf16") else facts["load"]["kernel"])
+        assert facts["load"]["kernel"] == described(choose())
     assert "12 answers" in out
 
 

@@ -10,7 +10,7 @@ import pytest
 from itrex_chat import compare as comparing
 from itrex_chat.comparison import compare
 from itrex_chat.comparison.markdown import as_markdown, escaped
-from itrex_chat.comparison.metrics import chrf, equal_tokens
+from itrex_chat.comparison.metrics import bleu, chrf, contains, equal_tokens, language_of, matches, repetition
 from itrex_chat.comparison.tables import as_csv, figure_rows
 from itrex_chat.comparison.terminal import aligned, as_text
 from itrex_chat.errors import RunError
@@ -70,6 +70,36 @@ def test_chrf_is_sacrebleus(tmp_path):
     expected = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert chrf(hypothesis, reference) == pytest.approx(expected, abs=1e-4)
     assert 20 < expected < 80
+
+
+@pytest.mark.parametrize("reference, hypothesis, tokenizer", [
+    ("今天天气很好，我们去公园散步吧。", "今天天气不错，我们去公园散步。", "zh"),
+    ("The quick brown fox jumps over the lazy dog.", "The quick fox jumped over the lazy dog.", "13a")])
+def test_bleu_is_sacrebleus_with_the_tokenizer_of_the_language(tmp_path, reference, hypothesis, tokenizer):
+    import sys
+    for name, text in (("reference", reference), ("hypothesis", hypothesis)):
+        (tmp_path / name).write_text(text + "\n", "utf-8")
+    command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "reference"), "-i", str(tmp_path / "hypothesis"),
+               "-m", "bleu", "-tok", tokenizer, "-b", "-w", "4"]
+    expected = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert bleu(hypothesis, reference) == pytest.approx(expected, abs=1e-4) and 20 < expected < 95
+
+
+@pytest.mark.parametrize("text, language", [
+    ("今天天气很好", "zh"), ("可以用 quick sort 排序：\n```python\ndef f(x): return x\n```", "zh"), ("It is 北京.", "en"), ("東京へ行きます", "ja"),
+    ("서울에 갑니다", "ko"), ("3.14!", ""), ("", "")])
+def test_the_language_of_an_answer_is_told_by_its_letters(text, language):
+    assert language_of(text) == language
+
+
+def test_what_was_expected_is_found_whatever_its_width_case_and_punctuation():
+    assert matches(" 白白喜欢明明。 ", "白白喜欢明明") and matches("ＡＢＣ", "abc.") and not matches("1/3", "13")
+    assert contains("所以概率是 3/10。", "3/10") and not contains("概率是 3/5", "3/10")
+    assert not contains("anything", "") and not matches("", "")
+
+
+def test_repetition_counts_runs_of_tokens_that_came_before():
+    assert repetition([1, 2, 3, 4] * 3) == pytest.approx(5 / 9) and repetition(list(range(20))) == repetition([1, 2]) == 0
 
 
 def test_chrf_of_the_same_is_100_and_of_nothing_0():
@@ -138,7 +168,7 @@ def test_all_files_are_written_and_agree(two):
     markdown, content = (two.folder / "comparison.md").read_text(), (two.folder / "comparison.json").read_text()
     assert "| FP32 | INT4 |" in markdown and "今天天气**▸**很好" in markdown
     parsed = json.loads(content)
-    assert parsed["schema"] == 1 and parsed["models"][0]["figures"][1]["identical"] == 1
+    assert parsed["schema"] == 2 and parsed["models"][0]["figures"][1]["identical"] == 1
     rows = list(csv.DictReader((two.folder / "comparison.csv").open(encoding="utf-8")))
     assert [(row["variant"], row["id"]) for row in rows] == [("fp32", "a"), ("int4", "a"), ("fp32", "b"), ("int4", "b")]
     assert rows[1]["first_divergent_token"] == "2" and rows[3]["identical"] == "True"

@@ -2,8 +2,9 @@
 import pytest
 import torch
 
+from itrex_chat import native
 from itrex_chat.errors import KernelError
-from itrex_chat.kernels import KERNELS, choose
+from itrex_chat.kernels import KERNELS, choose, why_not_faster
 from itrex_chat.kernels.reference import quantize_activations
 from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.tensor import QuantizedTensor, concatenated, packed_words
@@ -124,6 +125,8 @@ def test_the_fastest_kernel_is_chosen_unless_another_is_named(monkeypatch):
 
 def test_a_kernel_that_cannot_run_says_why(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    monkeypatch.setattr(native, "_load", lambda: "no compiler")
     assert choose().name == "reference"
+    assert why_not_faster(choose()) == "native: no compiler; ark: the processor has no AVX2"
     with pytest.raises(KernelError, match="no AVX2"):
         choose("ark")

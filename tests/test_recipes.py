@@ -141,3 +141,18 @@ def test_a_question_set_that_includes_itself_is_refused(tmp_path):
 def test_a_misspelt_question_set_gets_a_hint():
     with pytest.raises(QuestionSetError, match="Did you mean semantics-5"):
         questions.load("semantics5")
+
+
+def test_layers_to_leave_alone_are_checked_and_change_the_artifact(models):
+    from itrex_chat.artifacts import obtain
+    path = str(models("qwen2"))
+    whole, kept = (obtain(recipes.load(path, settings)).artifact
+                   for settings in ([], ["quantization.keep_layers", "[1]"]))
+    assert whole.manifest["key"] != kept.manifest["key"] and "keep_layers" not in whole.manifest["content"]
+    assert [name for name in whole.manifest["matrices"] if name not in kept.manifest["matrices"]] == [
+        name for name in whole.manifest["matrices"] if ".layers.1." in name]
+    assert recipes.from_dict(kept.manifest["recipe"]).quantization.keep_layers == (1,)
+    with pytest.raises(RecipeError, match="layers 0 to 1"):
+        obtain(recipes.load(path, ["quantization.keep_layers", "[2]"]))
+    with pytest.raises(RecipeError, match="numbers of layers"):
+        recipes.load(path, ["quantization.keep_layers", "[first]"])

@@ -11,7 +11,7 @@ from itrex_chat.sources.digests import sha256
 from itrex_chat.units import readable
 
 HASHING_THREADS = 4
-LARGE = 32 << 20  # bytes
+LARGE = 4 << 20  # bytes
 
 
 @dataclass
@@ -80,19 +80,23 @@ class Artifact:
 
     def tensor(self, name: str):
         """A stored tensor by its name in the file."""
+        return self._mapped(name).clone()
+
+    def _mapped(self, name: str):
+        """A stored tensor in the file itself, whose pages take memory as long as the tensor lives."""
         from safetensors import safe_open
         path = self.folder / self.manifest["tensors"][name]
         if self._file is None or self._file[0] != path:
             self._file = path, safe_open(path, "pt")
-        tensor = self._file[1].get_tensor(name).clone()
+        tensor = self._file[1].get_tensor(name)
         if tensor.nbytes > LARGE:
-            self._file = None  # so that the mapped pages do not stay beside the copy
+            self._file = None  # so that the pages go with the tensor
         return tensor
 
     def matrix(self, name: str):
-        """The matrix of a module: a QuantizedTensor, or a plain tensor where it was left alone."""
+        """The matrix of a module: a QuantizedTensor, to be packed and let go, or a plain tensor where it was left alone."""
         from itrex_chat.quantization.tensor import QuantizedTensor
         if name not in self.manifest["matrices"]:
             return self.tensor(f"{name}.weight")
         bits, group_size = self.manifest["matrices"][name]
-        return QuantizedTensor(self.tensor(f"{name}.qweight"), self.tensor(f"{name}.scales"), bits, group_size)
+        return QuantizedTensor(self._mapped(f"{name}.qweight"), self._mapped(f"{name}.scales"), bits, group_size)

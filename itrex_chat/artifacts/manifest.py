@@ -25,8 +25,9 @@ def key_of(quantization: Quantization, digests: dict[str, str]) -> str:
 
 def content_settings(quantization: Quantization) -> dict:
     """The quantization settings that change the content; how activations are computed does not."""
+    kept = {"keep_layers": " ".join(map(str, sorted(set(quantization.keep_layers))))} if quantization.keep_layers else {}
     return {"weight_dtype": quantization.weight_dtype, "group_size": quantization.group_size,
-            "head": quantization.head}
+            "head": quantization.head} | kept
 
 
 def write(folder: Path, manifest: dict) -> None:

@@ -43,3 +43,12 @@ class TextStream:
             piece = piece.lstrip()
             self._strip = not piece
         return piece
+
+
+def token_pieces(tokenizer: "ChatTokenizer", ids: list[int]) -> list[str]:  # noqa: F821
+    """The text that each token of an answer adds; a character belongs to the token that completes it."""
+    stream = TextStream(tokenizer.decode, tokenizer.strips_newline)
+    pieces = [stream.add(token) for token in ids]
+    if pieces:
+        pieces[-1] += stream.end()
+    return pieces

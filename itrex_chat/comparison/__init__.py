@@ -4,16 +4,26 @@
 (`markdown.py`, `tables.py`, `terminal.py`) take.
 """
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass
 from statistics import mean, median
 
+from itrex_chat.comparison import metrics
 from itrex_chat.comparison.metrics import chrf, equal_tokens
+from itrex_chat.endpoints import stored as judgements
+from itrex_chat.endpoints.stored import Judged
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
+from itrex_chat.quality import record as quality_record
+from itrex_chat.quality.record import ModelQuality
+from itrex_chat.ratings.summary import Rated, summary
+from itrex_chat.ratings.stored import ratings_of
+from itrex_chat.recipe import WEIGHT_DTYPES
 from itrex_chat.runs.record import RunRecord
 
 PRECISION = ("fp32", "bf16", "int8", "int4")  # the most precise first
-SCHEMA_VERSION = 1
+ONLINE = "online"  # another model's answers, from an endpoint: a column to read beside the variants
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class AnswerPair:
     equal_tokens: int | None  # the index of the first divergent token
     identical: bool | None
     chrf: float | None
+    bleu: float | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,13 @@ class Figures:
     identical: int | None = None  # answers equal to the baseline's
     equal_tokens: float | None = None  # median
     chrf: float | None = None  # mean
+    bleu: float | None = None  # mean
+    stopped: int = 0  # answers that the model ended itself
+    repetition: float | None = None  # mean share of repeated runs of tokens
+    languages: dict[str, int] = dataclasses.field(default_factory=dict)  # answers in each language
+    expected: int = 0  # answers to questions that say what is expected
+    matching: int = 0  # those of them that are just that
+    containing: int = 0  # those that have it in them
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,9 @@ class ModelComparison:
     question_set: str
     figures: list[Figures]
     pairs: dict[str, list[AnswerPair]]
+    quality: ModelQuality | None = None  # teacher-forced figures, where they were measured
+    ratings: dict[str, list[Rated]] = dataclasses.field(default_factory=dict)  # by people, for each variant
+    judged: dict[str, Judged] = dataclasses.field(default_factory=dict)  # by another model, for each variant
 
     @property
     def weights_were_quantized(self) -> bool:
@@ -84,6 +105,8 @@ class Comparison:
     machine: dict
     generation: dict
     models: list[ModelComparison]
+    absent: list[str]  # models of the runs without any answer
+    commands: list[str]  # that make these runs again
 
     def as_dict(self) -> dict:
         """Plain values for JSON."""
@@ -96,11 +119,20 @@ def compare(records: list[RunRecord]) -> Comparison:
     Where two runs have the same variant of a model, the later one's answers
     count. Runs of one model must have asked the same questions.
     """
-    models = {}
+    models, quality, judged, ratings, absent, commands = {}, {}, {}, [], [], []
     for record in records:
+        measured = quality_record.read(record.folder)
+        quality |= measured
+        ratings += ratings_of(record.folder)
+        judged |= judgements.read(record.folder)
+        absent += [model["label"] for model in record.content["spec"].get("models", ())
+                   if model["label"] not in record.content["models"]]
+        commands += [*record.content.get("commands", ()), *(found.command for found in measured.values() if found.command)]
         for label, facts in record.content["models"].items():
             models.setdefault(label, []).append((record, facts))
-    compared = [found for label, parts in models.items() if (found := _compare_model(label, parts))]
+    compared = [found for label, parts in models.items()
+                if (found := _compare_model(label, parts, quality.get(label), summary(ratings, label), judged.get(label, {})))]
+    absent += [label for label in models if label not in (model.model for model in compared)]
     if not compared:
         reasons = [facts["reason"] for record in records for model in record.content["models"].values()
                    for facts in model["variants"].values() if facts.get("reason")]
@@ -108,10 +140,12 @@ def compare(records: list[RunRecord]) -> Comparison:
                          reasons=" " + " ".join(reasons) if reasons else ""))
     generation = next(model["generation"] for record in records for model in record.content["models"].values()
                       if "generation" in model)
-    return Comparison([str(record.folder) for record in records], records[-1].content["machine"], generation, compared)
+    return Comparison([str(record.folder) for record in records], records[-1].content["machine"], generation, compared,
+                      list(dict.fromkeys(absent)), list(dict.fromkeys(commands)))
 
 
-def _compare_model(label: str, parts: list[tuple[RunRecord, dict]]) -> ModelComparison | None:
+def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: ModelQuality | None,
+                   ratings: dict[str, list[Rated]], judged: dict[str, Judged]) -> ModelComparison | None:
     questions, answers, variants, artifacts = {}, {}, {}, {}
     for record, facts in parts:
         for question in facts.get("questions", ()):
@@ -119,41 +153,56 @@ def _compare_model(label: str, parts: list[tuple[RunRecord, dict]]) -> ModelComp
             if known["text"] != question["text"]:
                 raise RunError(_("The runs asked {model} different questions under the id {id}; compare runs of the same "
                                  "question set.", model=label, id=question["id"]))
-        variants |= facts["variants"]
+        variants = {name: {"state": "waiting"} for name in _asked(record, label)} | variants | facts["variants"]
         artifacts |= facts.get("artifacts", {})
         answers |= {(answer["variant"], answer["id"]): answer for answer in record.answers if answer["model"] == label}
-    answered = [name for name in PRECISION if any(variant == name for variant, _id in answers)]
+    answered = [name for name in (*PRECISION, ONLINE) if any(variant == name for variant, _id in answers)]
     if not answered:
         return None
     baseline = answered[0]
+    if quality and quality.baseline != baseline:
+        quality = None  # measured against another one, before this one had answered
     pairs = {name: [_pair(question, answers.get((baseline, id)), answers.get((name, id)))
                     for id, question in questions.items()] for name in answered[1:]}
     loads = [variants[name]["load"] for name in answered if "load" in variants.get(name, {})]
     figures = [_figures(name, variants.get(name, {}), artifacts.get(name),
-                        [answer for (variant, _id), answer in answers.items() if variant == name], pairs.get(name))
-               for name in PRECISION if name in variants or name in answered]
-    figures.sort(key=lambda f: (f.variant != baseline, PRECISION.index(f.variant)))
+                        [answer for (variant, _id), answer in answers.items() if variant == name], pairs.get(name),
+                        {id: question["expected"] for id, question in questions.items()})
+               for name in (*PRECISION, ONLINE) if name in variants or name in answered]
+    figures.sort(key=lambda f: (f.variant != baseline, (*PRECISION, ONLINE).index(f.variant)))
     return ModelComparison(label, baseline, loads[0]["stored"] if loads else "?", loads[0]["origin"] if loads else {},
                            next(facts["question_set"] for _record, facts in parts if "question_set" in facts),
                            figures, pairs or {baseline: [_pair(question, answers.get((baseline, id)), None)
-                                                         for id, question in questions.items()]})
+                                                         for id, question in questions.items()]}, quality, ratings, judged)
+
+
+def _asked(record: RunRecord, label: str) -> list[str]:
+    """The variants that the run asks, or will when it goes on."""
+    spec = record.content["spec"]
+    recipe = next((model["recipe"] for model in spec.get("models", ()) if model["label"] == label), None)
+    if recipe is None:
+        return []
+    return spec["variants"] or ["fp32", f"int{WEIGHT_DTYPES[recipe['quantization']['weight_dtype']]}"]
 
 
 def _pair(question: dict, baseline: dict | None, answer: dict | None) -> AnswerPair:
     both = baseline is not None and answer is not None
+    tokens = both and answer["variant"] != ONLINE  # whose tokens are its own
     return AnswerPair(
         question["id"], question["text"], question["category"], question["expected"], baseline, answer,
-        equal_tokens(answer["token_ids"], baseline["token_ids"]) if both else None,
-        answer["token_ids"] == baseline["token_ids"] if both else None,
-        chrf(answer["text"], baseline["text"]) if both else None)
+        equal_tokens(answer["token_ids"], baseline["token_ids"]) if tokens else None,
+        answer["token_ids"] == baseline["token_ids"] if tokens else answer["text"] == baseline["text"] if both else None,
+        chrf(answer["text"], baseline["text"]) if both else None,
+        metrics.bleu(answer["text"], baseline["text"]) if both else None)
 
 
 def _figures(variant: str, facts: dict, artifact: dict | None, answers: list[dict],
-             pairs: list[AnswerPair] | None) -> Figures:
+             pairs: list[AnswerPair] | None, expected: dict[str, str]) -> Figures:
     load = facts.get("load", {})
     tpot = _median(answer["tpot"] for answer in answers)
     both = [pair for pair in pairs or () if pair.chrf is not None]
     new, accepted = (sum(answer.get(name, 0) for answer in answers) for name in ("new_tokens", "accepted_tokens"))
+    checked = [(answer["text"], expected[answer["id"]]) for answer in answers if expected.get(answer["id"])]
     statistics = (artifact or {}).get("statistics")
     return Figures(
         variant=variant, state=facts.get("state", "done"), reason=facts.get("reason", ""), answers=len(answers),
@@ -168,7 +217,13 @@ def _figures(variant: str, facts: dict, artifact: dict | None, answers: list[dic
         kernel=load.get("kernel", ""),
         identical=sum(pair.identical for pair in both) if both else None,
         equal_tokens=_median(pair.equal_tokens for pair in both),
-        chrf=mean(pair.chrf for pair in both) if both else None)
+        chrf=mean(pair.chrf for pair in both) if both else None,
+        bleu=mean(pair.bleu for pair in both) if both else None,
+        stopped=sum(answer["finish_reason"] == "stop" for answer in answers),
+        repetition=mean(metrics.repetition(answer["token_ids"]) for answer in answers) if answers else None,
+        languages=dict(Counter(metrics.language_of(answer["text"]) for answer in answers)),
+        expected=len(checked), matching=sum(metrics.matches(*pair) for pair in checked),
+        containing=sum(metrics.contains(*pair) for pair in checked))
 
 
 def _median(values) -> float | None:

@@ -3,7 +3,9 @@ import re
 
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
-from itrex_chat.comparison.tables import figure_rows, missing, provenance
+from itrex_chat.comparison.quality_tables import corpora, judged_line, quality_rows, rating_rows
+from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
+from itrex_chat.comparison.verdict import verdicts
 from itrex_chat.language import _
 from itrex_chat.units import readable
 
@@ -20,6 +22,9 @@ def as_markdown(comparison: Comparison) -> str:
                tokens=comparison.generation["max_new_tokens"], choice=chosen_how(comparison.generation))]
     for model in comparison.models:
         parts += _model(model)
+    parts += absent(comparison)
+    if comparison.commands:
+        parts += ["## " + _("Commands"), "\n".join(f"    {command}" for command in comparison.commands)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -31,13 +36,27 @@ def chosen_how(generation: dict) -> str:
 
 
 def _model(model: ModelComparison) -> list[str]:
-    heading, *rows = figure_rows(model)
-    table = [_row(heading), "|---" + "|--:" * (len(heading) - 1) + "|", *(_row(row) for row in rows)]
-    parts = [f"## {model.model}", provenance(model), "\n".join(table), *missing(model)]
+    parts = [f"## {model.model}", *(f"**{escaped(verdict.text)}**" for verdict in verdicts(model)), provenance(model),
+             _table(figure_rows(model))]
+    parts += [_table(quality_rows(model.quality, corpus)) for corpus in corpora(model.quality)]
+    parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
+    parts += [escaped(judged_line(model.baseline, variant, judged)) for variant, judged in model.judged.items()]
+    parts += missing(model)
     for variant, pairs in model.pairs.items():
-        for pair in pairs:
+        for pair in worst_first(pairs):
             parts += _pair(model.baseline, variant, pair)
     return parts
+
+
+def _table(rows: list[list[str]]) -> str:
+    heading, *rest = rows  # the first column and row may name files; the other cells are this program's own
+    heading, rest = [escaped(cell) for cell in heading], [[escaped(row[0]), *row[1:]] for row in rest]
+    return "\n".join([_row(heading), "|---" + "|--:" * (len(heading) - 1) + "|", *(_row(row) for row in rest)])
+
+
+def worst_first(pairs: list[AnswerPair]) -> list[AnswerPair]:
+    """The answers least like the baseline's first, those that cannot be compared last."""
+    return sorted(pairs, key=lambda pair: (pair.chrf is None, pair.chrf))
 
 
 def _pair(baseline: str, variant: str, pair: AnswerPair) -> list[str]:
@@ -63,7 +82,8 @@ def likeness(pair: AnswerPair) -> str:
         return ""
     rates = " → ".join(f"{answer['tokens_per_second']:.1f}" if answer["tokens_per_second"] else "–"
                        for answer in (pair.baseline, pair.answer))
-    same = _("identical") if pair.identical else _("first divergent token: {index}", index=pair.equal_tokens)
+    same = _("identical") if pair.identical else _("another model") if pair.equal_tokens is None \
+        else _("first divergent token: {index}", index=pair.equal_tokens)
     return _("{same}; chrF {chrf:.1f}; TTFT {before:.2f} → {after:.2f} s; {rates} tokens/s", same=same, chrf=pair.chrf,
              before=pair.baseline["ttft"], after=pair.answer["ttft"], rates=rates)
 

@@ -4,14 +4,16 @@ import unicodedata
 from itrex_chat.comparison import Comparison, ModelComparison
 from itrex_chat.comparison.markdown import likeness
 from itrex_chat.comparison.metrics import equal_characters
-from itrex_chat.comparison.tables import figure_rows, missing, provenance
+from itrex_chat.comparison.quality_tables import corpora, judged_line, quality_rows, rating_rows
+from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
+from itrex_chat.comparison.verdict import verdicts
 from itrex_chat.language import _
 from itrex_chat.runs.display import safe
 
 
 def as_text(comparison: Comparison) -> str:
     """Answers first, then the figures, so that these are what remains on the screen."""
-    return "\n".join(line for model in comparison.models for line in _model(model))
+    return "\n".join([*(line for model in comparison.models for line in _model(model)), *absent(comparison)])
 
 
 def _model(model: ModelComparison) -> list[str]:
@@ -29,7 +31,15 @@ def _model(model: ModelComparison) -> list[str]:
                 lines.append(f"  {name.upper():5} {safe(text)}".replace("\n", "\n        "))
             if verdict := likeness(pair):
                 lines.append(f"  · {verdict}")
-    return [*lines, "", provenance(model), "", *aligned(figure_rows(model)), *missing(model), ""]
+    lines += ["", provenance(model), "", *aligned(figure_rows(model))]
+    for corpus in corpora(model.quality):
+        lines += ["", *aligned(quality_rows(model.quality, corpus, brief=True))]
+    for variant, rated in model.ratings.items():
+        lines += ["", *aligned(rating_rows(model.baseline, variant, rated))]
+    lines += [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()]
+    for verdict in verdicts(model):
+        lines += ["", verdict.text]
+    return [*lines, *missing(model), ""]
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

@@ -28,12 +28,13 @@ def load_decoder(weights: Weights) -> Decoder:
     return Decoder(
         config=config,
         embedding=weights.embedding(EMBEDDING),
-        blocks=tuple(_block(weights, number) for number in range(config.layers)),
+        blocks=tuple(load_block(weights, number) for number in range(config.layers)),
         norm=weights.vector("model.norm.weight"),
         head=weights.linear([HEAD.removesuffix(".weight")]))
 
 
-def _block(weights: Weights, number: int) -> Block:
+def load_block(weights: Weights, number: int) -> Block:
+    """One block of the decoder that `weights` describe."""
     config, prefix = weights.config, layer(number)
     gate_up = ["mlp.gate_up_proj"] if config.fused_mlp else ["mlp.gate_proj", "mlp.up_proj"]
     norms = {}

@@ -35,8 +35,12 @@ class PackedWeight(Protocol):
 
 
 class Kernel(Protocol):
-    """`name`; `missing` is why it cannot run here, or None; `detail` what it uses of the processor."""
+    """`name`; `missing` is why it cannot run here, or None; `detail` what it uses of the processor.
+
+    `packing_bytes` are needed for each weight of a matrix while it is packed.
+    """
     name: str
+    packing_bytes: int
 
     def missing(self) -> str | None: ...
 
@@ -69,7 +73,12 @@ def choose(name: str | None = None) -> Kernel:
     return next(kernel for kernel in KERNELS.values() if kernel.missing() is None)
 
 
-def why_not_faster(chosen: Kernel) -> dict[str, str]:
-    """For each kernel that is preferred to the chosen one, why it cannot run here."""
+def described(kernel: Kernel) -> str:
+    """A kernel's name and what it uses of the processor: "native (avx512)"."""
+    return f"{kernel.name} ({kernel.detail()})"
+
+
+def why_not_faster(chosen: Kernel) -> str:
+    """Why the kernels that are preferred to the chosen one cannot run here; "" where they could."""
     better = list(KERNELS)[:list(KERNELS).index(chosen.name)]
-    return {name: reason for name in better if (reason := KERNELS[name].missing())}
+    return "; ".join(f"{name}: {reason}" for name in better if (reason := KERNELS[name].missing()))

@@ -34,6 +34,7 @@ class ArkWeight:
 
 class Ark:
     name = "ark"
+    packing_bytes = 5  # the matrix as stored, its integers, and their copies
 
     def missing(self):
         if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):

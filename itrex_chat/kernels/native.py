@@ -47,6 +47,7 @@ class NativeWeight:
 
 class Native:
     name = "native"
+    packing_bytes = 1  # the matrix as stored
 
     def missing(self):
         return native.missing()

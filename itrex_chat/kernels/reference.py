@@ -37,6 +37,7 @@ class ReferenceWeight:
 
 class Reference:
     name = "reference"
+    packing_bytes = 5
 
     def missing(self):
         return None

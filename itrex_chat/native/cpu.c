@@ -26,20 +26,27 @@ static int runs_avx2(void) {
     return __get_cpuid(1, &r[0], &r[1], &r[2], &r[3]) && (r[2] & (1u << 12)) && (r[2] & (1u << 29)) &&
            (leaf7(0, 1) & (1u << 5)) && (xcr0() & 6) == 6;
 }
+#ifdef MODERN_COMPILER
 static int runs_avx_vnni(void) { return runs_avx2() && (leaf7(1, 0) & (1u << 4)); }
+#else
+#define avx_vnni_level avx2_level
+static int runs_avx_vnni(void) { return 0; }
+#endif
 static int runs_avx512(void) {
     const unsigned f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31, vnni = 1u << 11;
     const unsigned ebx = leaf7(0, 1);
     return runs_avx2() && (ebx & f) && (ebx & dq) && (ebx & bw) && (ebx & vl) && (leaf7(0, 2) & vnni) &&
            (xcr0() & 0xe6) == 0xe6;
 }
-// Tiles, BF16 products, and what unpacking for them needs (VBMI, AVX-512 BF16); Linux grants tiles when asked.
+// Tiles with BF16 products, and AVX-512 BF16 to unpack for them; Linux grants tiles when asked.
 static int runs_amx(void) {
-    const unsigned tile = 1u << 24, bf16 = 1u << 22, vbmi = 1u << 1, avx512_bf16 = 1u << 5;
-    if (!runs_avx512() || !(leaf7(0, 3) & tile) || !(leaf7(0, 3) & bf16) || !(leaf7(0, 2) & vbmi) ||
-        !(leaf7(1, 0) & avx512_bf16) || (xcr0() & 0x60000) != 0x60000)
-        return 0;
-#if defined(__linux__)
+    const unsigned tile = 1u << 24, bf16 = 1u << 22, avx512_bf16 = 1u << 5;
+    if (!runs_avx512() || !(leaf7(1, 0) & avx512_bf16)) return 0;
+#ifdef EMULATE_TILES
+    return 1;
+#endif
+    if (!(leaf7(0, 3) & tile) || !(leaf7(0, 3) & bf16) || (xcr0() & 0x60000) != 0x60000) return 0;
+#if defined(__linux__) && defined(MODERN_COMPILER)
     return syscall(SYS_arch_prctl, 0x1023, 18) == 0;  // ARCH_REQ_XCOMP_PERM, tile data
 #else
     return 0;

@@ -47,7 +47,7 @@ void place(const Heads *s, int n, int row, int head) {
 
 static size_t scratch_bytes(const Model *m) {
     const size_t count = (size_t)TILE_ROWS * m->heads / m->kv_heads;
-    return 4 * (64 * (m->head_dim + count) + 2 * count + 64);
+    return 4 * ((64 + count + 8) * m->head_dim + (64 + 2) * count + 64);
 }
 
 // Attention of many rows; those of a sequence lie together in the order of their positions. qkv as the product left it,

@@ -5,6 +5,8 @@
 //   dot4, dot8(sums, w, x)   to each int32 lane add the products of its 4 unsigned bytes with the 4 signed bytes of x
 //             (dot4: bytes below 16)
 //   nearest(v)    floats to int32, halves to even
+//   narrow(p, i, v), narrow_evens_first(p, i, v)  int32 within a byte's range, stored as bytes from p[i]; of 8 those at even places first
+//   most_of(v), sum_of(v)  the largest and the sum of int32 lanes
 //   total(v)      the sum of the lanes
 //   nibble(w, p)  nibble p of each 32-bit lane, less 8, as float
 // and has chosen the instructions. Vectors are GCC's and Clang's own.
@@ -61,7 +63,6 @@ static void NAME(round_bf16)(const float *x, int n, float *y) {
 
 // Each group to int8 by its largest magnitude / 127. A group that is not finite keeps that in its scale.
 static void NAME(quantize)(const float *x, int in, int group, int bits, int8_t *q, float *scale, int32_t *zero) {
-    static const uint8_t evens_first[8] = {0, 4, 1, 5, 2, 6, 3, 7};
     for (int g = 0; g < in / group; g++, x += group, q += group) {
         vi most = {0};
         for (int i = 0; i < group; i += LANES) {  // magnitudes compare as integers, NaN above all
@@ -69,27 +70,24 @@ static void NAME(quantize)(const float *x, int in, int group, int bits, int8_t *
             vi larger = (vi)(magnitude > most);
             most = (magnitude & larger) | (most & ~larger);
         }
-        int32_t bitmap = 0;
-        for (int i = 0; i < LANES; i++) bitmap = most[i] > bitmap ? most[i] : bitmap;
+        const int32_t bitmap = most_of(most);
         float largest;
         memcpy(&largest, &bitmap, 4);
         float step = largest / 127;
         float inverse = step >= 0x1p-126f && step <= 0x1p126f ? 1 / step : 0;
         if (inverse == 0 && step <= 0x1p126f) step = 0;
-        int32_t sum = 0;
-        int8_t rounded[128];
+        vi sums = {0};
         for (int i = 0; i < group; i += LANES) {
             vf y = LOADF(x + i) * inverse;
             if (inverse == 0) y = (vf){0};
-            vi n = nearest(y);
-            for (int l = 0; l < LANES; l++) rounded[i + l] = (int8_t)n[l];
+            const vi n = nearest(y);
+            sums += n;
+            if (bits == 4)
+                narrow_evens_first(q, i, n);
+            else
+                narrow(q, i, n);
         }
-        for (int i = 0; i < group; i++) sum += rounded[i];
-        if (bits == 4)
-            for (int i = 0; i < group; i += 8)
-                for (int l = 0; l < 8; l++) q[i + evens_first[l]] = rounded[i + l];
-        else
-            memcpy(q, rounded, group);
+        const int32_t sum = sum_of(sums);
         scale[g] = step;
         zero[g] = -sum * (1 << (bits - 1));
     }

@@ -21,12 +21,22 @@ ALWAYS void score_keys(int H, const float *queries, int head_dim, const float *k
     }
 }
 
+// The largest of whole vectors of values and `most`; NaN is larger than all.
+ALWAYS float largest_of(const float *values, int n, float most) {
+    vf largest = splat(most);
+    for (int i = 0; i < n; i += LANES) {
+        const vf value = LOADF(values + i);
+        largest = pick((vi)(value > largest) | (vi)(value != value), value, largest);
+    }
+    for (int l = 0; l < LANES; l++) most = largest[l] > most || largest[l] != largest[l] ? largest[l] : most;
+    return most;
+}
+
 // e^(score - largest) in place, zeros up to a whole vector; the largest and the sum.
 static void NAME(weigh)(float *weights, int positions, float *largest, float *sum) {
-    float most = -INFINITY;
-    for (int t = 0; t < positions; t++) most = weights[t] > most || weights[t] != weights[t] ? weights[t] : most;
     int t = positions;
     for (; t % LANES; t++) weights[t] = -INFINITY;
+    const float most = largest_of(weights, t, -INFINITY);
     vf sums = {0};
     for (int i = 0; i < t; i += LANES) {
         const vf score = LOADF(weights + i);
@@ -90,17 +100,19 @@ static void NAME(attend)(const float *queries, int heads, int head_dim, const fl
 #define TURNED 64  // positions of a chunk
 #define QUERIES 8  // that share a vector of turned keys
 
-ALWAYS void turned_scores(int Q, const float *const *queries, int head_dim, const float *turned, int positions,
-                          float *const *scores) {
-    for (int t = 0; t < positions; t += LANES) {
-        vf sums[QUERIES];
-        for (int q = 0; q < Q; q++) sums[q] = (vf){0};
-        for (int i = 0; i < head_dim; i++) {
-            const vf k = LOADF(turned + (size_t)i * TURNED + t);
-            for (int q = 0; q < Q; q++) sums[q] += k * queries[q][i];
-        }
-        for (int q = 0; q < Q; q++) *(vf *)(scores[q] + t) = sums[q];
+ALWAYS void turned_scores(int Q, int vectors, const float *queries, int head_dim, const float *turned,
+                          float *const *scores, int t) {
+    vf sums[QUERIES][2];
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < vectors; v++) sums[q][v] = (vf){0};
+    for (int i = 0; i < head_dim; i++) {
+        vf k[2];
+        for (int v = 0; v < vectors; v++) k[v] = LOADF(turned + (size_t)i * TURNED + t + v * LANES);
+        for (int q = 0; q < Q; q++)
+            for (int v = 0; v < vectors; v++) sums[q][v] += k[v] * queries[i * QUERIES + q];
     }
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < vectors; v++) *(vf *)(scores[q] + t + v * LANES) = sums[q][v];
 }
 
 ALWAYS void mix_chunk(int Q, int vectors, const float *const *weights, const float *factors, const float *values,
@@ -120,10 +132,9 @@ ALWAYS void mix_chunk(int Q, int vectors, const float *const *weights, const flo
 
 // Scores to weights e^(score - largest) for the positions [0, seen) but those before `hidden`; what earlier chunks shrink by.
 static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int seen, float *largest, float *sum) {
-    float most = *largest;
-    for (int t = hidden; t < seen; t++) most = scores[t] > most || scores[t] != scores[t] ? scores[t] : most;
-    for (int t = 0; t < positions; t++)
-        if (t < hidden || t >= seen) scores[t] = -INFINITY;
+    for (int t = 0; t < hidden; t++) scores[t] = -INFINITY;
+    for (int t = seen; t < positions; t++) scores[t] = -INFINITY;
+    const float most = largest_of(scores, positions, *largest);
     if (most == -INFINITY) {
         memset(scores, 0, 4 * (size_t)positions);
         return 1;
@@ -141,15 +152,18 @@ static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int see
     return factor;
 }
 
-// `scratch` has floats for TURNED · (head_dim + rows · heads) and 2 · rows · heads.
+// `scratch` has floats for (TURNED + rows · heads + QUERIES) · head_dim and (TURNED + 2) · rows · heads.
 static void NAME(attend_tile)(const float *queries, size_t ldq, int rows, int heads, int head_dim, const float *keys,
                               const float *values, int64_t from, int64_t window, float *mixed, size_t ldm, float *scratch) {
     const int count = rows * heads, whole = head_dim - head_dim % LANES;
     float *turned = scratch, *scores = turned + (size_t)TURNED * head_dim;
-    float *largest = scores + (size_t)TURNED * count, *sums = largest + count;
+    float *largest = scores + (size_t)TURNED * count, *sums = largest + count, *gathered = sums + count;
     for (int n = 0; n < count; n++) {
         largest[n] = -INFINITY, sums[n] = 0;
         memset(mixed + n / heads * ldm + (size_t)(n % heads) * head_dim, 0, 4 * (size_t)head_dim);
+        for (int i = 0; i < head_dim; i++)  // 8 queries side by side
+            gathered[(size_t)(n / QUERIES * head_dim + i) * QUERIES + n % QUERIES] =
+                queries[n / heads * ldq + (size_t)(n % heads) * head_dim + i];
     }
     const int64_t end = from + rows, first = window && from + 1 > window ? from + 1 - window : 0;
     for (int64_t start = first / TURNED * TURNED; start < end; start += TURNED) {
@@ -160,17 +174,22 @@ static void NAME(attend_tile)(const float *queries, size_t ldq, int rows, int he
                 turned[(size_t)i * TURNED + t] = t < positions ? keys[(size_t)(start + t) * head_dim + i] : 0;
         for (int n = 0; n < count;) {
             const int Q = count - n < QUERIES ? count - n : QUERIES;
-            const float *of[QUERIES];
+            const float *of = gathered + (size_t)n * head_dim;
             float *to[QUERIES], *out[QUERIES], factors[QUERIES];
             for (int q = 0; q < Q; q++) {
-                of[q] = queries + (n + q) / heads * ldq + (size_t)((n + q) % heads) * head_dim;
                 out[q] = mixed + (n + q) / heads * ldm + (size_t)((n + q) % heads) * head_dim;
                 to[q] = scores + (size_t)(n + q) * TURNED;
             }
-            if (Q == QUERIES)
-                turned_scores(QUERIES, of, head_dim, turned, padded, to);
-            else
-                for (int q = 0; q < Q; q++) turned_scores(1, of + q, head_dim, turned, padded, to + q);
+            for (int t = 0; t < padded;) {
+                const int two = LANES == 16 && padded - t >= 2 * LANES;
+                if (Q == QUERIES && two)
+                    turned_scores(QUERIES, 2, of, head_dim, turned, to, t);
+                else if (Q == QUERIES)
+                    turned_scores(QUERIES, 1, of, head_dim, turned, to, t);
+                else
+                    for (int q = 0; q < Q; q++) turned_scores(1, 1, of + q, head_dim, turned, to + q, t);
+                t += Q == QUERIES && two ? 2 * LANES : LANES;
+            }
             for (int q = 0; q < Q; q++) {
                 const int64_t at = from + (n + q) / heads, oldest = window && at + 1 > window ? at + 1 - window : 0;
                 const int hidden = oldest > start ? (int)(oldest - start) : 0;

@@ -14,6 +14,12 @@ INSTRUCTIONS("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #define LABEL "avx512"
 #define nearest(v) ((vi)_mm512_cvtps_epi32((__m512)(v)))
 #define halves(p) ((vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p))))
+#define narrow(p, i, v) _mm_storeu_si128((__m128i *)((p) + (i)), _mm512_cvtepi32_epi8((__m512i)(v)))
+#define narrow_evens_first(p, i, v) \
+    _mm_storeu_si128((__m128i *)((p) + (i)), _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)(v)), \
+                                                      _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)))
+#define most_of(v) _mm512_reduce_max_epi32((__m512i)(v))
+#define sum_of(v) _mm512_reduce_add_epi32((__m512i)(v))
 #define total(v) _mm512_reduce_add_ps((__m512)(v))
 #define dot4(sums, w, x) ((vi)_mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(w), _mm512_set1_epi32(x)))
 #define dot8 dot4

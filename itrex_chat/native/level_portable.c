@@ -11,6 +11,12 @@
 #define nearest portable_nearest
 #define dot4 portable_dot
 #define dot8 portable_dot
+#define narrow(p, i, v) \
+    for (int l_ = 0; l_ < 4; l_++) (p)[(i) + l_] = (int8_t)(v)[l_]
+#define narrow_evens_first(p, i, v) \
+    for (int l_ = 0; l_ < 4; l_++) (p)[(i) / 8 * 8 + l_ % 2 * 4 + ((i) % 8 + l_) / 2] = (int8_t)(v)[l_]
+#define most_of(v) portable_most(v)
+#define sum_of(v) ((v)[0] + (v)[1] + (v)[2] + (v)[3])
 #define total(v) ((v)[0] + (v)[2] + ((v)[1] + (v)[3]))
 #define nibble(w, p) TOF((vi)((w >> (4 * (p))) & 15) - 8)
 typedef float portable_vf __attribute__((vector_size(16), aligned(4), may_alias));
@@ -42,6 +48,12 @@ static inline portable_vi portable_nearest(portable_vf v) {
     portable_vi out;
     for (int i = 0; i < 4; i++) out[i] = (int32_t)lrintf(v[i]);
     return out;
+}
+
+static inline int32_t portable_most(portable_vi v) {
+    int32_t most = v[0];
+    for (int i = 1; i < 4; i++) most = v[i] > most ? v[i] : most;
+    return most;
 }
 
 static inline portable_vi portable_dot(portable_vi sums, portable_vi w, int32_t x) {

@@ -7,6 +7,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__clang__) ? __clang_major__ >= 14 : __GNUC__ >= 11
+#define MODERN_COMPILER  // knows AVX-VNNI and AMX
+#endif
+
 #define BLOCK 16       // outputs
 #define FEW 8          // rows that one pass over the weights serves
 #define ROWS 16        // rows that a decode step takes at most
@@ -103,3 +107,9 @@ static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLO
 
 // Many rows.
 void vnni_gemm(const Linear *, const Input *, int first, int last, float *y, size_t ldy);
+size_t amx_input_bytes(const Linear *, int rows);
+void amx_input(const Linear *, int row, const float *x, uint16_t *tiles);
+size_t amx_panel_bytes(const Linear *, int blocks);
+void amx_gemm(const Linear *, int rows, const uint16_t *input, int first, int last, float *y, size_t ldy, uint16_t *panel);
+void amx_begin(void);
+void amx_end(void);

@@ -45,37 +45,57 @@ Input prepare(const Linear *l, int rows, const float *x, size_t ldx, void *memor
     return in;
 }
 
+enum Way { FEW_ROWS, VNNI, TILES };
+
+static enum Way way_of(const Linear *l, int rows) {
+    if (rows <= ROWS || l->format <= BF16 || l->compute == WITH_FP32) return FEW_ROWS;
+    if (has_amx()) return TILES;  // rounds to BF16, which is finer than INT8 by groups
+    return l->compute == WITH_INT8 && has_vnni512() ? VNNI : FEW_ROWS;
+}
+
+// Blocks that a thread takes at a time: of many rows a panel that stays in the second-level cache.
+static int chunk_of(const Linear *l, enum Way way, int threads) {
+    const int most = way == TILES ? (int)((768 << 10) / amx_panel_bytes(l, 2)) * 2
+                   : way == VNNI ? (int)((256 << 10) / block_bytes(l)) : 64;
+    int chunk = blocks_of(l) / (8 * threads);
+    if (chunk > most) chunk = most;
+    return way == FEW_ROWS ? (chunk < 1 ? 1 : chunk) : (chunk < 2 ? 2 : chunk / 2 * 2);
+}
+
 // y[rows, out] = x[rows, in] · matrixᵀ + bias. 0, or 1 without memory.
 EXPORT int itrex_product(const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy, int threads) {
-    const size_t bytes = input_bytes(l, rows);
-    void *memory = bytes ? malloc(bytes) : NULL;
+    const enum Way way = way_of(l, rows);
+    const int blocks = blocks_of(l), chunk = chunk_of(l, way, threads), padded = way == TILES ? (rows + 31) / 32 * 32 : rows;
+    const size_t bytes = way == TILES ? rounded_up(amx_input_bytes(l, rows)) : input_bytes(l, rows);
+    const size_t panel = way == TILES ? rounded_up(amx_panel_bytes(l, chunk)) : 0;
+    uint8_t *memory = bytes ? malloc(bytes + panel * threads + 64) : NULL;
     if (bytes && !memory) return 1;
-    Input in = arranged(l, rows, x, ldx, memory);
-    const int blocks = blocks_of(l);
-    const int many = rows > ROWS && l->format > BF16 && l->compute == WITH_INT8 && has_vnni512();
-    int chunk = blocks / (4 * threads);
-    if (many) {  // a panel of the matrix that stays in the second-level cache
-        const int most = (int)((448 << 10) / block_bytes(l));
-        chunk = (chunk < most ? chunk : most) / 2 * 2;
-        if (chunk < 2) chunk = 2;
-    } else {
-        if (chunk > 64) chunk = 64;
-        if (chunk < 1) chunk = 1;
-    }
+    uint8_t *aligned = memory + (-(uintptr_t)memory & 63);
+    Input in = {0};
+    if (way != TILES) in = arranged(l, rows, x, ldx, aligned);
 #pragma omp parallel num_threads(threads)
     {
         if (memory) {
 #pragma omp for schedule(static)
-            for (int row = 0; row < rows; row++) fill(l, &in, row, x + row * ldx);
+            for (int row = 0; row < padded; row++)
+                if (way == TILES)
+                    amx_input(l, row, row < rows ? x + row * ldx : NULL, (uint16_t *)aligned);
+                else
+                    fill(l, &in, row, x + row * ldx);
         }
+        if (way == TILES) amx_begin();
 #pragma omp for schedule(dynamic) nowait
         for (int first = 0; first < blocks; first += chunk) {
             const int last = first + chunk < blocks ? first + chunk : blocks;
-            if (many)
+            if (way == TILES)
+                amx_gemm(l, rows, (const uint16_t *)aligned, first, last, y, ldy,
+                         (uint16_t *)(aligned + bytes + panel * omp_get_thread_num()));
+            else if (way == VNNI)
                 vnni_gemm(l, &in, first, last, y, ldy);
             else
                 level()->blocks(l, &in, first, last, y, ldy, 0);
         }
+        if (way == TILES) amx_end();
     }
     free(memory);
     return 0;

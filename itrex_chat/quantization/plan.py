@@ -4,7 +4,9 @@ from dataclasses import dataclass
 import torch
 
 from itrex_chat.checkpoints import Checkpoint
-from itrex_chat.decoder.layout import TensorSpec
+from itrex_chat.decoder.layout import TensorSpec, layer
+from itrex_chat.errors import RecipeError
+from itrex_chat.language import _
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.recipe import WEIGHT_DTYPES, Quantization
 
@@ -41,9 +43,13 @@ def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
 
     Matrices of the decoder blocks are quantized, the head as `head` says;
     where the width is no multiple of the wanted group size the largest one
-    that fits is taken, and a matrix that none fits is kept. The embedding is
+    that fits is taken, and a matrix that none fits is kept, as are those of
+    `keep_layers`. The embedding is
     kept in 16 bits, everything else as it is stored.
     """
+    if too_large := [number for number in quantization.keep_layers if number >= checkpoint.decoder.layers]:
+        raise RecipeError(_("quantization.keep_layers names layer {number}, but the model has layers 0 to {last}.",
+                            number=too_large[0], last=checkpoint.decoder.layers - 1))
     return [_treatment(spec, checkpoint, quantization) for spec in checkpoint.specs()]
 
 
@@ -53,7 +59,7 @@ def _treatment(spec: TensorSpec, checkpoint: Checkpoint, quantization: Quantizat
         return Treatment(spec, dtype=stored if stored.itemsize == 2 else torch.float16)
     wanted = {"linear": quantization.weight_dtype, "head": _head_dtype(quantization)}.get(spec.role)
     group_size = fitting_group_size(spec.shape[-1], quantization.group_size)
-    if wanted and group_size:
+    if wanted and group_size and not spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
         return Treatment(spec, wanted, group_size)
     return Treatment(spec, dtype=stored)
 

@@ -20,6 +20,8 @@ class Display:
         print(f"\n--- {label} · {variant.upper()} · " + _(
             "{kernel}, {threads} threads, loaded in {seconds:.1f} s, {memory}", kernel=facts["kernel"],
             threads=facts["threads"], seconds=facts["seconds"], memory=readable(facts["memory"])), flush=True)
+        if facts.get("why"):
+            print(_("Faster kernels cannot run here. {reasons}.", reasons=facts["why"]), flush=True)
 
     def question(self, question: Question, number: int, count: int) -> None:
         if self._streams:

@@ -1,7 +1,7 @@
 """How much memory a variant will need, before it is loaded."""
 from itrex_chat.decoder.config import DecoderConfig
 from itrex_chat.decoder.kv_cache import KVCache
-from itrex_chat.decoder.layout import tensors
+from itrex_chat.decoder.layout import layer, tensors
 from itrex_chat.kernels import Kernel
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.recipe import Quantization
@@ -32,12 +32,14 @@ def needed(config: DecoderConfig, variant: str, tokens: int, quantization: Quant
             largest = max(largest, spec.size)
     if largest:
         largest = max(largest, 2 * config.intermediate_size * config.hidden_size)  # gate and up are packed as one
-    unpacking = 5 * largest  # while it is packed: a matrix as stored, its integers, and their copies
+    unpacking = kernel.packing_bytes * largest
     activations = min(tokens, 1024) * 4 * (6 * config.hidden_size + 3 * config.intermediate_size) + 16 * config.vocab_size
     return PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config)
 
 
 def _packed_bytes(spec, bits: int, quantization: Quantization, kernel: Kernel) -> float:
+    if spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
+        return 4
     group_size = fitting_group_size(spec.shape[-1], quantization.group_size)
     if spec.role == "head":
         bits = {"int4": 4, "int8": 8}.get(quantization.head, 0)

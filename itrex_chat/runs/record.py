@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from itrex_chat import files, machine
+from itrex_chat.chat.messages import printable
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 
@@ -153,5 +154,5 @@ def _read_answers(path: Path) -> list[dict]:
         except (ValueError, KeyError, TypeError):
             raise RunError(_("{path}: line {number} is not an answer; remove the line to ask it again.", path=path,
                              number=number)) from None
-        answers.append(answer)
+        answers.append(answer | {"text": printable(answer["text"])})
     return answers

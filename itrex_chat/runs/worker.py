@@ -17,7 +17,8 @@ from itrex_chat.units import readable
 def main() -> int:
     try:
         job = receive_job()
-        {"prepare": prepare, "ask": ask}[job.pop("task")](**job)
+        {"prepare": prepare, "ask": ask, "plan_scoring": plan_scoring, "score": score,
+         "score_layers": score_layers}[job.pop("task")](**job)
     except ItrexChatError as error:
         tell("error", message=str(error))
         return 1
@@ -50,11 +51,15 @@ def prepare(recipe: dict, variants: list[str], tokens: int) -> None:
     A variant that cannot be had is told with its reason; only when none can,
     the whole model has failed.
     """
+    tell("prepared", **_preparation(recipes.from_dict(recipe), variants, tokens))
+
+
+def _preparation(model: Recipe, variants: list[str], tokens: int) -> dict:
     from itrex_chat.chat import load_tokenizer, spoken_languages
     from itrex_chat.kernels import choose
     from itrex_chat.runs.memory import needed
     from itrex_chat.variants import DENSE, QUANTIZED
-    model, kernel = recipes.from_dict(recipe), choose()
+    kernel = choose()
     stored, artifacts, problems = {}, {}, {}
     for name in variants:
         try:
@@ -72,9 +77,10 @@ def prepare(recipe: dict, variants: list[str], tokens: int) -> None:
     every = dict.fromkeys([*DENSE, f"int{model.quantization.bits}", *artifacts])
     needs = {name: needed(used.decoder, name, tokens, for_variant(model, name).quantization, kernel,
                           used.embedding_bytes if name in DENSE else 2) for name in every}
-    tell("prepared", needs=needs, languages=list(languages), problems=problems,
-         artifacts={name: {"folder": str(artifact.folder), "bytes": artifact.nbytes(),
-                           "statistics": artifact.manifest["statistics"]} for name, artifact in artifacts.items()})
+    return {"needs": needs, "languages": list(languages), "problems": problems,
+            "artifacts": {name: {"folder": str(artifact.folder), "bytes": artifact.nbytes(),
+                                 "statistics": artifact.manifest["statistics"]}
+                          for name, artifact in artifacts.items()}}
 
 
 def _artifact(model: Recipe):
@@ -99,7 +105,7 @@ def ask(recipe: dict, variant: str, questions: list[dict], system: str, generati
     from itrex_chat.generation_config import GenerationConfig
     from itrex_chat.generation.response import Response
     model = recipes.from_dict(recipe)
-    chatbot = load_chatbot(model, variant)
+    chatbot = load_chatbot(for_variant(model, variant), variant)
     config = GenerationConfig(**generation)
     tell("loaded", seconds=time.perf_counter() - started, memory=machine.peak_memory(), **chatbot.facts())
     for question in questions:
@@ -117,6 +123,49 @@ def ask(recipe: dict, variant: str, questions: list[dict], system: str, generati
              prefill_tokens_per_second=response.prefill_tokens_per_second, drafted_tokens=response.drafted_tokens,
              accepted_tokens=response.accepted_tokens, seconds=time.perf_counter() - began)
     tell("done", peak_memory=machine.peak_memory())
+
+
+def plan_scoring(recipe: dict, baseline: str, variants: list[str], answers: list[list[int]], texts: list[str],
+                 tokens: int) -> None:
+    """As `prepare`, and besides: the text of each token of the answers, the tokens of the texts, and where in the store
+    (`quality.store`) each variant's results belong."""
+    from itrex_chat.chat.streaming import token_pieces
+    from itrex_chat.kernels import choose
+    from itrex_chat.quality import scoring
+    model = recipes.from_dict(recipe)
+    ready = _preparation(model, list(dict.fromkeys([baseline, *variants])), tokens)
+    if problem := ready["problems"].get(baseline):
+        raise RunError(problem)
+    tokenizer, decoder = _tokenizer(model, baseline)
+    vocabulary = decoder.vocab_size
+    extra = scoring.logits_bytes(vocabulary)
+    reference, keys = scoring.keys(model, baseline, [name for name in variants if name not in ready["problems"]])
+    tell("planned", problems=ready["problems"], needs={name: size + extra for name, size in ready["needs"].items()},
+         texts=[tokenizer.encode(Path(text).read_text("utf-8")) for text in texts],
+         pieces=[token_pieces(tokenizer, ids) for ids in answers], vocabulary=vocabulary, layers=decoder.layers,
+         kernel=choose().name, artifacts=ready["artifacts"], reference=reference, variants=keys)
+
+
+def score(recipe: dict, variant: str, passages: list[dict], reference: str, scores: str | None) -> None:
+    from itrex_chat.quality import scoring
+    scoring.score(recipes.from_dict(recipe), variant, passages, reference, scores)
+
+
+def score_layers(recipe: dict, baseline: str, variant: str, passages: list[dict], reference: str, scores: dict) -> None:
+    from itrex_chat.quality import scoring
+    scoring.score_layers(recipes.from_dict(recipe), baseline, variant, passages, reference,
+                         {int(number): key for number, key in scores.items()})
+
+
+def _tokenizer(model: Recipe, variant: str):
+    """The tokenizer that a variant is loaded with, and its decoder's configuration."""
+    from itrex_chat.chat import load_tokenizer
+    from itrex_chat.variants import QUANTIZED
+    if variant in QUANTIZED:
+        artifact = _artifact(for_variant(model, variant))
+        return load_tokenizer(artifact.folder, artifact.family, model.chat), artifact.decoder
+    stored = _checkpoint(model)
+    return load_tokenizer(stored.folder, stored.family, model.chat, stored.gguf), stored.decoder
 
 
 def for_variant(model: Recipe, variant: str) -> Recipe:

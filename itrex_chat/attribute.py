@@ -1,0 +1,75 @@
+"""Where the loss comes from: rounded weights, the head, rounded activations; and which layers.
+
+    python -m itrex_chat.attribute --model qwen2.5-1.5b-instruct --text book.txt
+"""
+import dataclasses
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from itrex_chat import command_line, files, machine, recipe as recipes
+from itrex_chat.choices import one_of
+from itrex_chat.comparison.terminal import aligned
+from itrex_chat.errors import RunError
+from itrex_chat.language import _, speaking
+from itrex_chat.measure import scored_answers
+from itrex_chat.places import cache_home
+from itrex_chat.quality import attribution
+from itrex_chat.quality.attribution import Attribution
+from itrex_chat.quality.passages import Passage
+from itrex_chat.recipe import Recipe
+from itrex_chat.report.recipes import attribution_page, attribution_verdict, layer_rows, step_rows
+from itrex_chat.sweep import add_arguments
+from itrex_chat.variants import DENSE
+
+SCHEMA_VERSION = 1
+SHOWN = 5  # layers
+
+
+def attribute(recipe: Recipe, baseline: str = "fp32", answers: list[Passage] = (), texts: list[Path] = (),
+              limit: int | None = None, layers: bool = True, out: Path | None = None, command: str = ""
+              ) -> tuple[Attribution, Path]:
+    """Attribute a recipe's loss on answers and texts and write attribution.html and .json; the folder too.
+
+    Layer by layer takes as many passes over the tokens as the model has layers, and the memory of the baseline.
+    Raises RunError.
+    """
+    steps, measured = attribution.steps(recipe, baseline, list(answers), list(texts), limit)
+    found = Attribution(sum(passage.positions for passage in measured.passages), len(measured.passages),
+                        measured.plan["kernel"], steps,
+                        attribution.layers(recipe, baseline, measured, measured.plan["layers"]) if layers else [])
+    out = out or cache_home() / "attributions" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):
+        out.mkdir(parents=True, exist_ok=True)
+        files.write_text(out / "attribution.html", attribution_page(recipe.name, baseline, found, command))
+        files.write_json(out / "attribution.json", {
+            "schema": SCHEMA_VERSION, "model": recipe.as_dict(), "baseline": baseline, "machine": machine.description(),
+            "command": command, **dataclasses.asdict(found)})
+    return found, out
+
+
+def command(arguments) -> None:
+    with speaking(arguments.lang):
+        one_of("--baseline", arguments.baseline, DENSE)
+        recipe = recipes.load(arguments.model, command_line.settings(arguments))
+        answers = scored_answers(arguments.run, arguments.baseline) if arguments.run else []
+        if not answers and not arguments.text:
+            raise RunError(_("Name what to measure on: --text FILE, or --run RUN for the answers of a run."))
+        found, out = attribute(recipe, arguments.baseline, answers, arguments.text, arguments.tokens,
+                               not arguments.no_layers, arguments.out, command_line.invocation("attribute"))
+        print("\n".join(aligned(step_rows(found))))
+        if found.layers:
+            print("\n" + "\n".join(aligned(layer_rows(found, SHOWN))))
+        print("\n" + "\n".join(attribution_verdict(found)))
+        print(_("Written to {folder}: {files}", folder=out, files="attribution.html, attribution.json"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser("attribute", _("Find out where the loss of a quantized model comes from."))
+    add_arguments(parser)
+    parser.add_argument("--no-layers", action="store_true", help=_("leave out layer by layer, which takes longest"))
+    return command_line.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

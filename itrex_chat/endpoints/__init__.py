@@ -1,0 +1,4 @@
+"""Models behind an OpenAI-compatible endpoint: one more column of answers, or a judge.
+
+Nothing is sent anywhere unless a user names an endpoint.
+"""

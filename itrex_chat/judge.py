@@ -1,0 +1,54 @@
+"""Have another model judge which of two answers is better, in both orders.
+
+    OPENAI_API_KEY=… python -m itrex_chat.judge --model gpt-4o --endpoint https://api.openai.com/v1
+"""
+import sys
+from pathlib import Path
+
+from itrex_chat import command_line, progress
+from itrex_chat.compare import compare_runs, latest
+from itrex_chat.comparison.quality_tables import judged_line
+from itrex_chat.endpoints import judging, stored
+from itrex_chat.endpoints.endpoint import Endpoint
+from itrex_chat.endpoints.stored import Judged
+from itrex_chat.errors import RunError
+from itrex_chat.language import _
+from itrex_chat.online import add_endpoint
+
+
+def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> dict[str, dict[str, Judged]]:
+    """Judge all pairs of a run's answers that differ and keep the judgements with it. Raises RunError."""
+    comparison = compare_runs([run])
+    pairs = [(model.model, variant, pair) for model in comparison.models for variant, given in model.pairs.items()
+             for pair in given if pair.baseline and pair.answer and not pair.identical]
+    if not pairs:
+        raise RunError(_("There is nothing to score in {run}: no two answers differ.", run=run))
+    found = {}
+    with progress.bar(_("judging"), len(pairs), "pairs") as bar:
+        for label, variant, pair in pairs:
+            found.setdefault(label, {}).setdefault(variant, []).append(judging.judge(endpoint, pair, embedder))
+            stored.write(run, endpoint.model, found)
+            bar.update(1)
+    return stored.read(run)
+
+
+def command(arguments) -> None:
+    run = arguments.run or latest()
+    embedder = Endpoint.of(arguments.embeddings, arguments.endpoint) if arguments.embeddings else None
+    judged = judge(run, Endpoint.of(arguments.model, arguments.endpoint), embedder)
+    bases = {model.model: model.baseline for model in compare_runs([run]).models}
+    for label, variants in judged.items():
+        for variant, found in variants.items():
+            print(f"{label}: {judged_line(bases[label], variant, found)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser("judge", _("Have another model judge the answers of a run in pairs."))
+    add_endpoint(parser)
+    parser.add_argument("--embeddings", metavar="NAME", help=_("an embedding model at the endpoint, to tell how alike the "
+                                                               "answers' meanings are"))
+    return command_line.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

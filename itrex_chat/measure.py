@@ -1,0 +1,99 @@
+"""Measure what the variants of a run predict where the baseline's answers, or a text, are given token by token.
+
+    python -m itrex_chat.measure --text book.txt
+"""
+import sys
+from pathlib import Path
+
+from itrex_chat import command_line, recipe as recipes
+from itrex_chat.choices import one_of
+from itrex_chat.compare import latest
+from itrex_chat.comparison import PRECISION
+from itrex_chat.comparison.quality_tables import corpora, quality_rows
+from itrex_chat.comparison.terminal import aligned
+from itrex_chat.errors import RunError
+from itrex_chat.language import _
+from itrex_chat.quality import measuring, record as quality_record
+from itrex_chat.quality.passages import Passage, of_answers
+from itrex_chat.quality.record import ModelQuality
+from itrex_chat.runs.record import RunRecord
+from itrex_chat.units import readable
+
+
+def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None, limit: int | None = None,
+            command: str = "") -> dict[str, ModelQuality]:
+    """Measure the models of a run and keep the figures in its folder, where `compare` finds them.
+
+    The most precise variant that answered is the baseline; `variants` None are
+    the others of the run. What is in the cache is not computed again. Of each
+    text the first `limit` tokens are used. Raises RunError.
+    """
+    record = RunRecord.read(run)
+    measured = {}
+    try:
+        for model in record.content["spec"]["models"]:
+            label = model["label"]
+            facts = record.content["models"].get(label, {"variants": {}})["variants"]
+            ready = [name for name in PRECISION if facts.get(name, {}).get("load")]
+            if not ready:
+                continue
+            answers = [answer for answer in record.answers if (answer["model"], answer["variant"]) == (label, ready[0])]
+            measured[label] = quality_record.of(measuring.measure(
+                recipes.from_dict(model["recipe"]), ready[0], variants or ready[1:], of_answers(answers), texts, limit),
+                command)
+            quality_record.write(run, measured)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=run,
+                         reason=f"{type(error).__name__}: {error}")) from error
+    if not measured:
+        raise RunError(_("{run} has no answers yet; let it go on with: python -m itrex_chat.ask", run=run))
+    return measured
+
+
+def scored_answers(run: Path, baseline: str) -> list[Passage]:
+    """What the answers of a run's baseline are scored on. Raises RunError where it has none."""
+    answers = [answer for answer in RunRecord.read(run).answers if answer["variant"] == baseline]
+    if not answers:
+        raise RunError(_("{run} has no answers of {variant}.", run=run, variant=baseline.upper()))
+    return of_answers(answers)
+
+
+def report(label: str, quality: ModelQuality) -> str:
+    """The figures for a terminal."""
+    lines = [f"=== {label}"]
+    for corpus in corpora(quality):
+        lines += ["", *aligned(quality_rows(quality, corpus))]
+    for name, variant in quality.variants.items():
+        if variant.reason:
+            lines.append(f"{name.upper()}: {variant.reason}")
+    lines += ["", _("{size} of the baseline's predictions are kept in the cache; the next variant is compared without "
+                    "computing them again.", size=readable(quality.reference_bytes))]
+    return "\n".join(lines)
+
+
+def command(arguments) -> int:
+    run = arguments.run or latest()
+    variants = arguments.variants and list(dict.fromkeys(name for name in arguments.variants.split(",") if name))
+    for name in variants or ():
+        one_of("--variants", name, PRECISION)
+    measured = measure(run, arguments.text, variants, arguments.tokens, command_line.invocation("measure"))
+    for label, quality in measured.items():
+        print(report(label, quality))
+    print(_("Kept in {folder}; now: python -m itrex_chat.compare {folder}", folder=run))
+    failed = all(variant.reason for quality in measured.values() for variant in quality.variants.values())
+    return command_line.FAILED if failed else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser("measure", _("Measure how far the variants' predictions are from the baseline's, token by token."))
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help=_("the folder of a run; default: the newest"))
+    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE",
+                        help=_("texts in UTF-8 to measure on, besides the baseline's answers"))
+    parser.add_argument("--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text"))
+    parser.add_argument("--variants", metavar="LIST", help=_("variants with commas between them, of {names}; default: those of the run",
+                                                             names=", ".join(PRECISION)))
+    return command_line.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""`quality.json` in a run's folder: what was measured of its models, as the comparison reads it."""
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from itrex_chat import files
+from itrex_chat.errors import RunError
+from itrex_chat.language import _
+from itrex_chat.quality.intervals import Estimate
+from itrex_chat.quality.measuring import Corpus, Measurement
+from itrex_chat.quality.passages import ANSWERS
+
+FILE = "quality.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """A variant at each token of one of the baseline's answers."""
+    p: list[float]  # its probability of the token
+    kl: list[float]  # nats
+
+
+@dataclass(frozen=True)
+class VariantQuality:
+    corpora: list[Corpus]
+    answers: dict[str, AnswerScores]  # by the question's id
+    reason: str = ""  # why it was not measured
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """One of the baseline's answers, token by token; pieces of text that a later token completes are empty."""
+    pieces: list[str]
+    p: list[float]  # the baseline's probability of each token
+
+
+@dataclass(frozen=True)
+class ModelQuality:
+    baseline: str
+    reference_bytes: int
+    variants: dict[str, VariantQuality]
+    answers: dict[str, AnswerTokens] = field(default_factory=dict)
+    command: str = ""  # that measured it
+
+
+def of(measured: Measurement, command: str = "") -> ModelQuality:
+    """What is kept of a measurement."""
+    spans, start = {}, 0
+    for passage in measured.passages:
+        if passage.corpus == ANSWERS:
+            spans[passage.name] = slice(start, start + passage.positions)
+            start += passage.positions
+    variants, base = {}, None
+    for variant in measured.variants:
+        found = variant.found.get(ANSWERS)
+        base = found if base is None else base
+        variants[variant.variant] = VariantQuality(variant.corpora, {
+            name: AnswerScores(_probabilities(found.log[span]), [round(float(kl), 5) for kl in found.kl[span]])
+            for name, span in spans.items()} if found else {}, variant.reason)
+    answers = {name: AnswerTokens(measured.pieces[name], _probabilities(base.base_log[span]))
+               for name, span in spans.items()} if base else {}
+    return ModelQuality(measured.baseline, measured.reference.nbytes(measured.passages), variants, answers, command)
+
+
+def write(folder: Path, models: dict[str, ModelQuality]) -> None:
+    with files.disk_errors(RunError, _("Writing the run {folder}", folder=folder)):
+        files.write_json(folder / FILE, {"format": FORMAT_VERSION, "models": {
+            label: dataclasses.asdict(quality) for label, quality in models.items()}})
+
+
+def read(folder: Path) -> dict[str, ModelQuality]:
+    """What was measured of the run in `folder`, by model; empty if nothing was. Raises RunError."""
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["format"] != FORMAT_VERSION:
+            raise RunError(_("{path} was written by another version of this program.", path=path))
+        return {label: _model(values) for label, values in content["models"].items()}
+    except OSError as error:
+        raise RunError(_("{path} cannot be read: {reason}.", path=path, reason=error.strerror)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(_("{path} is damaged; measure again: python -m itrex_chat.measure {folder}", path=path,
+                         folder=folder)) from None
+
+
+def _model(values: dict) -> ModelQuality:
+    variants = {name: VariantQuality([_corpus(corpus) for corpus in variant["corpora"]],
+                                     {id: AnswerScores(**scores) for id, scores in variant["answers"].items()},
+                                     variant["reason"])
+                for name, variant in values["variants"].items()}
+    answers = {id: AnswerTokens(**tokens) for id, tokens in values["answers"].items()}
+    return ModelQuality(values["baseline"], values["reference_bytes"], variants, answers, values["command"])
+
+
+def _corpus(values: dict) -> Corpus:
+    figures = {name: Estimate(**estimate) for name, estimate in values["figures"].items()}
+    return Corpus(**(values | {"figures": figures}))
+
+
+def _probabilities(logs) -> list[float]:
+    return [round(math.exp(log), 5) for log in logs]
