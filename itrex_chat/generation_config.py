@@ -14,6 +14,8 @@ class GenerationConfig:
     that `do_sample` is off, so that two variants of a model can be compared;
     `repetition_penalty` None is ITREX's 1.1 when sampling and 1.0 when greedy.
     `seed` makes a sampled answer repeatable. `top_k` 0 and `top_p` 1.0 are off.
+    `prompt_lookup` lets text that repeats come several tokens at a time; the
+    answer is the same without it (`generation/lookup.py`).
     """
     max_new_tokens: int = 256
     do_sample: bool = False
@@ -22,6 +24,7 @@ class GenerationConfig:
     top_p: float = 0.75
     repetition_penalty: float | None = None
     seed: int = 0
+    prompt_lookup: bool = True
 
     def __post_init__(self):
         whole = {"max_new_tokens": (1, 1 << 20), "top_k": (0, 1 << 20), "seed": (0, (1 << 63) - 1)}
@@ -35,8 +38,9 @@ class GenerationConfig:
                     or not low <= value <= high:
                 raise GenerationError(_("{name} cannot be {value!r}: it is a number from {low} to {high}.",
                                         name=name, value=value, low=low, high=high))
-        if not isinstance(self.do_sample, bool):
-            raise GenerationError(_("do_sample is true or false, not {value!r}.", value=self.do_sample))
+        for name in ("do_sample", "prompt_lookup"):
+            if not isinstance(getattr(self, name), bool):
+                raise GenerationError(_("{name} is true or false, not {value!r}.", name=name, value=getattr(self, name)))
 
     @property
     def effective_repetition_penalty(self) -> float:

@@ -25,7 +25,8 @@ def load():
             self._decoder, self._tokenizer = self._chatbot._decoder, Endless(self._chatbot._tokenizer)
 
         def generate(self, ids, count):
-            *_pieces, response = generate(self._decoder, self._tokenizer, ids, GenerationConfig(max_new_tokens=count))
+            config = GenerationConfig(max_new_tokens=count, prompt_lookup=False)
+            *_pieces, response = generate(self._decoder, self._tokenizer, ids, config)
             return Answer(response.token_ids, response.ttft, response.tpot)
 
         def batch(self, ids, size, count):

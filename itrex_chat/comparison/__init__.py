@@ -53,6 +53,7 @@ class Figures:
     tokens_per_second: float | None  # of the median tpot
     prefill_tokens_per_second: float | None  # median
     new_tokens: int
+    accepted_share: float | None  # of the new tokens, those that prompt lookup guessed
     seconds: float
     load_seconds: float | None
     peak_memory: int | None
@@ -200,6 +201,7 @@ def _figures(variant: str, facts: dict, artifact: dict | None, answers: list[dic
     load = facts.get("load", {})
     tpot = _median(answer["tpot"] for answer in answers)
     both = [pair for pair in pairs or () if pair.chrf is not None]
+    new, accepted = (sum(answer.get(name, 0) for answer in answers) for name in ("new_tokens", "accepted_tokens"))
     checked = [(answer["text"], expected[answer["id"]]) for answer in answers if expected.get(answer["id"])]
     statistics = (artifact or {}).get("statistics")
     return Figures(
@@ -207,7 +209,7 @@ def _figures(variant: str, facts: dict, artifact: dict | None, answers: list[dic
         ttft=_median(answer["ttft"] for answer in answers), tpot=tpot,
         tokens_per_second=1 / tpot if tpot else None,
         prefill_tokens_per_second=_median(answer["prefill_tokens_per_second"] for answer in answers),
-        new_tokens=sum(answer["new_tokens"] for answer in answers),
+        new_tokens=new, accepted_share=accepted / new if accepted else None,
         seconds=sum(answer["seconds"] for answer in answers),
         load_seconds=load.get("seconds"), peak_memory=facts.get("peak_memory"), disk_bytes=load.get("disk_bytes"),
         weight_bytes=load.get("weight_bytes"),

@@ -7,8 +7,9 @@ from itrex_chat.language import _
 from itrex_chat.units import readable
 
 CSV_FIELDS = ("model", "variant", "id", "category", "question", "expected", "text", "finish_reason", "prompt_tokens",
-              "new_tokens", "ttft", "tpot", "tokens_per_second", "seconds", "first_divergent_token", "identical", "chrf",
-              "bleu", "repetition", "language", "matches_expected", "contains_expected")
+              "new_tokens", "drafted_tokens", "accepted_tokens", "ttft", "tpot", "tokens_per_second", "seconds",
+              "first_divergent_token", "identical", "chrf", "bleu", "repetition", "language", "matches_expected",
+              "contains_expected")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
@@ -30,6 +31,7 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
     add(_("time to first token (median)"), "ttft", lambda v: f"{v:.3f} s")
     add(_("time per token (median)"), "tpot", lambda v: f"{1000 * v:.1f} ms")
     add(_("tokens per second"), "tokens_per_second", lambda v: f"{v:.1f}")
+    add(_("tokens by prompt lookup"), "accepted_share", lambda v: f"{100 * v:.0f} %")
     add(_("prompt tokens per second"), "prefill_tokens_per_second", lambda v: f"{v:.0f}")
     add(_("peak memory"), "peak_memory", readable)
     add(_("weights read per token"), "weight_bytes", readable)

@@ -38,6 +38,11 @@ class KVCache:
         self.lengths += tokens if isinstance(tokens, int) else torch.tensor(tokens)
         self.longest = int(self.lengths.max())
 
+    def forget(self, tokens: int) -> None:
+        """Take the last tokens of each sequence back."""
+        self.lengths -= tokens
+        self.longest -= tokens
+
     @staticmethod
     def bytes_per_token(config: DecoderConfig) -> int:
         return 2 * 4 * config.layers * config.kv_heads * config.head_dim

@@ -61,6 +61,11 @@ class Decoder:
         self.native[:] = filter(None, [native_pass(self)])
         return self
 
+    @property
+    def independent_tokens(self) -> int:
+        """How many tokens `decode` takes so that the logits of each are those that it has alone, bit for bit."""
+        return STEP_ROWS if self.native else 1
+
     def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
         return KVCache(self.config, capacity, batch)
 

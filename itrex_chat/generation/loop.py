@@ -1,4 +1,4 @@
-"""Answering a prompt: prefill, then one token after the other."""
+"""Answering a prompt: prefill, then token after token."""
 import time
 from collections.abc import Iterator
 
@@ -10,6 +10,7 @@ from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.errors import GenerationError
 from itrex_chat.generation_config import GenerationConfig
+from itrex_chat.generation.lookup import PromptLookup
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.sampling import Sampler
 from itrex_chat.language import _
@@ -28,8 +29,10 @@ def generate(decoder: Decoder, tokenizer: ChatTokenizer, prompt: list[int],
     cache = decoder.new_cache(len(prompt) + room)
     sampler = Sampler(config, prompt, decoder.config.vocab_size)
     stream = TextStream(tokenizer.decode, tokenizer.strips_newline)
+    lookup = PromptLookup(prompt, tokenizer.stop_ids) if config.prompt_lookup and decoder.independent_tokens > 1 else None
     token = sampler.choose(prefill(decoder, prompt, cache))
     first = last = time.perf_counter()
+    following = _following(decoder, cache, sampler, lookup, token)
     ids, text = [], ""
     while token not in tokenizer.stop_ids:
         ids.append(token)
@@ -38,7 +41,7 @@ def generate(decoder: Decoder, tokenizer: ChatTokenizer, prompt: list[int],
             yield piece
         if len(ids) == room:
             break
-        token = sampler.choose(decoder.decode([token], cache)[0])
+        token = next(following)
         last = time.perf_counter()
     if piece := stream.end():
         text += piece
@@ -46,7 +49,26 @@ def generate(decoder: Decoder, tokenizer: ChatTokenizer, prompt: list[int],
     stopped = token in tokenizer.stop_ids
     decoded = len(ids) - 1 + stopped
     yield Response(text, ids, prompt, "stop" if stopped else "length", first - started,
-                   (last - first) / decoded if decoded > 0 else None)
+                   (last - first) / decoded if decoded > 0 else None,
+                   lookup.drafted if lookup else 0, lookup.accepted if lookup else 0)
+
+
+def _following(decoder: Decoder, cache: KVCache, sampler: Sampler, lookup: PromptLookup | None,
+               token: int) -> Iterator[int]:
+    """The tokens that follow `token`, several from one pass where a draft is right."""
+    while True:
+        draft = lookup.draft(token, min(decoder.independent_tokens, cache.capacity - cache.longest - 1) - 1) if lookup else []
+        accepted = 0
+        for logits, drafted in zip(decoder.decode([token, *draft], cache), [*draft, None]):
+            token = sampler.choose(logits)
+            accepted += token == drafted
+            if token != drafted:
+                break
+            yield token
+        if draft:
+            lookup.checked(draft, accepted)
+            cache.forget(len(draft) - accepted)
+        yield token
 
 
 def prefill(decoder: Decoder, prompt: list[int], cache: KVCache) -> torch.Tensor:

@@ -10,7 +10,9 @@ class Response:
     `finish_reason` is "stop" (the model ended it) or "length" (max_new_tokens
     or the model's context ran out). `ttft` is the seconds from the prompt's
     ids to the first token; `tpot` the mean seconds per token after the first,
-    stop token included (None for one token).
+    stop token included (None for one token). `accepted_tokens` of the
+    `drafted_tokens` that prompt lookup guessed were right; those took no pass
+    of their own, and `tpot` counts them like any other.
     """
     text: str
     token_ids: list[int]
@@ -18,6 +20,8 @@ class Response:
     finish_reason: str
     ttft: float
     tpot: float | None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prompt_tokens(self) -> int:

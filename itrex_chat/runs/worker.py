@@ -120,7 +120,8 @@ def ask(recipe: dict, variant: str, questions: list[dict], system: str, generati
              prompt_token_ids=response.prompt_token_ids, finish_reason=response.finish_reason,
              prompt_tokens=response.prompt_tokens, new_tokens=response.new_tokens, ttft=response.ttft,
              tpot=response.tpot, tokens_per_second=response.tokens_per_second,
-             prefill_tokens_per_second=response.prefill_tokens_per_second, seconds=time.perf_counter() - began)
+             prefill_tokens_per_second=response.prefill_tokens_per_second, drafted_tokens=response.drafted_tokens,
+             accepted_tokens=response.accepted_tokens, seconds=time.perf_counter() - began)
     tell("done", peak_memory=machine.peak_memory())
 
 
