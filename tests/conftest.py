@@ -9,7 +9,11 @@ import platformdirs  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+import fuzzing  # noqa: E402
+import native_cases  # noqa: E402
 import tiny_models  # noqa: E402
+from itrex_chat import native  # noqa: E402
+from itrex_chat.errors import KernelError  # noqa: E402
 
 SHARED = Path(os.environ.get("ITREX_CHAT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -30,6 +34,26 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=native.INSTRUCTIONS)
+def level(request, monkeypatch):
+    """Runs the test with these instructions, and leaves the kernels as they were; AMX tiles are emulated where there are none."""
+    if reason := native.missing():
+        pytest.skip(reason)
+    with monkeypatch.context() as here:
+        try:
+            if request.param == "amx" and not fuzzing.has_tiles():
+                if reason := fuzzing.missing():
+                    pytest.skip(f"tiles cannot be emulated: {reason}")
+                here.setattr(native, "__file__", str(fuzzing.library(native_cases.LIBRARY).with_name("__init__.py")))
+                native._load.cache_clear()
+            native_cases.use(request.param, here)
+            yield request.param
+        except KernelError as error:
+            pytest.skip(str(error))
+    native._load.cache_clear()
+    native.instructions()
 
 
 @pytest.fixture(scope="session")

@@ -156,13 +156,18 @@ static Matrix a_matrix(int format, int in, int out, int group, int compute, int 
     return m;
 }
 
+// What both factors of a product are rounded to. Tiles take many rows in BF16 where INT8 would do.
+static int rounding(const Linear *l, int rows) {
+    if (l->format <= BF16) return l->format == BF16 ? WITH_BF16 : WITH_FP32;
+    return l->compute == WITH_INT8 && rows > ROWS && !strcmp(levels[level_used], "amx") ? WITH_BF16 : l->compute;
+}
+
 // The product of one row with one output: its value and the sum of its terms' magnitudes, with the inputs rounded.
-static double product(const Matrix *m, const float *x, int o, double *magnitude, double *tiny) {
+static double product(const Matrix *m, int rounded, const float *x, int o, double *magnitude, double *tiny) {
     const Linear *l = &m->l;
     const double *w = m->w + (size_t)o * l->in;
-    double sum = 0, largest_term = 0, inputs = 0, weights = 0;
-    const int as_int8 = l->format > BF16 && l->compute == WITH_INT8;
-    const int as_bf16 = l->format == BF16 || (l->format > BF16 && l->compute == WITH_BF16);
+    double sum = 0, inputs = 0, weights = 0;
+    const int as_int8 = rounded == WITH_INT8, as_bf16 = rounded == WITH_BF16;
     *magnitude = 0;
     for (int i = 0; i < l->in;) {
         const int end = as_int8 ? i + l->group : i + 1;
@@ -179,7 +184,6 @@ static double product(const Matrix *m, const float *x, int o, double *magnitude,
             term = x[i] * w[i];
         for (int k = i; k < end; k++) inputs += fabs(x[k]), weights += fabs(w[k]);
         sum += term, *magnitude += fabs(term), i = end;
-        if (fabs(term) > largest_term) largest_term = fabs(term);
     }
     if (l->bias) sum += l->bias[o], *magnitude += fabs(l->bias[o]);
     *tiny = as_bf16 ? 0x1p-126 * (l->in + inputs + weights) : l->in * 0x1p-149;
@@ -206,13 +210,13 @@ static int fuzz_product(void) {
         }
     if (bad >= 0) x[bad * ldx + below(in)] = below(2) ? NAN : below(2) ? INFINITY : -INFINITY;
     CHECK(itrex_product(&m.l, rows, x, ldx, y, ldy, a_few_threads()) == 0, "no memory");
-    const int as_int8 = format > BF16 && m.l.compute == WITH_INT8;
+    const int rounded = rounding(&m.l, rows), as_int8 = rounded == WITH_INT8;
     const double roundings = as_int8 ? in / group + 4 : in + 3;
     for (int r = 0; r < rows; r++) {
         for (int o = 0; o < out; o++) {
             const float found = y[r * ldy + o];
             double magnitude, tiny;
-            const double exact = product(&m, x + r * ldx, o, &magnitude, &tiny);
+            const double exact = product(&m, rounded, x + r * ldx, o, &magnitude, &tiny);
             if (r == bad)
                 CHECK(as_int8 ? isnan(found) : !isfinite(found), "row %d of NaN or infinity gives %g", r, found);
             else if (magnitude < 1e37)

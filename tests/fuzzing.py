@@ -1,9 +1,10 @@
-"""Build and run fuzz_native.c with AddressSanitizer and UndefinedBehaviorSanitizer: `make fuzz`.
+"""Builds of the native kernels for tests: fuzz_native.c with sanitizers (`make fuzz`), and a library with emulated tiles.
 
     python tests/fuzzing.py [CASES [FIRST]]
 
-Objects are kept in build/fuzz by the digest of what they are made of, so that
-only what changed is compiled again.
+In both, AMX tiles are emulated where the processor has none. Objects are kept
+in build/fuzz by the digest of what they are made of, so that only what changed
+is compiled again.
 """
 import hashlib
 import os
@@ -15,8 +16,10 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-fopenmp")
+LIBRARY = ("-O2", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-DEMULATE_TILES")
 # The check for leaks needs ptrace, which containers often forbid; where it is allowed, ASAN_OPTIONS=detect_leaks=1 is clean.
-ENVIRONMENT = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0"), "UBSAN_OPTIONS": "print_stacktrace=1", "OMP_WAIT_POLICY": "passive"}
+ENVIRONMENT = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0"), "UBSAN_OPTIONS": "print_stacktrace=1",
+               "OMP_WAIT_POLICY": "passive"}
 
 
 def compiler() -> str:
@@ -42,21 +45,49 @@ def missing() -> str | None:
 
 def build() -> Path:
     """The driver, compiled from the kernels' sources as they are now. Raises CalledProcessError."""
-    headers = b"".join(path.read_bytes() for path in sorted((TOP / "itrex_chat/native").glob("*.h")))
-    sources = [*sorted((TOP / "itrex_chat/native").glob("*.c")), TOP / "tests/fuzz_native.c"]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: _compiled(source, headers), sources))
-    program = objects[0].with_name("fuzz_native-" + _digest("".join(map(str, objects)).encode()))
-    return _made(program, [*SANITIZE, *map(str, objects), "-lm"])
+    flags = SANITIZE if has_tiles() else (*SANITIZE, "-DEMULATE_TILES")
+    objects = _compiled([*_kernels(), TOP / "tests/fuzz_native.c"], flags)
+    return _made(_named("fuzz_native", objects), [*flags, *map(str, objects), "-lm"])
+
+
+def library(name: str) -> Path:
+    """The kernels with emulated tiles, in a folder of their own under that name. Raises CalledProcessError."""
+    objects = _compiled(_kernels(), LIBRARY)
+    folder = _named("emulated", objects)
+    return _made(folder / name, ["-shared", *map(str, objects), "-lm"])
+
+
+def has_tiles() -> bool:
+    """Whether the processor has AMX."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
 
 
 def run(cases: int, first: int = 0) -> subprocess.CompletedProcess:
     return subprocess.run([build(), str(cases), str(first)], env=os.environ | ENVIRONMENT, capture_output=True, text=True)
 
 
-def _compiled(source: Path, headers: bytes) -> Path:
-    digest = _digest(source.read_bytes() + headers + " ".join((compiler(), *SANITIZE)).encode())
-    return _made(TOP / "build" / "fuzz" / f"{source.stem}-{digest}.o", ["-std=gnu11", *SANITIZE, "-c", str(source)])
+def _kernels() -> list[Path]:
+    return sorted((TOP / "itrex_chat/native").glob("*.c"))
+
+
+def _compiled(sources: list[Path], flags: tuple[str, ...]) -> list[Path]:
+    """The objects of the sources, made side by side."""
+    common = b"".join(path.read_bytes() for path in sorted((TOP / "itrex_chat/native").glob("*.h")))
+    common += " ".join((compiler(), *flags)).encode()
+
+    def compiled(source: Path) -> Path:
+        name = f"{source.stem}-{_digest(source.read_bytes() + common)}.o"
+        return _made(TOP / "build" / "fuzz" / name, ["-std=gnu11", *flags, "-c", str(source)])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compiled, sources))
+
+
+def _named(stem: str, objects: list[Path]) -> Path:
+    return objects[0].with_name(f"{stem}-{_digest(''.join(map(str, objects)).encode())}")
 
 
 def _made(product: Path, arguments: list[str]) -> Path:

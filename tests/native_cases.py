@@ -1,4 +1,6 @@
 """Matrices and activations for the native kernels: of every format, and of the sizes and values that are easy to get wrong."""
+import importlib.machinery
+
 import torch
 
 from itrex_chat import native
@@ -6,6 +8,7 @@ from itrex_chat.kernels import KERNELS
 from itrex_chat.kernels.native import NativeWeight
 from itrex_chat.quantization.tensor import QuantizedTensor, packed_words
 
+LIBRARY = f"_kernels{importlib.machinery.EXTENSION_SUFFIXES[0]}"
 UNIT = 2.0 ** -24  # the rounding of one float32 operation, relative
 ROWS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 18, 22, 23, 33, 70)
 OUTPUTS = (1, 7, 15, 16, 17, 32, 33, 100)

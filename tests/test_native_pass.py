@@ -4,14 +4,13 @@ import dataclasses
 import pytest
 import tiny_models
 import torch
-from native_cases import bit_equal, use
+from native_cases import bit_equal
 
 from itrex_chat import native, sources
 from itrex_chat import recipe as recipes
 from itrex_chat.artifacts import obtain
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.model import Decoder
-from itrex_chat.errors import KernelError
 from itrex_chat.kernels import KERNELS
 from itrex_chat.variants import load_dense, load_quantized
 
@@ -46,7 +45,6 @@ VARIANTS = {
     "qwen, int4": ("qwen with log-n attention and NTK", (), "fp32", SUMS),
 }
 CAPACITY = 320
-INSTRUCTIONS = native.INSTRUCTIONS
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +74,6 @@ def decoders(tmp_path_factory):
     if reason := native.missing():
         pytest.skip(reason)
     return make
-
-
-@pytest.fixture(params=INSTRUCTIONS)
-def level(request, monkeypatch):
-    if reason := native.missing():
-        pytest.skip(reason)
-    with monkeypatch.context() as here:
-        try:
-            use(request.param, here)
-        except KernelError as error:
-            pytest.skip(str(error))
-        yield request.param
-    native.instructions()
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:

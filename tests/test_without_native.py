@@ -1,11 +1,10 @@
 """Where the native kernels were not built, or cannot be loaded, the program runs without them and says why."""
-import importlib.machinery
+import _ctypes
 import shutil
-import sysconfig
-from pathlib import Path
 
 import pytest
 import torch
+from native_cases import LIBRARY
 
 from itrex_chat import native, sources
 from itrex_chat.checkpoints import open_checkpoint
@@ -13,7 +12,7 @@ from itrex_chat.errors import KernelError
 from itrex_chat.kernels import KERNELS, choose, why_not_faster
 from itrex_chat.variants import load_dense
 
-NAME = f"_kernels{importlib.machinery.EXTENSION_SUFFIXES[0]}"
+OTHER = "a library that can be loaded and is not ours"
 NOT_BUILT = ("they were not built when the program was installed, which takes a C compiler (Debian, Ubuntu: apt install gcc) "
              "and installing again")
 
@@ -27,24 +26,16 @@ def installed_in(tmp_path, monkeypatch):
     native._load.cache_clear()
 
 
-def other_extension() -> Path:
-    """A library that can be loaded and is not ours."""
-    found = sorted(Path(sysconfig.get_path("platstdlib"), "lib-dynload").glob(f"*{importlib.machinery.EXTENSION_SUFFIXES[0]}"))
-    if not found:
-        pytest.skip("this Python has no extension of its own to take for the kernels")
-    return found[0]
-
-
 @pytest.mark.parametrize("content, reason", [
     (None, NOT_BUILT), (b"", "file too short"), (b"not a library" * 100, "invalid ELF header"),
-    ("of another version", "undefined symbol: itrex_")])
+    (OTHER, "undefined symbol: itrex_")])
 def test_the_next_kernel_is_chosen_and_the_reason_is_told(content, reason, installed_in):
-    if content == "of another version":
-        shutil.copy(other_extension(), installed_in / NAME)
+    if content == OTHER:
+        shutil.copy(_ctypes.__file__, installed_in / LIBRARY)
     elif content is not None:
-        (installed_in / NAME).write_bytes(content)
+        (installed_in / LIBRARY).write_bytes(content)
     assert reason in native.missing()
-    assert content is None or str(installed_in / NAME) in native.missing()
+    assert content is None or str(installed_in / LIBRARY) in native.missing()
     chosen = choose()
     assert chosen.name == ("reference" if KERNELS["ark"].missing() else "ark")
     assert why_not_faster(chosen).startswith(f"native: {native.missing()}")
