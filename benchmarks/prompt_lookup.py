@@ -55,7 +55,7 @@ def passes(chatbot: Chatbot) -> dict[int, float]:
 
 def measure(chatbot: Chatbot, question: Question, tokens: int, rounds: int) -> Measured | None:
     """None for an answer of one token."""
-    on = GenerationConfig(max_new_tokens=tokens)
+    on = GenerationConfig(max_new_tokens=tokens, prompt_lookup=True)
     ways = {"off": replace(on, prompt_lookup=False), "on": on}
     taken = {way: [] for way in ways}
     answers = {}

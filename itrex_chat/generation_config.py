@@ -24,7 +24,7 @@ class GenerationConfig:
     top_p: float = 0.75
     repetition_penalty: float | None = None
     seed: int = 0
-    prompt_lookup: bool = True
+    prompt_lookup: bool = False
 
     def __post_init__(self):
         whole = {"max_new_tokens": (1, 1 << 20), "top_k": (0, 1 << 20), "seed": (0, (1 << 63) - 1)}

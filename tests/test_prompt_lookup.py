@@ -42,7 +42,7 @@ def answer(decoder, tokenizer, prompt=PROMPT, **settings):
 def same_with_and_without(decoder, tokenizer, prompt=PROMPT, **settings):
     """The answer with prompt lookup, after a look at the one without."""
     plain_pieces, plain = answer(decoder, tokenizer, prompt, prompt_lookup=False, **settings)
-    pieces, response = answer(decoder, tokenizer, prompt, **settings)
+    pieces, response = answer(decoder, tokenizer, prompt, prompt_lookup=True, **settings)
     assert pieces == plain_pieces
     assert (response.token_ids, response.text, response.finish_reason) == (plain.token_ids, plain.text, plain.finish_reason)
     assert (plain.drafted_tokens, plain.accepted_tokens) == (0, 0)
@@ -202,8 +202,8 @@ def test_wrong_drafts_become_rare_and_a_right_one_brings_them_back():
     assert lookup.draft(1, 100)
 
 
-def test_prompt_lookup_can_be_switched_off_and_nothing_else_is_taken_for_it(decoder, tokenizer):
-    assert GenerationConfig().prompt_lookup
+def test_prompt_lookup_is_off_unless_asked_for_and_nothing_else_is_taken_for_it(decoder, tokenizer):
+    assert answer(decoder, tokenizer, max_new_tokens=100)[1].drafted_tokens == 0
     for value in ("off", 1, None):
         with pytest.raises(GenerationError, match="prompt_lookup is true or false"):
             GenerationConfig(prompt_lookup=value)
