@@ -1,4 +1,6 @@
 """Answers: stopping, sampling with a seed, streaming, and figures."""
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -151,3 +153,14 @@ def test_repetition_penalty_is_itrexs_when_sampling_and_none_when_greedy():
 def test_settings_that_cannot_be_meant_are_refused(settings):
     with pytest.raises(GenerationError, match=next(iter(settings))):
         GenerationConfig(**settings)
+
+
+def test_two_answers_at_once_are_the_same_as_one_after_the_other(decoder, tokenizer):
+    prompts = [list(range(start, start + 12)) for start in range(3, 60, 8)]
+
+    def ids(prompt):
+        return answer(decoder, tokenizer, prompt, max_new_tokens=60)[1].token_ids
+
+    alone = [ids(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ids, prompts)) == alone

@@ -23,6 +23,7 @@ class KVCache:
         self.lengths = torch.zeros(batch, dtype=torch.int64)
         self.longest = 0
         self.cos = self.sin = None
+        self.step_memory = self.step_logits = None  # of the native pass: one answer's, so that two may be given at once
 
     def begin(self, prefill_lengths: list[int]) -> None:
         """Forget everything and prepare the rotary angles for prompts of these lengths in tokens."""

@@ -105,7 +105,7 @@ class Decoder:
         """The logits after each of a few more tokens of one sequence, float32 [tokens, vocabulary].
 
         As `forward`, with less around it; they may be overwritten by the next
-        call.
+        call with this cache.
         """
         if not self.native or len(tokens) > STEP_ROWS:
             return self.forward(torch.tensor([tokens]), cache, all_logits=True)[0]

@@ -40,23 +40,23 @@ class NativePass:
             kv_heads=config.kv_heads, head_dim=config.head_dim, rotated=config.rotary.dims,
             interleaved=config.rotary.interleaved, vocabulary=config.vocab_size, eps=config.norm_eps, layer=layers,
             norm=decoder.norm.data_ptr(), head=chain(decoder.head))
-        self._memory = torch.empty(0, dtype=torch.uint8)
-        self._logits = torch.zeros(native.STEP_ROWS, config.vocab_size)
 
     def step(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
         """The logits, float32 [rows, vocabulary], of the tokens whose embeddings are x, float32 [rows, hidden] (overwritten).
 
         At most `native.STEP_ROWS` rows. The logits are overwritten by the next
-        step.
+        step with this cache.
         """
         count, threads, lib = x.shape[0], torch.get_num_threads(), native.library()
         size = lib.itrex_step_bytes(byref(self.model), count, cache.capacity, threads)
-        if self._memory.nbytes < size:
-            self._memory = torch.empty(size, dtype=torch.uint8)
+        if cache.step_memory is None or cache.step_memory.nbytes < size:
+            cache.step_memory = torch.empty(size, dtype=torch.uint8)
+        if cache.step_logits is None or cache.step_logits.shape[0] < count:
+            cache.step_logits = torch.empty(count, self.model.vocabulary)
         lib.itrex_step(byref(self.model), byref(_cache(cache)), count, x.data_ptr(), rows.sequences.data_ptr(),
-                       rows.positions.data_ptr(), native.address(rows.query_scale), self._logits.data_ptr(),
-                       self._memory.data_ptr(), threads)
-        return self._logits[:count]
+                       rows.positions.data_ptr(), native.address(rows.query_scale), cache.step_logits.data_ptr(),
+                       cache.step_memory.data_ptr(), threads)
+        return cache.step_logits[:count]
 
     def blocks(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
         """Tokens' embeddings x, float32 [rows, hidden] (overwritten), through all blocks."""
