@@ -45,7 +45,7 @@ def _ours(variant: str, kernel: str | None = None) -> Callable[[Model], Entry]:
             model.artifact()
         return Entry(Path(sys.executable), "peers.this_program", Path(),
                      {"variant": variant, "recipe": model.recipe.as_dict()},
-                     {"ITREX_CHAT_KERNEL": kernel} if kernel else {})
+                     {"ITREX_CHAT_KERNEL": kernel or ""} if kernel or variant != "int4" else {})  # set outside: for INT4
     return enter
 
 
