@@ -14,7 +14,7 @@
 #define BLOCK 16       // outputs
 #define FEW 8          // rows that one pass over the weights serves
 #define ROWS 16        // rows that a decode step takes at most
-#define PREFETCH 9216  // bytes ahead of the reading
+#define PREFETCH 4096  // bytes ahead of the reading
 #define ATTENTION_CHUNK 256  // positions of the cache that are attended to at a time
 
 #ifdef _WIN32

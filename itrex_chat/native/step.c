@@ -9,7 +9,7 @@
 #include <omp.h>
 #include <string.h>
 
-#define CHUNK_BYTES (64 << 10)
+#define CHUNK_BYTES (4 << 20)  // long streams: each start of one costs the memory latency
 #define WARM_BYTES (32 << 10)
 
 typedef struct {
@@ -83,7 +83,7 @@ static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
 
 static int chunk_of(const Linear *l, int threads) {
     const size_t block = l->format > BF16 ? block_bytes(l) : (size_t)BLOCK * l->in * (l->format == BF16 ? 2 : 4);
-    int chunk = blocks_of(l) / (16 * threads);
+    int chunk = blocks_of(l) / (2 * threads);
     const int most = (int)(CHUNK_BYTES / block);
     if (chunk > most) chunk = most;
     return chunk < 1 ? 1 : chunk;
