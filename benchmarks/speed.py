@@ -8,6 +8,7 @@ should run on the machine meanwhile. Prints the report and writes it to OUT as s
 """
 import argparse
 import shlex
+import signal
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -106,6 +107,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the worker and reports, as Ctrl-C does
     try:
         sys.exit(main())
     except KeyboardInterrupt:
