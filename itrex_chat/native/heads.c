@@ -45,18 +45,13 @@ void place(const Heads *s, int n, int row, int head) {
 
 #define TILE_ROWS 16
 
-static size_t scratch_bytes(const Model *m) {
-    const size_t count = (size_t)TILE_ROWS * m->heads / m->kv_heads;
-    return 4 * ((64 + count + 8) * m->head_dim + (64 + 2) * count + 64);
-}
-
 // Attention of many rows; those of a sequence lie together in the order of their positions. qkv as the product left it,
 // mixed [rows, heads · head_dim]. 0, or 1 without memory.
 EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, float *qkv, const int64_t *sequence,
                            const int64_t *position, const float *query_scale, float *mixed, int threads) {
     const Heads heads = {m, c, sequence, position, query_scale, qkv};
     const int group = m->heads / m->kv_heads, d = m->head_dim, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d, each = (scratch_bytes(m) + 4095) / 4096 * 4096;
+    const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d, each = (4 * tile_floats(TILE_ROWS, group, d) + 4095) / 4096 * 4096;
     uint8_t *scratch = malloc(each * threads);
     if (!scratch) return 1;
 #pragma omp parallel num_threads(threads)

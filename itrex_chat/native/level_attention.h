@@ -97,9 +97,6 @@ static void NAME(attend)(const float *queries, int heads, int head_dim, const fl
 
 // Many rows of one sequence: positions [from, from + rows) over the keys [0, from + rows), causal, in chunks that are turned
 // once for all queries that share them (online softmax, arXiv:2205.14135).
-#define TURNED 64  // positions of a chunk
-#define QUERIES 8  // that share a vector of turned keys
-
 ALWAYS void turned_scores(int Q, int vectors, const float *queries, int head_dim, const float *turned,
                           float *const *scores, int t) {
     vf sums[QUERIES][2];
@@ -152,7 +149,7 @@ static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int see
     return factor;
 }
 
-// `scratch` has floats for (TURNED + rows · heads + QUERIES) · head_dim and (TURNED + 2) · rows · heads.
+// `scratch` has `tile_floats`.
 static void NAME(attend_tile)(const float *queries, size_t ldq, int rows, int heads, int head_dim, const float *keys,
                               const float *values, int64_t from, int64_t window, float *mixed, size_t ldm, float *scratch) {
     const int count = rows * heads, whole = head_dim - head_dim % LANES;

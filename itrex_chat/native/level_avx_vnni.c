@@ -6,45 +6,12 @@
 #include "instructions.h"
 
 INSTRUCTIONS("avx2,fma,f16c,avxvnni")
-#define LANES 8
-#define HALVES 2
-#define DENSE_PREFETCH 2048
 #define NAME(x) avx_vnni_##x
 #define LEVEL avx_vnni_level
 #define LABEL "avx_vnni"
-#define nearest(v) ((vi)_mm256_cvtps_epi32((__m256)(v)))
-#define halves(p) ((vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
-#define narrow(p, i, v) _mm_storel_epi64((__m128i *)((p) + (i)), avx_vnni_bytes((__m256i)(v)))
-#define narrow_evens_first(p, i, v) \
-    _mm_storel_epi64((__m128i *)((p) + (i)), _mm_shuffle_epi8(avx_vnni_bytes((__m256i)(v)), _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 0, 0, 0, 0, 0, 0, 0, 0)))
-#define most_of(v) avx_vnni_most((__m256i)(v))
-#define sum_of(v) avx_vnni_sum((__m256i)(v))
-#define total(v) avx_vnni_total((__m256)(v))
-#define nibble(w, p) TOF((vi)((w >> (4 * (p))) & 15) - 8)
 #define dot4(sums, w, x) ((vi)_mm256_dpbusd_avx_epi32((__m256i)(sums), (__m256i)(w), _mm256_set1_epi32(x)))
 #define dot8 dot4
 
-static inline __attribute__((always_inline)) float avx_vnni_total(__m256 v) {
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
-
-static inline __attribute__((always_inline)) __m128i avx_vnni_bytes(__m256i v) {
-    __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    return _mm_packs_epi16(words, words);
-}
-static inline __attribute__((always_inline)) int32_t avx_vnni_most(__m256i v) {
-    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
-}
-static inline __attribute__((always_inline)) int32_t avx_vnni_sum(__m256i v) {
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
-}
-
-#include "level.h"
+#include "level_256.h"
 INSTRUCTIONS_END
 #endif

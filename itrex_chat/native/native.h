@@ -16,6 +16,8 @@
 #define ROWS 16        // rows that a decode step takes at most
 #define PREFETCH 4096  // bytes ahead of the reading
 #define ATTENTION_CHUNK 256  // positions of the cache that are attended to at a time
+#define TURNED 64            // positions of a chunk of keys that is turned for many queries
+#define QUERIES 8            // queries that share a vector of turned keys
 
 #ifdef _WIN32
 #define EXPORT __declspec(dllexport)
@@ -100,8 +102,15 @@ void place(const Heads *, int layer, int row, int head);
 float *cached(const Heads *, float *of, int layer, int row, int kv_head);
 
 static inline size_t group_bytes(int bits, int group) { return (size_t)BLOCK * group * bits / 8 + 2 * BLOCK; }
+// Bytes of 16 outputs.
 static inline size_t block_bytes(const Linear *l) {
+    if (l->format <= BF16) return (size_t)BLOCK * l->in * (l->format == BF16 ? 2 : 4);
     return (size_t)(l->in / l->group) * group_bytes(l->format == INT4 ? 4 : 8, l->group);
+}
+// Floats of `attend_tile`'s scratch.
+static inline size_t tile_floats(int rows, int heads, int head_dim) {
+    const size_t count = (size_t)rows * heads;
+    return (TURNED + count + QUERIES) * head_dim + (TURNED + 2) * count;
 }
 static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLOCK; }
 

@@ -18,7 +18,7 @@ typedef struct {
     int rows, threads;
     float *x;                          // [rows, hidden]
     float *mixed, *gate_up, *y;        // [rows, …]
-    float *parts, *largest, *sums;     // [rows, heads, chunks, …]
+    float *parts, *largest, *sums;     // [rows, kv_heads, chunks, heads that share, …]
     int chunks;
     int *taken;                        // chunks of each product that threads have taken
 } Step;
@@ -82,16 +82,15 @@ static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
 }
 
 static int chunk_of(const Linear *l, int threads) {
-    const size_t block = l->format > BF16 ? block_bytes(l) : (size_t)BLOCK * l->in * (l->format == BF16 ? 2 : 4);
     int chunk = blocks_of(l) / (2 * threads);
-    const int most = (int)(CHUNK_BYTES / block);
+    const int most = (int)(CHUNK_BYTES / block_bytes(l));
     if (chunk > most) chunk = most;
     return chunk < 1 ? 1 : chunk;
 }
 
 // Fetch the beginning of what this thread reads first of the next matrix, while it would wait for the others.
 static void warm(const Linear *l, const Step *s, const Thread *t) {
-    const size_t block = l->format > BF16 ? block_bytes(l) : (size_t)BLOCK * l->in * (l->format == BF16 ? 2 : 4);
+    const size_t block = block_bytes(l);
     const int first = t->number * chunk_of(l, s->threads);
     if (first >= blocks_of(l)) return;
     const uint8_t *p = (const uint8_t *)l->weight + first * block;
@@ -127,16 +126,11 @@ static void attend(const Step *s, int n, int row, int kv_head, int chunk) {
     if (first >= end) return;
     const int count = end - first < ATTENTION_CHUNK ? (int)(end - first) : ATTENTION_CHUNK;
     const int group = m->heads / m->kv_heads, d = m->head_dim, head = kv_head * group;
-    float mixed[group * d], largest[group], sums[group];
+    const size_t at = (((size_t)row * m->kv_heads + kv_head) * s->chunks + chunk) * group;
     level()->attend(s->heads.qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
                     cached(&s->heads, s->heads.c->keys, n, row, kv_head) + (size_t)first * d,
-                    cached(&s->heads, s->heads.c->values, n, row, kv_head) + (size_t)first * d, count, mixed, largest, sums);
-    for (int i = 0; i < group; i++) {
-        const size_t at = ((size_t)row * m->heads + head + i) * s->chunks + chunk;
-        memcpy(s->parts + at * d, mixed + (size_t)i * d, 4 * d);
-        s->largest[at] = largest[i];
-        s->sums[at] = sums[i];
-    }
+                    cached(&s->heads, s->heads.c->values, n, row, kv_head) + (size_t)first * d, count, s->parts + at * d,
+                    s->largest + at, s->sums + at);
 }
 
 // Put the chunks of a head together, in their order.
@@ -145,14 +139,16 @@ static void join(const Step *s, int n, int row, int head) {
     const int d = m->head_dim;
     const int64_t window = m->layer[n].window, end = s->heads.position[row] + 1;
     const int chunks = chunks_for(window && end > window ? window : end);
-    const size_t at = ((size_t)row * m->heads + head) * s->chunks;
+    const int group = m->heads / m->kv_heads;
+    const size_t at = ((size_t)row * m->kv_heads + head / group) * s->chunks * group + head % group;
     float most = -INFINITY, sum = 0, *out = s->mixed + ((size_t)row * m->heads + head) * d;
-    for (int c = 0; c < chunks; c++) most = s->largest[at + c] > most ? s->largest[at + c] : most;
+    for (int c = 0; c < chunks; c++) most = s->largest[at + c * group] > most ? s->largest[at + c * group] : most;
     memset(out, 0, 4 * d);
     for (int c = 0; c < chunks; c++) {
-        const float weight = c == 0 && chunks == 1 ? 1.0f : expf(s->largest[at + c] - most);
-        sum += weight * s->sums[at + c];
-        for (int i = 0; i < d; i++) out[i] += weight * s->parts[(at + c) * d + i];
+        const size_t part = at + (size_t)c * group;
+        const float weight = chunks == 1 ? 1.0f : expf(s->largest[part] - most);
+        sum += weight * s->sums[part];
+        for (int i = 0; i < d; i++) out[i] += weight * s->parts[part * d + i];
     }
     for (int i = 0; i < d; i++) out[i] /= sum;
 }
