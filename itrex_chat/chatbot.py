@@ -159,7 +159,8 @@ def load_chatbot(recipe: Recipe, variant: str, home: Path | None = None) -> Chat
         gguf = source.weights[0] if source.format == "gguf" else None
         tokenizer = load_tokenizer(source.folder, checkpoint.family, recipe.chat, gguf)
         decoder = variants.load_dense(checkpoint, variant)
-        facts |= {"kernel": described(kernel) if decoder.native else "torch", "disk_bytes": source.size(), "stored": checkpoint.description, "origin": source.origin}
+        facts |= {"kernel": described(kernel) if decoder.native else "torch", "disk_bytes": source.size(),
+                  "stored": checkpoint.description, "origin": source.origin}
     else:
         from itrex_chat.artifacts.obtain import verified
         artifact = verified(recipe, home)

@@ -28,7 +28,7 @@ def load_dense(checkpoint: Checkpoint, variant: str) -> Decoder:
     with progress.bar(_("loading {variant}", variant=variant), weights.size(), "weights") as bar:
         weights.bar = bar
         decoder = load_decoder(weights)
-    return decoder.fuse() if choose().name == Native.name else decoder
+    return decoder.with_native_pass() if choose().name == Native.name else decoder
 
 
 def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> Decoder:  # noqa: F821
@@ -36,7 +36,7 @@ def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> 
     weights = QuantizedWeights(artifact, kernel, compute_dtype)
     with progress.bar(_("loading {variant}", variant=artifact.variant), weights.size(), "weights") as bar:
         weights.bar = bar
-        return load_decoder(weights).fuse()
+        return load_decoder(weights).with_native_pass()
 
 
 class DenseWeights:

@@ -62,7 +62,7 @@ def decoders(tmp_path_factory):
         if name not in made:
             if settings is None:
                 ours = load_dense(open_checkpoint(sources.local(folders[architecture])), compute)
-                theirs = dataclasses.replace(ours, native=[])
+                theirs = dataclasses.replace(ours, native=None)
             else:
                 recipe = recipes.load(str(folders[architecture]), list(settings))
                 artifact = obtain(recipe, tmp_path_factory.mktemp("cache")).artifact

@@ -4,7 +4,7 @@ Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU
 MLP, as in Llama (arXiv:2302.13971); families differ by `DecoderConfig`,
 variants by their linear layers.
 """
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -46,20 +46,18 @@ class Step:
 class Decoder:
     """A loaded variant. `embedding` [vocabulary, hidden] keeps its stored dtype.
 
-    `native` holds the pass with the native kernels where the layers are made
-    for it.
+    `native` is the pass with the native kernels (`with_native_pass`), or None.
     """
     config: DecoderConfig
     embedding: torch.Tensor
     blocks: tuple[Block, ...]
     norm: torch.Tensor
     head: Linear
-    native: list[NativePass] = field(default_factory=list)
+    native: NativePass | None = None
 
-    def fuse(self) -> "Decoder":
-        """This decoder, with the native kernels doing its passes where they can."""
-        self.native[:] = filter(None, [native_pass(self)])
-        return self
+    def with_native_pass(self) -> "Decoder":
+        """This decoder, with the native kernels doing its passes where its layers are made for them."""
+        return replace(self, native=native_pass(self))
 
     @property
     def independent_tokens(self) -> int:
@@ -89,7 +87,7 @@ class Decoder:
         counts = counts or [tokens] * batch
         x = self.embedding[ids].float()
         if self.native:
-            x = self.native[0].blocks(x.reshape(batch * tokens, -1), cache, self._rows(positions)).reshape(batch, tokens, -1)
+            x = self.native.blocks(x.reshape(batch * tokens, -1), cache, self._rows(positions)).reshape(batch, tokens, -1)
         else:
             step = Step(cache, *self._angles(cache, positions), positions, self._log_n_scale(positions))
             for number, block in enumerate(self.blocks):
@@ -115,7 +113,7 @@ class Decoder:
         return self._few(torch.tensor([tokens]), cache, torch.arange(start, start + len(tokens))[None])
 
     def _few(self, ids: torch.Tensor, cache: KVCache, positions: torch.Tensor) -> torch.Tensor:
-        logits = self.native[0].step(self.embedding[ids.reshape(-1)].float(), cache, self._rows(positions))
+        logits = self.native.step(self.embedding[ids.reshape(-1)].float(), cache, self._rows(positions))
         cache.advance(ids.shape[1])
         return logits
 

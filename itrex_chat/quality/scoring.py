@@ -59,10 +59,10 @@ def score_layers(recipe: Recipe, baseline: str, variant: str, passages: list[dic
     with progress.bar(_("scoring layers"), len(scores) * sum(len(p.ids) for p in wanted), "tokens") as bar:
         for number, key in scores.items():
             if number == count:
-                mixed = dataclasses.replace(decoder, head=weights.linear([HEAD.removesuffix(".weight")]), native=[])
+                mixed = dataclasses.replace(decoder, head=weights.linear([HEAD.removesuffix(".weight")]), native=None)
             else:
                 blocks = (*decoder.blocks[:number], load_block(weights, number), *decoder.blocks[number + 1:])
-                mixed = dataclasses.replace(decoder, blocks=blocks, native=[])  # its native pass holds the old weights
+                mixed = dataclasses.replace(decoder, blocks=blocks, native=None)  # its native pass holds the old weights
             parts = Parts("scores", key)
             for passage in wanted:
                 if parts.read(passage) is None:
