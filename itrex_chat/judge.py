@@ -17,17 +17,24 @@ from itrex_chat.online import add_endpoint
 
 
 def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> dict[str, dict[str, Judged]]:
-    """Judge all pairs of a run's answers that differ and keep the judgements with it. Raises RunError."""
+    """Judge all pairs of a run's answers that differ and keep the judgements with it. Raises RunError.
+
+    What this judge has said already is not asked again.
+    """
     comparison = compare_runs([run])
     pairs = [(model.model, variant, pair) for model in comparison.models for variant, given in model.pairs.items()
              for pair in given if pair.baseline and pair.answer and not pair.identical]
     if not pairs:
         raise RunError(_("There is nothing to score in {run}: no two answers differ.", run=run))
-    found = {}
+    found = stored.given_by(run, endpoint.model)
     with progress.bar(_("judging"), len(pairs), "pairs") as bar:
         for label, variant, pair in pairs:
-            found.setdefault(label, {}).setdefault(variant, []).append(judging.judge(endpoint, pair, embedder))
-            stored.write(run, endpoint.model, found)
+            given = found.setdefault(label, {}).setdefault(variant, [])
+            before = next((judgement for judgement in given if judgement.id == pair.id), None)
+            if before is None or embedder and before.similarity is None:
+                given[:] = [*(judgement for judgement in given if judgement is not before),
+                            judging.judge(endpoint, pair, embedder)]
+                stored.write(run, endpoint.model, found)
             bar.update(1)
     return stored.read(run)
 

@@ -102,6 +102,24 @@ def test_a_judge_sees_both_orders_so_that_its_bias_shows(run, serve, capsys, rep
     assert expected in (run / "comparison.html").read_text("utf-8")
 
 
+def test_a_judge_that_was_interrupted_goes_on_and_asks_nothing_twice(run, serve, capsys):
+    calls = []
+
+    def fails_at_the_third(prompt):
+        calls.append(prompt)
+        return 404 if len(calls) == 3 else "0"
+
+    server = serve(fails_at_the_third)
+    assert judging.main([str(run), "--model", "judge-x", "--endpoint", server.address]) == 1
+    assert len(server.asked) == 3  # both orders of the first pair, and one that failed
+    assert judging.main([str(run), "--model", "judge-x", "--endpoint", server.address]) == 0
+    assert len(server.asked) == 5 and "equal in 2" in capsys.readouterr().out
+    assert judging.main([str(run), "--model", "judge-x", "--endpoint", server.address]) == 0
+    assert len(server.asked) == 5
+    assert judging.main([str(run), "--model", "another", "--endpoint", server.address]) == 0
+    assert len(server.asked) == 9
+
+
 def test_the_likeness_of_meanings_comes_from_an_embedding_model(run, serve, capsys):
     server = serve(lambda prompt: "0")
     assert judging.main([str(run), "--model", "judge-x", "--embeddings", "small", "--endpoint", server.address]) == 0

@@ -44,17 +44,30 @@ def write(run: Path, judge: str, models: dict[str, dict[str, list[Judgement]]]) 
             for label, variants in models.items()}})
 
 
+def given_by(run: Path, judge: str) -> dict[str, dict[str, list[Judgement]]]:
+    """What this judge has said so far, by model and variant. Raises RunError."""
+    said = _stored(run)
+    return said[1] if said and said[0] == judge else {}
+
+
 def read(run: Path) -> dict[str, dict[str, Judged]]:
     """By model and variant; empty where nothing was judged. Raises RunError."""
+    judge, models = _stored(run) or ("", {})
+    return {label: {variant: _judged(judge, given) for variant, given in variants.items()}
+            for label, variants in models.items()}
+
+
+def _stored(run: Path) -> tuple[str, dict[str, dict[str, list[Judgement]]]] | None:
     path = run / FILE
     if not path.exists():
-        return {}
+        return None
     try:
         content = json.loads(path.read_text("utf-8"))
         if content["format"] != FORMAT_VERSION:
             raise ValueError
-        return {label: {variant: _judged(str(content["judge"]), [Judgement(**entry) for entry in given])
-                        for variant, given in variants.items()} for label, variants in content["models"].items()}
+        return str(content["judge"]), {
+            label: {variant: [Judgement(**entry) for entry in given] for variant, given in variants.items()}
+            for label, variants in content["models"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise RunError(_("{path} is damaged.", path=path)) from None
 
