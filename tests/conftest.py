@@ -56,6 +56,14 @@ def level(request, monkeypatch):
     native.instructions()
 
 
+@pytest.fixture
+def text(tmp_path):
+    """A text file in two languages."""
+    file = tmp_path / "text.txt"
+    file.write_text("今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 90, "utf-8")
+    return file
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """A function that makes a tiny model of a family once and gives its folder."""

@@ -17,16 +17,6 @@ from itrex_chat.quality.intervals import Sample
 from itrex_chat.quality.passages import ANSWERS, Passage, of_answers, of_text
 from itrex_chat.quality.store import Parts
 
-TEXT = "今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 60
-
-
-@pytest.fixture
-def text(tmp_path):
-    file = tmp_path / "text.txt"
-    file.write_text(TEXT, "utf-8")
-    return file
-
-
 @pytest.fixture
 def recipe(models):
     """A tiny model whose INT4 variant computes with activations in FP32, as transformers will below."""

@@ -14,16 +14,6 @@ from itrex_chat.quality.sweeping import Outcome
 from itrex_chat.recipe import Quantization
 from itrex_chat.report.recipes import sweep_page, sweep_verdict
 
-TEXT = "今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 90
-
-
-@pytest.fixture
-def text(tmp_path):
-    file = tmp_path / "text.txt"
-    file.write_text(TEXT, "utf-8")
-    return file
-
-
 def test_a_sweep_tells_recipes_apart_and_leaves_nothing_behind(models, text, tmp_path, capsys):
     out = tmp_path / "sweep"
     assert sweeping.main(["--model", str(models("qwen2")), "--text", str(text), "--out", str(out),

@@ -2,9 +2,9 @@
 
 Cost, from the mean KL divergence of the corpus with the most tokens, in nats:
 
-    below 0.01   hardly anything     (about what 6-bit formats of 8B models cost)
-    below 0.05   little              (about good 4-bit formats)
-    below 0.2    noticeably          (about 3-bit formats)
+    below 0.01   hardly anything
+    below 0.05   little
+    below 0.2    noticeably
     above        heavily
 
 The whole 95 % interval decides: where its ends are in different classes, both

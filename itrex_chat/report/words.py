@@ -26,8 +26,7 @@ def words() -> dict[str, str]:
         "reading": _("How to read this"),
         "reading_kld": _("KL divergence (nats) says how far a variant's expectations are from the baseline's: 0 is the "
                          "same. Below {none} hardly anything is lost, below {little} little, below {noticeable} it is "
-                         "noticeable, above it is heavy; 8B models cost about 0.005 with 6 bits, 0.03 with good 4-bit "
-                         "formats and 0.1 with 3 bits. The verdict takes the whole 95 % interval of the longest text, and "
+                         "noticeable, above it is heavy. The verdict takes the whole 95 % interval of the longest text, and "
                          "below {few} tokens it says that it cannot tell.", none=LIMITS[0], little=LIMITS[1],
                          noticeable=LIMITS[2], few=FEW_TOKENS),
         "reading_answers": _("Greedy answers that part early may be equally good: after one different word everything "
