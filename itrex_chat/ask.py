@@ -174,7 +174,8 @@ def command(arguments) -> int:
     record = ask(models, variants, asked, arguments.out, command_line.invocation("ask"))
     states = [facts["state"] for model in record.content["models"].values() for facts in model["variants"].values()]
     print("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
-    print(_("Compare them: python -m itrex_chat.compare {folder}", folder=record.folder))
+    if record.answers:
+        print(_("Compare them: python -m itrex_chat.compare {folder}", folder=record.folder))
     return 0 if "failed" not in states and "done" in states else command_line.FAILED
 
 

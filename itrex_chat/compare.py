@@ -51,8 +51,8 @@ def _folder(run: Path) -> Path:
 
 
 def latest() -> Path:
-    """The newest run in the cache. Raises RunError when there is none."""
-    runs = existing(cache_home() / "runs")
+    """The newest run in the cache that has an answer. Raises RunError when there is none."""
+    runs = [run for run in existing(cache_home() / "runs") if (run / ANSWERS).is_file() and (run / ANSWERS).stat().st_size]
     if not runs:
         raise RunError(_("There is no run to compare yet; make one with: python -m itrex_chat.ask"))
     return runs[-1]

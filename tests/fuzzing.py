@@ -75,7 +75,8 @@ def _kernels() -> list[Path]:
 
 def _compiled(sources: list[Path], flags: tuple[str, ...]) -> list[Path]:
     """The objects of the sources, made side by side."""
-    common = b"".join(path.read_bytes() for path in sorted((TOP / "itrex_chat/native").glob("*.h")))
+    headers = [*sorted((TOP / "itrex_chat/native").glob("*.h")), TOP / "tests/fuzz_matrices.h"]
+    common = b"".join(path.read_bytes() for path in headers)
     common += " ".join((compiler(), *flags)).encode()
 
     def compiled(source: Path) -> Path:

@@ -207,5 +207,6 @@ def test_the_newest_run_is_compared_by_default(home, capsys):
     assert "python -m itrex_chat.ask" in capsys.readouterr().err
     for name in ("20260101-000000", "20260102-000000"):
         record(home / "runs" / name, [answer("fp32", "a", name, [1])])
+    record(home / "runs" / "20260103-000000", [], {"fp32": {"state": "failed"}})  # one without answers is passed over
     assert comparing.main([]) == 0
     assert "20260102" in capsys.readouterr().out

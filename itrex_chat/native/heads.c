@@ -51,7 +51,8 @@ EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, 
                            const int64_t *position, const float *query_scale, float *mixed, int threads) {
     const Heads heads = {m, c, sequence, position, query_scale, qkv};
     const int group = m->heads / m->kv_heads, d = m->head_dim, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d, each = (4 * tile_floats(TILE_ROWS, group, d) + 4095) / 4096 * 4096;
+    const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d;
+    const size_t each = (4 * tile_floats(TILE_ROWS, group, d) + 4095) / 4096 * 4096;
     uint8_t *scratch = malloc(each * threads);
     if (!scratch) return 1;
 #pragma omp parallel num_threads(threads)

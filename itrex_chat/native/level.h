@@ -5,7 +5,8 @@
 //   dot4, dot8(sums, w, x)   to each int32 lane add the products of its 4 unsigned bytes with the 4 signed bytes of x
 //             (dot4: bytes below 16)
 //   nearest(v)    floats to int32, halves to even
-//   narrow(p, i, v), narrow_evens_first(p, i, v)  int32 within a byte's range, stored as bytes from p[i]; of 8 those at even places first
+//   narrow(p, i, v), narrow_evens_first(p, i, v)  int32 within a byte's range, stored as bytes from p[i]; the second: of 8
+//             those at even places first
 //   most_of(v), sum_of(v)  the largest and the sum of int32 lanes
 //   total(v)      the sum of the lanes
 //   nibble(w, p)  nibble p of each 32-bit lane, less 8, as float
