@@ -97,35 +97,54 @@ static void NAME(attend)(const float *queries, int heads, int head_dim, const fl
 
 // Many rows of one sequence: positions [from, from + rows) over the keys [0, from + rows), causal, in chunks that are turned
 // once for all queries that share them (online softmax, arXiv:2205.14135).
-ALWAYS void turned_scores(int Q, int vectors, const float *queries, int head_dim, const float *turned,
-                          float *const *scores, int t) {
+// Scores of QUERIES queries, side by side in [head_dim, QUERIES], with `vectors` of turned keys from position t on.
+ALWAYS void turned_scores(int vectors, const float *queries, int head_dim, const float *turned, float *scores, int t) {
     vf sums[QUERIES][2];
-    for (int q = 0; q < Q; q++)
+    for (int q = 0; q < QUERIES; q++)
         for (int v = 0; v < vectors; v++) sums[q][v] = (vf){0};
     for (int i = 0; i < head_dim; i++) {
         vf k[2];
         for (int v = 0; v < vectors; v++) k[v] = LOADF(turned + (size_t)i * TURNED + t + v * LANES);
-        for (int q = 0; q < Q; q++)
+        for (int q = 0; q < QUERIES; q++)
             for (int v = 0; v < vectors; v++) sums[q][v] += k[v] * queries[i * QUERIES + q];
     }
-    for (int q = 0; q < Q; q++)
-        for (int v = 0; v < vectors; v++) *(vf *)(scores[q] + t + v * LANES) = sums[q][v];
+    for (int q = 0; q < QUERIES; q++)
+        for (int v = 0; v < vectors; v++) *(vf *)(scores + q * TURNED + t + v * LANES) = sums[q][v];
 }
 
-ALWAYS void mix_chunk(int Q, int vectors, const float *const *weights, const float *factors, const float *values,
-                      int head_dim, int positions, float *const *mixed) {
+// Some channels of Q mixes: what they were, times a factor, and the weighted values of a chunk.
+ALWAYS void mix_chunk(int Q, int vectors, const float *weights, const float *factors, const float *values, int head_dim,
+                      int positions, float *const *mixed, int channel) {
     vf sums[4][4];
     for (int q = 0; q < Q; q++)
-        for (int v = 0; v < vectors; v++) sums[q][v] = LOADF(mixed[q] + v * LANES) * factors[q];
+        for (int v = 0; v < vectors; v++) sums[q][v] = LOADF(mixed[q] + channel + v * LANES) * factors[q];
     for (int t = 0; t < positions; t++) {
         vf value[4];
-        for (int v = 0; v < vectors; v++) value[v] = LOADF(values + (size_t)t * head_dim + v * LANES);
+        for (int v = 0; v < vectors; v++) value[v] = LOADF(values + (size_t)t * head_dim + channel + v * LANES);
         for (int q = 0; q < Q; q++)
-            for (int v = 0; v < vectors; v++) sums[q][v] += value[v] * weights[q][t];
+            for (int v = 0; v < vectors; v++) sums[q][v] += value[v] * weights[q * TURNED + t];
     }
     for (int q = 0; q < Q; q++)
-        for (int v = 0; v < vectors; v++) *(vf *)(mixed[q] + v * LANES) = sums[q][v];
+        for (int v = 0; v < vectors; v++) *(vf *)(mixed[q] + channel + v * LANES) = sums[q][v];
 }
+static void NAME(mix_few)(int Q, const float *weights, const float *factors, const float *values, int head_dim, int positions,
+                          float *const *mixed) {
+    int i = 0;
+#define CALL(n) mix_chunk(n, 4, weights, factors, values, head_dim, positions, mixed, i)
+    for (; i + 4 * LANES <= head_dim; i += 4 * LANES) EACH_OF_FOUR(Q, CALL)
+#undef CALL
+#define CALL(n) mix_chunk(n, 1, weights, factors, values, head_dim, positions, mixed, i)
+    for (; i + LANES <= head_dim; i += LANES) EACH_OF_FOUR(Q, CALL)
+#undef CALL
+    for (; i < head_dim; i++)
+        for (int q = 0; q < Q; q++) {
+            float sum = mixed[q][i] * factors[q];
+            for (int t = 0; t < positions; t++) sum += weights[q * TURNED + t] * values[(size_t)t * head_dim + i];
+            mixed[q][i] = sum;
+        }
+}
+
+ALWAYS int clamped(int64_t n, int most) { return n < 0 ? 0 : n > most ? most : (int)n; }
 
 // Scores to weights e^(score - largest) for the positions [0, seen) but those before `hidden`; what earlier chunks shrink by.
 static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int seen, float *largest, float *sum) {
@@ -149,16 +168,17 @@ static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int see
     return factor;
 }
 
-// `scratch` has `tile_floats`.
+// `scratch` has `tile_floats`. Queries are taken QUERIES at a time; the last of them may be none, of zeros.
 static void NAME(attend_tile)(const float *queries, size_t ldq, int rows, int heads, int head_dim, const float *keys,
                               const float *values, int64_t from, int64_t window, float *mixed, size_t ldm, float *scratch) {
-    const int count = rows * heads, whole = head_dim - head_dim % LANES;
-    float *turned = scratch, *scores = turned + (size_t)TURNED * head_dim;
-    float *largest = scores + (size_t)TURNED * count, *sums = largest + count, *gathered = sums + count;
+    const int count = rows * heads, padded_count = (count + QUERIES - 1) / QUERIES * QUERIES;
+    float *turned = scratch, *gathered = turned + (size_t)TURNED * head_dim;
+    float *largest = gathered + (size_t)padded_count * head_dim, *sums = largest + count, *scores = sums + count;
+    memset(gathered, 0, 4 * (size_t)padded_count * head_dim);
     for (int n = 0; n < count; n++) {
         largest[n] = -INFINITY, sums[n] = 0;
         memset(mixed + n / heads * ldm + (size_t)(n % heads) * head_dim, 0, 4 * (size_t)head_dim);
-        for (int i = 0; i < head_dim; i++)  // 8 queries side by side
+        for (int i = 0; i < head_dim; i++)
             gathered[(size_t)(n / QUERIES * head_dim + i) * QUERIES + n % QUERIES] =
                 queries[n / heads * ldq + (size_t)(n % heads) * head_dim + i];
     }
@@ -169,60 +189,24 @@ static void NAME(attend_tile)(const float *queries, size_t ldq, int rows, int he
         for (int t = 0; t < padded; t++)
             for (int i = 0; i < head_dim; i++)
                 turned[(size_t)i * TURNED + t] = t < positions ? keys[(size_t)(start + t) * head_dim + i] : 0;
-        for (int n = 0; n < count;) {
+        for (int n = 0; n < count; n += QUERIES) {
+            const float *side_by_side = gathered + (size_t)n * head_dim;
+            int t = 0;
+            if (LANES == 16)  // as many sums as registers hold
+                for (; t + 2 * LANES <= padded; t += 2 * LANES) turned_scores(2, side_by_side, head_dim, turned, scores, t);
+            for (; t < padded; t += LANES) turned_scores(1, side_by_side, head_dim, turned, scores, t);
             const int Q = count - n < QUERIES ? count - n : QUERIES;
-            const float *of = gathered + (size_t)n * head_dim;
-            float *to[QUERIES], *out[QUERIES], factors[QUERIES];
-            for (int q = 0; q < Q; q++) {
-                out[q] = mixed + (n + q) / heads * ldm + (size_t)((n + q) % heads) * head_dim;
-                to[q] = scores + (size_t)(n + q) * TURNED;
-            }
-            for (int t = 0; t < padded;) {
-                const int two = LANES == 16 && padded - t >= 2 * LANES;
-                if (Q == QUERIES && two)
-                    turned_scores(QUERIES, 2, of, head_dim, turned, to, t);
-                else if (Q == QUERIES)
-                    turned_scores(QUERIES, 1, of, head_dim, turned, to, t);
-                else
-                    for (int q = 0; q < Q; q++) turned_scores(1, 1, of + q, head_dim, turned, to + q, t);
-                t += Q == QUERIES && two ? 2 * LANES : LANES;
-            }
+            float *out[QUERIES], factors[QUERIES];
             for (int q = 0; q < Q; q++) {
                 const int64_t at = from + (n + q) / heads, oldest = window && at + 1 > window ? at + 1 - window : 0;
-                const int hidden = oldest > start ? (int)(oldest - start) : 0;
-                const int seen = at - start + 1 < positions ? (int)(at - start + 1) : positions;
-                factors[q] = NAME(weigh_chunk)(to[q], padded, hidden < padded ? hidden : padded, seen > 0 ? seen : 0,
+                const int64_t hidden = oldest - start, seen = at + 1 - start;
+                out[q] = mixed + (n + q) / heads * ldm + (size_t)((n + q) % heads) * head_dim;
+                factors[q] = NAME(weigh_chunk)(scores + q * TURNED, padded, clamped(hidden, padded), clamped(seen, positions),
                                                largest + n + q, sums + n + q);
             }
-            const float *value = values + (size_t)start * head_dim;
-            for (int q = 0; q < Q; q += 4) {
-                const int four = Q - q >= 4;
-                int i = 0;
-                for (; i < whole; i += LANES) {
-                    float *at[4];
-                    const int vectors = i + 4 * LANES <= whole ? 4 : 1;
-                    for (int k = 0; k < 4 && q + k < Q; k++) at[k] = out[q + k] + i;
-                    const float *const *w = (const float *const *)(to + q);
-                    if (four && vectors == 4)
-                        mix_chunk(4, 4, w, factors + q, value + i, head_dim, positions, at);
-                    else if (four)
-                        mix_chunk(4, 1, w, factors + q, value + i, head_dim, positions, at);
-                    else
-                        for (int k = 0; q + k < Q; k++)
-                            for (int v = 0; v < vectors; v++) {
-                                float *one[1] = {at[k] + v * LANES};
-                                mix_chunk(1, 1, w + k, factors + q + k, value + i + v * LANES, head_dim, positions, one);
-                            }
-                    i += (vectors - 1) * LANES;
-                }
-                for (; i < head_dim; i++)
-                    for (int k = q; k < q + 4 && k < Q; k++) {
-                        float sum = out[k][i] * factors[k];
-                        for (int t = 0; t < positions; t++) sum += to[k][t] * value[(size_t)t * head_dim + i];
-                        out[k][i] = sum;
-                    }
-            }
-            n += Q;
+            for (int q = 0; q < Q; q += 4)
+                NAME(mix_few)(Q - q < 4 ? Q - q : 4, scores + q * TURNED, factors + q, values + (size_t)start * head_dim,
+                              head_dim, positions, out + q);
         }
     }
     for (int n = 0; n < count; n++)

@@ -109,8 +109,8 @@ static inline size_t block_bytes(const Linear *l) {
 }
 // Floats of `attend_tile`'s scratch.
 static inline size_t tile_floats(int rows, int heads, int head_dim) {
-    const size_t count = (size_t)rows * heads;
-    return (TURNED + count + QUERIES) * head_dim + (TURNED + 2) * count;
+    const size_t count = (size_t)rows * heads, padded = (count + QUERIES - 1) / QUERIES * QUERIES;
+    return (TURNED + padded) * head_dim + 2 * count + QUERIES * TURNED;
 }
 static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLOCK; }
 
