@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from itrex_chat import machine, recipe as recipes
+from itrex_chat import engines, machine, recipe as recipes
 from itrex_chat.arguments import accept
 from itrex_chat.choices import one_of
 from itrex_chat.errors import RecipeError
@@ -57,10 +57,13 @@ class PipelineConfig:
     Arguments of ITREX that mean nothing on a CPU or here are refused when
     they are given another value than their default. Without an
     `optimization_config` the chatbot is the BF16 variant, as in ITREX.
+    `engine` "itrex" has ITREX itself compute, in an environment of its own;
+    `trust_remote_code` lets it run the code that comes with a model.
     """
 
     def __init__(self, model_name_or_path: str = recipes.EMBEDDED,
-                 optimization_config: RtnConfig | MixedPrecisionConfig | None = None, device: str = "auto", **others):
+                 optimization_config: RtnConfig | MixedPrecisionConfig | None = None, device: str = "auto", *,
+                 engine: str = engines.NATIVE, trust_remote_code: bool = False, **others):
         accept("PipelineConfig", others | {"device": device}, {
             "device": ("auto", "cpu"), "tokenizer_name_or_path": (None, model_name_or_path), "task": ("", "chat"),
             "hf_endpoint_url": (None,), "hf_access_token": (None,), "plugins": (None, {}), "loading_config": (None,),
@@ -72,11 +75,17 @@ class PipelineConfig:
         if not isinstance(optimization_config, (RtnConfig, MixedPrecisionConfig)):
             raise RecipeError(_("PipelineConfig: optimization_config is an RtnConfig or a MixedPrecisionConfig, not {kind}.",
                                 kind=type(optimization_config).__name__))
+        one_of("PipelineConfig: engine", engine, engines.ENGINES)
+        if trust_remote_code and engine != engines.ITREX:
+            raise RecipeError(_("PipelineConfig: trust_remote_code is for engine=\"itrex\" only; the native engine never runs a model's "
+                                "own code."))
+        self.options = engines.EngineOptions(trust_remote_code=bool(trust_remote_code))
         self.recipe = recipes.load(os.fspath(model_name_or_path))
         self.variant = getattr(optimization_config, "variant", None)
         if self.variant is None:
             self.recipe = dataclasses.replace(self.recipe, quantization=optimization_config.quantization)
             self.variant = f"int{self.recipe.quantization.bits}"
+        self.variant = engines.variant_of(engine, self.variant)
 
 
 class GenerationConfig(generation_config.GenerationConfig):
@@ -119,9 +128,17 @@ class Chatbot:
     def stream(self, messages: Iterable, config: generation_config.GenerationConfig | None = None) -> Iterator[str | Response]:
         """Pieces of the answer to a conversation, and last the Response."""
         from itrex_chat.chat.messages import as_messages
+        yield from self._answer(self._prompt(as_messages(messages)), config or self.recipe.generation)
+
+    def _prompt(self, messages: list) -> list[int]:
+        return self._tokenizer.prompt(messages)
+
+    def _answer(self, prompt: list[int], config: generation_config.GenerationConfig) -> Iterator[str | Response]:
         from itrex_chat.generation.loop import generate
-        prompt = self._tokenizer.prompt(as_messages(messages))
-        yield from generate(self._decoder, self._tokenizer, prompt, config or self.recipe.generation)
+        yield from generate(self._decoder, self._tokenizer, prompt, config)
+
+    def close(self) -> None:
+        """Let go of what runs outside of this process, if anything does."""
 
     @property
     def decoder(self) -> "Decoder":  # noqa: F821
@@ -138,11 +155,18 @@ def build_chatbot(config: PipelineConfig | None = None) -> Chatbot:
     Raises ItrexChatError, each with a sentence on what to do.
     """
     config = config or PipelineConfig()
-    return load_chatbot(config.recipe, config.variant)
+    return load_chatbot(config.recipe, config.variant, options=config.options)
 
 
-def load_chatbot(recipe: Recipe, variant: str, home: Path | None = None) -> Chatbot:
-    """A variant ("fp32", "bf16", "int4" or "int8") of a recipe's model. Raises ItrexChatError."""
+def load_chatbot(recipe: Recipe, variant: str, home: Path | None = None,
+                 options: engines.EngineOptions = engines.EngineOptions()) -> Chatbot:
+    """A variant ("fp32", "bf16", "int4" or "int8", "itrex-" in front for ITREX's) of a recipe's model.
+
+    Raises ItrexChatError.
+    """
+    if engines.engine_and_precision(variant)[0] == engines.ITREX:
+        from itrex_chat.engines.itrex.chatbot import load_itrex_chatbot
+        return load_itrex_chatbot(recipe, variant, home, options)
     import torch
 
     from itrex_chat import sources, variants

@@ -47,3 +47,7 @@ class GenerationError(ItrexChatError, ValueError):
 
 class RunError(ItrexChatError):
     """A run of questions that cannot start, go on or be read."""
+
+
+class EngineError(ItrexChatError):
+    """An engine that is not installed, does not work or cannot take a model."""

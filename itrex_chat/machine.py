@@ -51,7 +51,7 @@ def description() -> dict:
     """What a run's record says about where it ran."""
     return {
         "cpu": _cpu_name(), "cores": psutil.cpu_count(logical=False), "logical_cores": psutil.cpu_count(),
-        "instructions": _instructions(), "memory": psutil.virtual_memory().total,
+        "instructions": instructions(), "memory": psutil.virtual_memory().total,
         "system": platform.platform(), "python": platform.python_version(), "itrex_chat": __version__,
         "packages": {name: version(name) for name in PACKAGES}}
 
@@ -63,8 +63,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _instructions() -> list[str]:
-    """The vector instructions that matter here."""
+def instructions() -> list[str]:
+    """The processor's vector instructions that matter here."""
     wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
     flags = next((line.partition(":")[2].split() for line in _lines(Path("/proc/cpuinfo"))
                   if line.startswith("flags")), [])

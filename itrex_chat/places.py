@@ -18,3 +18,10 @@ def cache_home() -> Path:
     if chosen := os.environ.get("ITREX_CHAT_CACHE"):
         return Path(chosen).expanduser().absolute()
     return CHECKOUT / "cache" if CHECKOUT else Path(platformdirs.user_cache_dir("itrex_chat", appauthor=False))
+
+
+def engines_home() -> Path:
+    """Where engines keep environments of their own: `ITREX_CHAT_ENGINES`, else in the cache."""
+    if chosen := os.environ.get("ITREX_CHAT_ENGINES"):
+        return Path(chosen).expanduser().absolute()
+    return cache_home() / "engines"

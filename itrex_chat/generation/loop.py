@@ -8,12 +8,11 @@ from itrex_chat.chat import ChatTokenizer
 from itrex_chat.chat.streaming import TextStream
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Decoder
-from itrex_chat.errors import GenerationError
 from itrex_chat.generation_config import GenerationConfig
 from itrex_chat.generation.lookup import PromptLookup
 from itrex_chat.generation.response import Response
+from itrex_chat.generation.room import room_for
 from itrex_chat.generation.sampling import Sampler
-from itrex_chat.language import _
 
 PREFILL_STEP = 1024  # tokens per forward pass, so that a long prompt's activations stay small
 
@@ -24,7 +23,7 @@ def generate(decoder: Decoder, tokenizer: ChatTokenizer, prompt: list[int],
 
     Raises GenerationError for a prompt that the model cannot take.
     """
-    room = _room(decoder, prompt, config)
+    room = room_for(prompt, config, decoder.config.context_length, decoder.config.vocab_size)
     started = time.perf_counter()
     cache = decoder.new_cache(len(prompt) + room)
     sampler = Sampler(config, prompt, decoder.config.vocab_size)
@@ -77,15 +76,3 @@ def prefill(decoder: Decoder, prompt: list[int], cache: KVCache) -> torch.Tensor
     for start in range(0, len(prompt), PREFILL_STEP):
         logits = decoder.forward(torch.tensor([prompt[start:start + PREFILL_STEP]]), cache)
     return logits[0]
-
-
-def _room(decoder: Decoder, prompt: list[int], config: GenerationConfig) -> int:
-    """How many tokens the answer may have."""
-    context, vocabulary = decoder.config.context_length, decoder.config.vocab_size
-    if len(prompt) >= context:
-        raise GenerationError(_("The prompt has {count} tokens, but the model takes {context} in all; shorten it.",
-                                count=len(prompt), context=context))
-    if not prompt or max(prompt) >= vocabulary:
-        raise GenerationError(_("The tokenizer does not fit the model: it gives ids up to {largest} for a vocabulary "
-                                "of {count}.", largest=max(prompt, default=0), count=vocabulary))
-    return min(config.max_new_tokens, context - len(prompt))

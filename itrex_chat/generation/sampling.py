@@ -1,7 +1,8 @@
-"""Choosing the next token from logits."""
-import torch
+"""Choosing the next token from logits.
 
-from itrex_chat.generation_config import GenerationConfig
+Needs PyTorch alone: ITREX's worker runs this file in its own environment.
+"""
+import torch
 
 
 class Sampler:
@@ -12,7 +13,7 @@ class Sampler:
     The same seed and logits give the same tokens.
     """
 
-    def __init__(self, config: GenerationConfig, prompt: list[int], vocab_size: int):
+    def __init__(self, config: "GenerationConfig", prompt: list[int], vocab_size: int):  # noqa: F821
         self._config, self._penalty = config, config.effective_repetition_penalty
         self._generator = torch.Generator().manual_seed(config.seed)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool)

@@ -1,0 +1,63 @@
+"""Models whose own code ITREX runs, where the user said `--trust-remote-code`.
+
+The only place of this program where code that comes with a model is run, and
+it is run in ITREX's process alone. Prompts, tokens and text are then ITREX's
+and the model's own: this program knows neither its tokenizer nor its layers.
+"""
+import json
+from pathlib import Path
+
+from itrex_chat import sources
+from itrex_chat.engines import engine_and_precision
+from itrex_chat.engines.itrex import environment
+from itrex_chat.engines.itrex.process import Process
+from itrex_chat.errors import EngineError, ItrexChatError
+from itrex_chat.language import _
+from itrex_chat.recipe import Recipe
+
+NAMES = ("llama", "mpt", "chatglm", "qwen", "mistral", "opt", "gpt", "bloom", "starcoder", "codegen", "phi-2", "baichuan")
+
+
+class OwnTokenizer:
+    """The tokenizer that ITREX loaded with the model, asked in its process."""
+    strips_newline = False
+
+    def __init__(self, process: Process, stop_ids: list[int]):
+        self._process, self.stop_ids = process, frozenset(stop_ids)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._process.ask("decode", ids=ids)["text"] if ids else ""
+
+
+def load(recipe: Recipe, variant: str, home: Path, why: ItrexChatError) -> tuple:
+    """The process with the model of a local folder and its tokenizer, facts and limits. Raises `why` for anything else."""
+    folder = Path(recipe.source.path)
+    if not (folder / "config.json").is_file():
+        raise EngineError(_("{reason} With --trust-remote-code, ITREX takes a local folder only.", reason=why)) from None
+    precision = engine_and_precision(variant)[1]
+    process = Process(folder, _name(folder), precision, home)
+    quantization = recipe.quantization
+    try:
+        loaded = process.load(
+            variant=precision, artifact=None, own=None, matrices={}, frequencies=[], trust=True,
+            quantization=None if precision == "fp32" else {
+                "bits": quantization.bits, "group_size": quantization.group_size, "weight_dtype": quantization.weight_dtype,
+                "compute_dtype": quantization.compute_dtype})
+        limits = process.ask("limits")
+    except BaseException:
+        process.close()
+        raise
+    facts = {"threads": loaded["threads"], "kernel": f"ITREX {environment.find().version}", "why": "",
+             "compute_dtype": precision if precision == "fp32" else quantization.compute_dtype,
+             "disk_bytes": sources.local(folder).size(), "stored": _("by its own code"), "origin": {"kind": "local", "path": str(folder)},
+             "weight_bytes": loaded["weight_bytes"], "memory": loaded["memory"]}
+    return process, OwnTokenizer(process, limits["stop_ids"]), (limits["context"], limits["vocabulary"]), facts, loaded
+
+
+def _name(folder: Path) -> str:
+    """A name that ITREX's match understands, by the kind of the model."""
+    try:
+        kind = str(json.loads((folder / "config.json").read_text("utf-8")).get("model_type", "")).lower()
+    except (ValueError, AttributeError):
+        kind = ""
+    return next((name for name in NAMES if name in kind or name in folder.name.lower()), "gpt")

@@ -1,0 +1,25 @@
+"""How much memory ITREX will take, from what it took on models of 0.1 to 1.5 billion weights."""
+from itrex_chat.decoder.config import DecoderConfig
+from itrex_chat.decoder.kv_cache import KVCache
+from itrex_chat.decoder.layout import tensors
+
+PROGRAM = 900 << 20  # bytes: Python, torch 2.3, transformers, neural-compressor
+
+
+def needed(config: DecoderConfig, precision: str, tokens: int) -> int:
+    """Bytes at the peak of loading a variant, quantized before, and answering prompts of `tokens` in all."""
+    blocks = sum(spec.size for spec in tensors(config) if spec.role == "linear")
+    others = _bytes_of_others(config)
+    weights = {"fp32": 4.4 * blocks, "int8": 1.4 * blocks, "int4": 0.85 * blocks}[precision] + 1.3 * others
+    return PROGRAM + int(weights) + tokens * (KVCache.bytes_per_token(config) + 8 * config.vocab_size // max(1, tokens))
+
+
+def quantizing(config: DecoderConfig) -> int:
+    """Bytes at the peak of ITREX's own quantization: it holds the weights in FP32, and more."""
+    blocks = sum(spec.size for spec in tensors(config) if spec.role == "linear")
+    return PROGRAM + int(1.7 * (4 * blocks + _bytes_of_others(config)))
+
+
+def _bytes_of_others(config: DecoderConfig) -> int:
+    return sum(4 * spec.size for spec in tensors(config) if spec.role in ("embedding", "vector")
+               or spec.role == "head" and not config.tied_head)

@@ -1,0 +1,137 @@
+"""ITREX's worker, seen from this program: started, given jobs, heard, and its end explained."""
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from itrex_chat import files, machine
+from itrex_chat.engines.itrex import environment
+from itrex_chat.errors import EngineError
+from itrex_chat.language import _
+
+WORKER = Path(__file__).resolve().parent / "worker"
+SAMPLER = Path(__file__).resolve().parents[2] / "generation" / "sampling.py"
+BROKEN = ("ModuleNotFoundError", "ImportError", "OSError: lib")
+# What the log says of the quantization: which matrices, how long it took, what was chosen for what was asked.
+NOTABLE = re.compile(r"Applying Weight Only|elapsed time|Mixed Precision|INFO\] [|+]|WeightOnlyQuant done|weight_type is used"
+                     r"|Model loaded", re.IGNORECASE)
+
+
+class Process:
+    """One variant in ITREX's environment. Close it, or use it in a `with` statement.
+
+    It works in a folder of its own, which holds the model under the name that
+    ITREX understands and takes what ITREX writes beside it. Each method raises
+    EngineError with what went wrong and where the log is.
+    """
+
+    def __init__(self, folder: Path, name: str, variant: str, home: Path):
+        self._python = environment.find().python
+        self.name, self.variant = name, variant
+        with files.disk_errors(EngineError, _("Starting ITREX in {folder}", folder=home / "itrex")):
+            self._scratch = _scratch(home / "itrex" / "work")
+            (self._scratch / name).symlink_to(folder)
+            logs = home / "itrex" / "logs"
+            logs.mkdir(parents=True, exist_ok=True)
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        self.log = logs / f"{stamp}-{folder.name}-{variant}-{os.getpid()}.log"
+        variables = environment.clean_environment() | {"OMP_NUM_THREADS": str(machine.threads())}
+        try:
+            self._worker = subprocess.Popen(
+                [self._python, "-B", WORKER, self.log], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                encoding="utf-8", cwd=self._scratch, env=variables, start_new_session=True)
+        except OSError as error:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise EngineError(_("ITREX's interpreter {python} cannot be run: {reason}. Install it again: {command}",
+                                python=self._python, reason=error.strerror, command=environment.INSTALL)) from None
+
+    def load(self, **job) -> dict:
+        """What the worker says of the loaded model (`worker/itrex_building.py`)."""
+        self._send("load", model=self.name, threads=machine.threads(), **job)
+        return next(self._events("loaded"))
+
+    def answer(self, ids: list[int], room: int, stop_ids: list[int], sampling: dict) -> Iterator[dict]:
+        """The events of an answer: "token" with its id for each, then "end"."""
+        self._send("answer", ids=ids, room=room, stop_ids=stop_ids, sampling=sampling, sampler=str(SAMPLER))
+        yield from self._events("end")
+
+    def ask(self, task: str, **job) -> dict:
+        """The one event that a small task gives back under its own name."""
+        self._send(task, **job)
+        return next(self._events(task))
+
+    def notable(self) -> list[str]:
+        """The lines of the log that tell of the quantization."""
+        with contextlib.suppress(OSError):
+            return [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if NOTABLE.search(line)]
+        return []
+
+    def close(self) -> None:
+        self._worker.kill()
+        self._worker.wait()
+        for stream in (self._worker.stdin, self._worker.stdout):
+            with contextlib.suppress(OSError):
+                stream.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self.close()
+
+    def _send(self, task: str, **job) -> None:
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it died; what it said last tells
+            self._worker.stdin.write(json.dumps({"task": task, **job}) + "\n")
+            self._worker.stdin.flush()
+
+    def _events(self, last: str) -> Iterator[dict]:
+        """Events up to the `last`."""
+        for line in self._worker.stdout:
+            event = json.loads(line)
+            if event["event"] == "error":
+                raise self._failure(event["message"])
+            yield event
+            if event["event"] == last:
+                return
+        raise self._failure(self._death())
+
+    def _death(self) -> str:
+        code = self._worker.wait()
+        reasons = {-9: _("it was killed, probably because the memory ran out"),
+                   -4: _("it used an instruction that this processor does not have"),
+                   -11: _("it crashed: segmentation fault"), -6: _("it crashed: aborted")}
+        return reasons.get(code) or _("it died (exit code {code})", code=code)
+
+    def _failure(self, message: str) -> EngineError:
+        if message.startswith(BROKEN):
+            environment.suspect()
+            return EngineError(_("ITREX's environment of {python} is broken ({reason}). Repair it: {command}", python=self._python,
+                                 reason=message.rstrip("."), command=environment.INSTALL))
+        return EngineError(_("ITREX failed on {name} {variant}: {reason}. Its log: {log}", name=self.name,
+                             variant=self.variant.upper(), reason=message.rstrip("."), log=self.log))
+
+
+def _scratch(folder: Path) -> Path:
+    """A new working folder; those of processes that are gone are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        if not _alive(old.name.partition("-")[0]):
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=folder))
+
+
+def _alive(number: str) -> bool:
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, ValueError, OverflowError):
+        pass
+    return True

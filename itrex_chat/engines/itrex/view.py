@@ -1,0 +1,155 @@
+"""A model's folder as ITREX reads it, made in the cache beside the model, which is not touched.
+
+    itrex/views/NAME-KEY/
+        config.json, tokenizer.json, …     in the words of transformers 4.38 and tokenizers 0.15
+        rest.safetensors                   embedding, norms, biases, head
+        blocks-00001.safetensors, …        the matrices of the blocks, made when they are needed
+        model.safetensors.index.json       names the files for transformers
+
+The INT4 variant needs no matrices: its integers are in the artifact.
+"""
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors.torch import save_file
+
+from itrex_chat import files, progress, sources
+from itrex_chat.chat import ChatTokenizer, load_tokenizer
+from itrex_chat.checkpoints import Checkpoint, open_checkpoint
+from itrex_chat.decoder.layout import TensorSpec
+from itrex_chat.engines.itrex.architecture import Architecture, for_itrex
+from itrex_chat.errors import EngineError
+from itrex_chat.language import _
+from itrex_chat.places import cache_home
+from itrex_chat.recipe import Recipe
+
+FORMAT = 1  # raise it when what a view holds changes
+SHARD = 1 << 30  # bytes
+REST, INDEX = "rest.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class View:
+    """A prepared folder, the model it is of and how ITREX is to build it."""
+    folder: Path
+    checkpoint: Checkpoint
+    architecture: Architecture
+    tokenizer: ChatTokenizer
+
+    def matrix(self, name: str) -> torch.Tensor:
+        """A matrix of ITREX's model [out, in] as it is stored."""
+        rows = self.architecture.matrices[name]
+        matrix = self.checkpoint.rows(f"{rows.module}.weight", rows.first, rows.first + rows.count)
+        return matrix[list(rows.order)].contiguous() if rows.order else matrix
+
+
+def prepared(recipe: Recipe, home: Path | None = None, blocks: bool = True) -> View:
+    """The view of a recipe's model, made if the cache has none; with the `blocks`' matrices or without.
+
+    Raises ItrexChatError.
+    """
+    home = home or cache_home()
+    source = sources.resolve(recipe, home)
+    checkpoint = open_checkpoint(source)
+    tokenizer = load_tokenizer(source.folder, checkpoint.family, recipe.chat,
+                               source.weights[0] if source.format == "gguf" else None)
+    architecture = for_itrex(checkpoint.decoder, sorted(tokenizer.stop_ids))
+    digests = json.dumps([FORMAT, sorted(source.digests(home).items())])
+    key = hashlib.sha256(digests.encode()).hexdigest()[:12]
+    label = "".join(c if c.isalnum() or c in "._-" else "_" for c in recipe.name)[:80].lstrip(".") or "model"
+    view = View(home / "itrex" / "views" / f"{label}-{key}", checkpoint, architecture, tokenizer)
+    with files.disk_errors(EngineError, _("Preparing {folder}", folder=view.folder)):
+        view.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(view.folder / ".lock"):
+            if not (view.folder / REST).is_file():
+                _write_descriptions(view)
+                _save({spec.name: tensor for spec, tensor in _others(view)}, view.folder / REST)
+            if blocks and not (view.folder / INDEX).is_file():
+                _write_blocks(view)
+    return view
+
+
+def _write_descriptions(view: View) -> None:
+    files.write_json(view.folder / "config.json", view.architecture.config)
+    for name, content in old_tokenizer(view.tokenizer.files()).items():
+        with files.replacing(view.folder / name) as partial:
+            partial.write_bytes(content)
+
+
+def _others(view: View) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
+    """Everything but the blocks' matrices, biases in the order of ITREX's rows."""
+    checkpoint, decoder = view.checkpoint, view.checkpoint.decoder
+    for spec in checkpoint.specs():
+        if spec.role == "linear" or spec.role == "head" and decoder.tied_head:
+            continue
+        tensor = checkpoint.tensor(spec)
+        rows = view.architecture.matrices.get(spec.name.removesuffix(".bias"))
+        yield spec, tensor[list(rows.order)].contiguous() if rows and rows.order else tensor
+    if view.architecture.config.get("attention_bias") and not decoder.output_bias:
+        for name, rows in view.architecture.matrices.items():
+            if name.endswith("o_proj"):
+                yield TensorSpec(f"{name}.bias", (rows.count,), "vector"), torch.zeros(rows.count)
+
+
+def _write_blocks(view: View) -> None:
+    """The matrices a file at a time, and at last the index, which makes them whole."""
+    homes = dict.fromkeys((spec.name for spec, _tensor in _others(view)), REST)
+    shard, number = {}, 0
+
+    def finish() -> None:
+        nonlocal shard, number
+        number += 1
+        file = f"blocks-{number:05d}.safetensors"
+        _save(shard, view.folder / file)
+        homes.update(dict.fromkeys(shard, file))
+        shard = {}
+    total = sum(spec.size for spec in view.checkpoint.specs() if spec.role == "linear")
+    with progress.bar(_("preparing for ITREX"), total, "weights") as bar:
+        for name in view.architecture.matrices:
+            shard[f"{name}.weight"] = matrix = view.matrix(name)
+            bar.update(matrix.numel())
+            if sum(tensor.nbytes for tensor in shard.values()) >= SHARD:
+                finish()
+        finish()
+    files.write_json(view.folder / INDEX, {"metadata": {}, "weight_map": homes})
+
+
+def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    with files.replacing(path) as partial:
+        try:
+            save_file(tensors, partial, metadata={"format": "pt"})
+        except Exception as error:  # safetensors' own type hides the number of the system's error
+            if "No space left" in str(error) or "os error 28" in str(error):
+                raise OSError(28, "No space left on device") from error
+            raise
+
+
+def old_tokenizer(contents: dict[str, bytes]) -> dict[str, bytes]:
+    """Tokenizer files as tokenizers 0.15 and transformers 4.38 read them.
+
+    Merges are written as "a b"; a vocabulary in another form than
+    `tokenizer.json` becomes one of single bytes: prompts come as ids.
+    """
+    if "tokenizer.json" not in contents:
+        return _bytes_tokenizer()
+    content = json.loads(contents["tokenizer.json"])
+    model = content["model"]
+    if merges := model.get("merges"):
+        model["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    settings = json.loads(contents.get("tokenizer_config.json", b"{}")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    return {"tokenizer.json": json.dumps(content, ensure_ascii=False).encode(),
+            "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode()}
+
+
+def _bytes_tokenizer() -> dict[str, bytes]:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": pieces[0], "pad_token": pieces[0]}
+    return {"tokenizer.json": tokenizer.to_str().encode(), "tokenizer_config.json": json.dumps(settings).encode()}

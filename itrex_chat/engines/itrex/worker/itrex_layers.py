@@ -1,0 +1,135 @@
+"""ITREX's quantized layers: their integers and scales read out, and filled from an artifact.
+
+The packed form of QBits depends on the processor and cannot be relied on to
+load again; integers [in, out] and scales [in/group, out] can, and packing them
+gives a layer that multiplies with the same weights, bit for bit.
+"""
+import json
+import os
+
+import torch
+from intel_extension_for_transformers import qbits
+from intel_extension_for_transformers.transformers.llm.quantization.nn.modules import ParamsQBits, QuantizedLinearQBits
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+BLOCKSIZE, SCALES = 1, 9  # what `acquire_packed_weight_info` can be asked for
+
+
+def keep(model, path):
+    """Write what ITREX quantized to `path`: for each layer `NAME.integers` int8 [in, out] and `NAME.scales` float32.
+
+    Returns the group size and weight type of each.
+    """
+    tensors, layers = {}, {}
+    for name, layer in _quantized(model):
+        scales = qbits.acquire_packed_weight_info(layer.weight, SCALES).reshape(-1, layer.out_features)
+        group = layer.in_features // scales.shape[0]
+        tensors[name + ".integers"] = _integers(layer, scales, group)
+        tensors[name + ".scales"] = scales.contiguous()
+        layers[name] = {"group_size": group, "weight_dtype": layer.weight_dtype}
+    save_file(tensors, path)
+    return layers
+
+
+def _integers(layer, scales, group):
+    """int8 [in, out]: the weights divided by their scales, which gives whole numbers."""
+    weights = torch.empty(layer.in_features, layer.out_features)
+    qbits.dequantize_packed_weight(layer.weight, weights, False, layer.compute_dtype, layer.weight_dtype, layer.scale_dtype)
+    divisors = torch.where(scales == 0, torch.ones_like(scales), scales)
+    return (weights.reshape(-1, group, layer.out_features) / divisors[:, None]).round_().to(torch.int8).reshape(weights.shape)
+
+
+def fill(model, folder, artifact, matrices, quantization, own):
+    """Give the model ITREX's layers with the artifact's integers, and the `folder`'s other tensors.
+
+    `own` is a file with ITREX's own scales and, where they differ, integers.
+    """
+    files, homes = {}, _homes(artifact)
+
+    def stored(name):
+        path = os.path.join(artifact, homes[name])
+        if path not in files:
+            files[path] = safe_open(path, "pt")
+        return files[path].get_tensor(name)
+
+    replaced = safe_open(own, "pt") if own else None
+    replacements = set(replaced.keys()) if own else ()
+    with safe_open(os.path.join(folder, "rest.safetensors"), "pt") as rest:
+        for name in rest.keys():
+            _assign(model, name, rest.get_tensor(name).float())
+    model.tie_weights()
+    for name, rows in matrices.items():
+        module = rows["module"]
+        if module + ".qweight" not in homes:  # kept as it was stored
+            weight = stored(module + ".weight")[rows["first"]:rows["first"] + rows["count"]]
+            _assign(model, name + ".weight", _sorted(weight.t(), rows).t().float().contiguous())
+            continue
+        integers = scales = None
+        if name + ".integers" in replacements:
+            integers = replaced.get_tensor(name + ".integers")
+        if name + ".scales" in replacements:
+            scales = replaced.get_tensor(name + ".scales")
+        bits = rows["bits"]
+        part = slice(rows["first"], rows["first"] + rows["count"])
+        if integers is None:
+            integers = _sorted(unpacked(stored(module + ".qweight")[:, part], bits), rows)
+        if scales is None:
+            scales = _sorted(stored(module + ".scales")[:, part].float(), rows)
+        _replace(model, name, layer(integers, scales, bits, quantization["compute_dtype"], _of(model, name).bias))
+
+
+def layer(integers, scales, bits, compute_dtype, bias):
+    """ITREX's layer for integers int8 [in, out] and scales float32 [in/group, out]."""
+    inputs, outputs = integers.shape
+    kind = "int4_clip" if bits == 4 else "int8"
+    group = inputs // scales.shape[0]
+    none = torch.empty(0, dtype=torch.int8)
+    packed = qbits.repack_quantized_weight(integers.contiguous(), scales.contiguous(), none, none.int(), kind, "fp32",
+                                           compute_dtype, False, group)
+    with torch.device("meta"):
+        made = QuantizedLinearQBits(inputs, outputs, bias is not None, compute_dtype=compute_dtype, weight_dtype=kind,
+                                    scale_dtype="fp32", blocksize=group, scheme="sym", compress_statistics=False)
+    made.weight = ParamsQBits(data=packed, requires_grad=False, quant_state={"scheme": "sym"}, blocksize=group,
+                              compress_statistics=False, quant_dtype=kind, scale_dtype="fp32")
+    if bias is not None:
+        made.bias = torch.nn.Parameter(bias.data.float(), requires_grad=False)
+    return made.eval()
+
+
+def unpacked(words, bits):
+    """int8 [in, out] of GPTQ's `qweight`, int32 [in * bits / 32, out]."""
+    count = 32 // bits
+    integers = torch.empty(words.shape[0] * count, words.shape[1], dtype=torch.int8)
+    for place in range(count):
+        integers[place::count] = ((words >> (bits * place)) & ((1 << bits) - 1)) - (1 << (bits - 1))
+    return integers
+
+
+def _sorted(columns, rows):
+    return columns[:, rows["order"]] if rows["order"] else columns
+
+
+def _homes(artifact):
+    with open(os.path.join(artifact, "manifest.json"), encoding="utf-8") as manifest:
+        return json.load(manifest)["tensors"]
+
+
+def _quantized(model):
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, QuantizedLinearQBits)]
+
+
+def _of(model, name):
+    for part in name.split("."):
+        model = getattr(model, part)
+    return model
+
+
+def _replace(model, name, module):
+    parent, _dot, last = name.rpartition(".")
+    setattr(_of(model, parent), last, module)
+
+
+def _assign(model, name, tensor):
+    parent, _dot, last = name.rpartition(".")
+    setattr(_of(model, parent), last, torch.nn.Parameter(tensor, requires_grad=False))
