@@ -6,9 +6,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from itrex_chat import command_line, machine, questions as question_sets, recipe as recipes
+from itrex_chat import command_line, engines as engine_names, machine, questions as question_sets, recipe as recipes
 from itrex_chat.artifacts.store import ArtifactStore
 from itrex_chat.choices import one_of
+from itrex_chat.engines import NATIVE, EngineOptions, titled
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.places import cache_home
@@ -16,34 +17,39 @@ from itrex_chat.questions import QuestionSet
 from itrex_chat.recipe import Recipe
 from itrex_chat.runs.display import Display
 from itrex_chat.runs.protocol import work
-from itrex_chat.runs.record import RunRecord, place
+from itrex_chat.runs.record import RunRecord, place, variants_of
 from itrex_chat.units import readable
 
 VARIANTS = ("fp32", "bf16", "int4", "int8")
 
 
 def ask(models: list[Recipe], variants: list[str] | None = None, question_set: QuestionSet | None = None,
-        out: Path | None = None, command: str = "") -> RunRecord:
+        out: Path | None = None, command: str = "", engines: list[str] = (NATIVE,),
+        options: EngineOptions = EngineOptions()) -> RunRecord:
     """Ask each model's variants the questions and return the run's record.
 
     `variants` None is FP32 and what the recipe quantizes to; `question_set`
     None is the one that fits a model's languages. Answers are kept in `out`
     (a new folder in the cache, if None); an interrupted run of the same models,
     variants and questions goes on where it stopped. A variant that does not
-    fit into memory is skipped. `command` is kept to reproduce the run. Raises
+    fit into memory is skipped. `command` is kept to reproduce the run. Each of
+    the `engines` computes all of them, ITREX with `options`. Raises
     ItrexChatError.
     """
     labelled = labels(models)
     spec = {"models": [{"label": label, "recipe": recipe.as_dict()} for label, recipe in labelled],
             "variants": variants, "questions": dataclasses.asdict(question_set) if question_set else None}
+    if tuple(engines) != (NATIVE,):
+        spec["engines"] = list(engines)
+    if options != EngineOptions():
+        spec["options"] = dataclasses.asdict(options)
     record = RunRecord.start(out or place(cache_home() / "runs", spec), spec)
     if command and command not in record.content.setdefault("commands", []):
         record.content["commands"].append(command)
     display = Display()
     try:
         for label, recipe in labelled:
-            _ask_model(record, display, label, recipe, variants or ["fp32", f"int{recipe.quantization.bits}"],
-                       question_set)
+            _ask_model(record, display, label, recipe, variants_of(spec, recipe.as_dict()), question_set)
         states = [facts.get("state") for model in record.content["models"].values()
                   for facts in model["variants"].values()]
         record.content["complete"] = all(state in ("done", "skipped") for state in states)
@@ -73,8 +79,9 @@ def _ask_model(record: RunRecord, display: Display, label: str, recipe: Recipe, 
                                                       for name in question_sets.DEFAULT.values()]
     tokens = recipe.generation.max_new_tokens + _longest_prompt(candidates)
     try:
-        prepared = next(event for event in work({"task": "prepare", "recipe": recipe.as_dict(), "variants": variants,
-                                                 "tokens": tokens}) if event["event"] == "prepared")
+        prepared = next(event for event in work({
+            "task": "prepare", "recipe": recipe.as_dict(), "variants": variants, "tokens": tokens,
+            "options": record.content["spec"].get("options")}) if event["event"] == "prepared")
     except RunError as error:
         for variant in variants:
             _failed(record, display, label, variant, str(error))
@@ -111,7 +118,7 @@ def _ask_variant(record: RunRecord, display: Display, label: str, recipe: Recipe
         return
     job = {"task": "ask", "recipe": recipe.as_dict(), "variant": variant, "system": asked.system,
            "questions": [dataclasses.asdict(question) for question in remaining],
-           "generation": dataclasses.asdict(recipe.generation)}
+           "generation": dataclasses.asdict(recipe.generation), "options": record.content["spec"].get("options")}
     count, number = len(asked.questions), len(done)
     try:
         for event in work(job):
@@ -138,7 +145,7 @@ def _ask_variant(record: RunRecord, display: Display, label: str, recipe: Recipe
 
 def _failed(record: RunRecord, display: Display, label: str, variant: str, reason: str) -> None:
     record.note(label, variant, state="failed", reason=reason)
-    display.notice(f"\nitrex_chat: {label} {variant.upper()}: {reason}")
+    display.notice(f"\nitrex_chat: {label} {titled(variant)}: {reason}")
 
 
 def _too_large(label: str, variant: str, needs: dict[str, int]) -> str | None:
@@ -146,10 +153,10 @@ def _too_large(label: str, variant: str, needs: dict[str, int]) -> str | None:
     free = machine.available_memory()
     if needs[variant] <= free:
         return None
-    fitting = [f"{name.upper()} ({readable(size)})" for name, size in needs.items() if size <= free]
+    fitting = [f"{titled(name)} ({readable(size)})" for name, size in needs.items() if size <= free]
     advice = _("What would fit: {names}.", names=", ".join(fitting)) if fitting else _("No variant of it would fit.")
     return _("{label} {variant} needs {needed} of memory, but {free} is left: skipped. {advice}", label=label,
-             variant=variant.upper(), needed=readable(needs[variant]), free=readable(free), advice=advice)
+             variant=titled(variant), needed=readable(needs[variant]), free=readable(free), advice=advice)
 
 
 def cached_models(settings: list[str]) -> list[Recipe]:
@@ -171,7 +178,8 @@ def command(arguments) -> int:
     for name in variants or ():
         one_of("--variants", name, VARIANTS)
     asked = question_sets.load(arguments.prompts) if arguments.prompts else None
-    record = ask(models, variants, asked, arguments.out, command_line.invocation("ask"))
+    engines, options = engine_names.chosen(arguments)
+    record = ask(models, variants, asked, arguments.out, command_line.invocation("ask"), engines, options)
     states = [facts["state"] for model in record.content["models"].values() for facts in model["variants"].values()]
     print("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
     if record.answers:
@@ -185,6 +193,7 @@ def main(argv: list[str] | None = None) -> int:
                         help=_("models to ask; default: all in the cache, or {default} if it is empty", default=recipes.EMBEDDED))
     parser.add_argument("--variants", metavar="LIST", help=_("variants with commas between them, of {names}; default: fp32 and the quantized one",
                                                              names=", ".join(VARIANTS)))
+    engine_names.add_options(parser)
     parser.add_argument("--prompts", metavar="NAME|FILE",
                         help=_("a question set ({names}) or a YAML file; default: one that fits the model's languages",
                                names=", ".join(question_sets.names())))

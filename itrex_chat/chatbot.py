@@ -137,6 +137,10 @@ class Chatbot:
         from itrex_chat.generation.loop import generate
         yield from generate(self._decoder, self._tokenizer, prompt, config)
 
+    def peak_memory(self) -> int:
+        """The most memory that the model's process has had, in bytes."""
+        return machine.peak_memory()
+
     def close(self) -> None:
         """Let go of what runs outside of this process, if anything does."""
 

@@ -11,6 +11,7 @@ from itrex_chat.compare import latest
 from itrex_chat.comparison import PRECISION
 from itrex_chat.comparison.quality_tables import corpora, quality_rows
 from itrex_chat.comparison.terminal import aligned
+from itrex_chat.engines import titled
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import measuring, record as quality_record
@@ -54,7 +55,7 @@ def scored_answers(run: Path, baseline: str) -> list[Passage]:
     """What the answers of a run's baseline are scored on. Raises RunError where it has none."""
     answers = [answer for answer in RunRecord.read(run).answers if answer["variant"] == baseline]
     if not answers:
-        raise RunError(_("{run} has no answers of {variant}.", run=run, variant=baseline.upper()))
+        raise RunError(_("{run} has no answers of {variant}.", run=run, variant=titled(baseline)))
     return of_answers(answers)
 
 
@@ -65,7 +66,7 @@ def report(label: str, quality: ModelQuality) -> str:
         lines += ["", *aligned(quality_rows(quality, corpus))]
     for name, variant in quality.variants.items():
         if variant.reason:
-            lines.append(f"{name.upper()}: {variant.reason}")
+            lines.append(f"{titled(name)}: {variant.reason}")
     lines += ["", _("{size} of the baseline's predictions are kept in the cache; the next variant is compared without "
                     "computing them again.", size=readable(quality.reference_bytes))]
     return "\n".join(lines)

@@ -5,7 +5,7 @@
 import sys
 import time
 
-from itrex_chat import command_line, recipe as recipes
+from itrex_chat import command_line, engines, recipe as recipes
 from itrex_chat.artifacts.obtain import Obtained, obtain
 from itrex_chat.language import _
 from itrex_chat.quantization.statistics import Statistics
@@ -15,6 +15,19 @@ from itrex_chat.recipe import Recipe
 def quantize(recipe: Recipe, refresh: bool = False) -> Obtained:
     """The artifact of a recipe, made if the cache has none. Raises ItrexChatError."""
     return obtain(recipe, refresh=refresh)
+
+
+def quantize_with_itrex(recipe: Recipe) -> str:
+    """Have ITREX quantize a recipe's model, if that was not done before; what it did, for a person. Raises ItrexChatError."""
+    from itrex_chat.engines.itrex.quantized import sentences
+    from itrex_chat.engines.itrex.saved import obtain as obtain_saved
+    started = time.perf_counter()
+    found = obtain_saved(recipe)
+    lines = [*found.saved.log, *(f"{found.artifact.name}: {line}" for line in sentences(found.saved))]
+    lines.append(_("From the cache, in {seconds:.2f} s: {folder}", seconds=time.perf_counter() - started, folder=found.artifact.folder)
+                 if found.cached else _("Later starts of ITREX quantize nothing: its layers are filled from {folder}",
+                                        folder=found.artifact.folder))
+    return "\n".join(lines)
 
 
 def report(obtained: Obtained, seconds: float) -> str:
@@ -31,8 +44,17 @@ def report(obtained: Obtained, seconds: float) -> str:
 
 
 def command(arguments) -> None:
+    recipe = recipes.load(arguments.model, command_line.settings(arguments))
+    for engine in engines.engines_in(arguments.engine):
+        if engine == engines.ITREX:
+            print(quantize_with_itrex(recipe))
+        else:
+            _quantize_here(recipe, arguments.refresh)
+
+
+def _quantize_here(recipe: Recipe, refresh: bool) -> None:
     started = time.perf_counter()
-    obtained = quantize(recipes.load(arguments.model, command_line.settings(arguments)), arguments.refresh)
+    obtained = quantize(recipe, refresh)
     print(report(obtained, time.perf_counter() - started))
 
 
@@ -42,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
                         help=_("a recipe ({names}) or a recipe file, a folder, a .gguf file or a hub's owner/name; default: {default}",
                                names=", ".join(recipes.names()), default=recipes.EMBEDDED))
     parser.add_argument("--refresh", action="store_true", help=_("ask the hub whether the model has changed"))
+    parser.add_argument("--engine", default=engines.NATIVE, metavar="LIST",
+                        help=_("who quantizes, with commas between them: {names}; default: {default}",
+                               names=", ".join(engines.ENGINES), default=engines.NATIVE))
     command_line.add_settings(parser)
     return command_line.run(command, parser.parse_args(argv))
 

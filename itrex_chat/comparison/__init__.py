@@ -12,16 +12,17 @@ from itrex_chat.comparison import metrics
 from itrex_chat.comparison.metrics import chrf, equal_tokens
 from itrex_chat.endpoints import stored as judgements
 from itrex_chat.endpoints.stored import Judged
+from itrex_chat.engines import ENGINES, variant_of
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.ratings.summary import Rated, summary
 from itrex_chat.ratings.stored import ratings_of
-from itrex_chat.recipe import WEIGHT_DTYPES
-from itrex_chat.runs.record import RunRecord
+from itrex_chat.runs.record import RunRecord, variants_of
 
 PRECISION = ("fp32", "bf16", "int8", "int4")  # the most precise first
+ORDER = tuple(variant_of(engine, precision) for precision in PRECISION for engine in ENGINES)
 ONLINE = "online"  # another model's answers, from an endpoint: a column to read beside the variants
 SCHEMA_VERSION = 2
 
@@ -56,11 +57,13 @@ class Figures:
     accepted_share: float | None  # of the new tokens, those that prompt lookup guessed
     seconds: float
     load_seconds: float | None
+    build_seconds: float | None  # quantizing, when that was done
     peak_memory: int | None
     disk_bytes: int | None
     weight_bytes: int | None
     bits_per_weight: float | None
     kernel: str
+    engine: dict | None = None  # what another engine's record says: versions, its log, how its integers compare
     identical: int | None = None  # answers equal to the baseline's
     equal_tokens: float | None = None  # median
     chrf: float | None = None  # mean
@@ -156,7 +159,7 @@ def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: Mod
         variants = {name: {"state": "waiting"} for name in _asked(record, label)} | variants | facts["variants"]
         artifacts |= facts.get("artifacts", {})
         answers |= {(answer["variant"], answer["id"]): answer for answer in record.answers if answer["model"] == label}
-    answered = [name for name in (*PRECISION, ONLINE) if any(variant == name for variant, _id in answers)]
+    answered = [name for name in (*ORDER, ONLINE) if any(variant == name for variant, _id in answers)]
     if not answered:
         return None
     baseline = answered[0]
@@ -168,8 +171,8 @@ def _compare_model(label: str, parts: list[tuple[RunRecord, dict]], quality: Mod
     figures = [_figures(name, variants.get(name, {}), artifacts.get(name),
                         [answer for (variant, _id), answer in answers.items() if variant == name], pairs.get(name),
                         {id: question["expected"] for id, question in questions.items()})
-               for name in (*PRECISION, ONLINE) if name in variants or name in answered]
-    figures.sort(key=lambda f: (f.variant != baseline, (*PRECISION, ONLINE).index(f.variant)))
+               for name in (*ORDER, ONLINE) if name in variants or name in answered]
+    figures.sort(key=lambda f: (f.variant != baseline, (*ORDER, ONLINE).index(f.variant)))
     return ModelComparison(label, baseline, loads[0]["stored"] if loads else "?", loads[0]["origin"] if loads else {},
                            next(facts["question_set"] for _record, facts in parts if "question_set" in facts),
                            figures, pairs or {baseline: [_pair(question, answers.get((baseline, id)), None)
@@ -182,7 +185,7 @@ def _asked(record: RunRecord, label: str) -> list[str]:
     recipe = next((model["recipe"] for model in spec.get("models", ()) if model["label"] == label), None)
     if recipe is None:
         return []
-    return spec["variants"] or ["fp32", f"int{WEIGHT_DTYPES[recipe['quantization']['weight_dtype']]}"]
+    return variants_of(spec, recipe)
 
 
 def _pair(question: dict, baseline: dict | None, answer: dict | None) -> AnswerPair:
@@ -214,7 +217,7 @@ def _figures(variant: str, facts: dict, artifact: dict | None, answers: list[dic
         load_seconds=load.get("seconds"), peak_memory=facts.get("peak_memory"), disk_bytes=load.get("disk_bytes"),
         weight_bytes=load.get("weight_bytes"),
         bits_per_weight=8 * statistics["bytes_after"] / statistics["weights"] if statistics else None,
-        kernel=load.get("kernel", ""),
+        kernel=load.get("kernel", ""), engine=load.get("engine"), build_seconds=_build_seconds(load, statistics),
         identical=sum(pair.identical for pair in both) if both else None,
         equal_tokens=_median(pair.equal_tokens for pair in both),
         chrf=mean(pair.chrf for pair in both) if both else None,
@@ -224,6 +227,12 @@ def _figures(variant: str, facts: dict, artifact: dict | None, answers: list[dic
         languages=dict(Counter(metrics.language_of(answer["text"]) for answer in answers)),
         expected=len(checked), matching=sum(metrics.matches(*pair) for pair in checked),
         containing=sum(metrics.contains(*pair) for pair in checked))
+
+
+def _build_seconds(load: dict, statistics: dict | None) -> float | None:
+    if engine := load.get("engine"):
+        return (engine["saved"] or {}).get("build_seconds")
+    return statistics["seconds"] if statistics else None
 
 
 def _median(values) -> float | None:

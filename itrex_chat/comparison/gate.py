@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from itrex_chat.choices import one_of
 from itrex_chat.comparison import ONLINE, Comparison, Figures, ModelComparison
+from itrex_chat.engines import titled
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import metrics
@@ -61,12 +62,12 @@ def failures(comparison: Comparison, conditions: list[Condition]) -> list[str]:
             others = [figures for figures in model.figures if figures.variant not in (model.baseline, ONLINE)]
             if not others:
                 raise RunError(_("--fail-if {text}: {model} has nothing to compare with {base}.", text=condition.text,
-                                 model=model.model, base=model.baseline.upper()))
+                                 model=model.model, base=titled(model.baseline)))
             for figures in others:
                 for where, value in _values(model, figures, condition):
                     if condition.holds(value):
                         found.append(_("{model} {variant}: {name} is {value:.6g}{where} ({condition})",
-                                       model=model.model, variant=figures.variant.upper(), where=where,
+                                       model=model.model, variant=titled(figures.variant), where=where,
                                        name=condition.name + (f".{condition.end}" if condition.end else ""),
                                        value=value, condition=condition.text))
     return found
@@ -79,13 +80,13 @@ def _values(model: ModelComparison, figures: Figures, condition: Condition) -> l
         value = _answered(model, figures, name)
         if value is None:
             raise RunError(_("--fail-if {text}: {name} of {model} {variant} is not known{reason}.", text=condition.text,
-                             name=name, model=model.model, variant=variant.upper(),
+                             name=name, model=model.model, variant=titled(variant),
                              reason=f" ({figures.reason.rstrip('.')})" if figures.reason else ""))
         return [("", value)]
     measured = model.quality.variants.get(variant) if model.quality else None
     if measured is None or not measured.corpora:
         raise RunError(_("--fail-if {text}: {model} {variant} was not measured; run python -m itrex_chat.measure first.",
-                         text=condition.text, model=model.model, variant=variant.upper()))
+                         text=condition.text, model=model.model, variant=titled(variant)))
     values = []
     for corpus in measured.corpora:
         value = getattr(corpus.figures[name], condition.end or "value")

@@ -4,8 +4,9 @@ import re
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
 from itrex_chat.comparison.quality_tables import corpora, judged_line, quality_rows, rating_rows
-from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
+from itrex_chat.comparison.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.comparison.verdict import verdicts
+from itrex_chat.engines import titled
 from itrex_chat.language import _
 from itrex_chat.units import readable
 
@@ -41,7 +42,7 @@ def _model(model: ModelComparison) -> list[str]:
     parts += [_table(quality_rows(model.quality, corpus)) for corpus in corpora(model.quality)]
     parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
     parts += [escaped(judged_line(model.baseline, variant, judged)) for variant, judged in model.judged.items()]
-    parts += missing(model)
+    parts += [escaped(line) for line in engine_lines(model)] + missing(model)
     for variant, pairs in model.pairs.items():
         for pair in worst_first(pairs):
             parts += _pair(model.baseline, variant, pair)
@@ -69,7 +70,7 @@ def _pair(baseline: str, variant: str, pair: AnswerPair) -> list[str]:
     same = equal_characters(*texts) if all(answer for _name, answer in answers) and len(answers) == 2 else None
     cells = [_("(not answered)") if answer is None else _marked(answer["text"], same, pair.identical)
              for _name, answer in answers]
-    parts.append("\n".join([_row([name.upper() for name, _answer in answers]), "|---" * len(answers) + "|",
+    parts.append("\n".join([_row([titled(name) for name, _answer in answers]), "|---" * len(answers) + "|",
                             "| " + " | ".join(cells) + " |"]))
     if verdict := likeness(pair):
         parts.append(verdict)

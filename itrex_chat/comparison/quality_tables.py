@@ -1,5 +1,6 @@
 """Teacher-forced figures as rows of text."""
 from itrex_chat.endpoints.stored import Judged
+from itrex_chat.engines import titled
 from itrex_chat.language import _
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import ANSWERS
@@ -10,7 +11,7 @@ BRIEF = ("ppl_base", "ppl_ratio", "same_top", "kld_mean", "kld_median", "kld_99"
 
 
 def corpus_title(name: str, baseline: str) -> str:
-    return _("the answers of {base}", base=baseline.upper()) if name == ANSWERS else name
+    return _("the answers of {base}", base=titled(baseline)) if name == ANSWERS else name
 
 
 def corpora(quality: ModelQuality | None) -> list[str]:
@@ -23,10 +24,10 @@ def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> lis
     """A heading and a row for each figure, a column for each variant measured on the corpus; `brief` is the main ones."""
     shown = {name: found for name, variant in quality.variants.items()
              if (found := next((c for c in variant.corpora if c.name == corpus), None))}
-    base = quality.baseline.upper()
+    base = titled(quality.baseline)
     first = next(iter(shown.values()))
     rows = [[_("{corpus}: {positions} tokens in {passages} passages", corpus=corpus_title(corpus, quality.baseline),
-               positions=first.positions, passages=first.passages), *(name.upper() for name in shown)]]
+               positions=first.positions, passages=first.passages), *(titled(name) for name in shown)]]
 
     def add(title: str, figure: str, show) -> None:
         if not brief or figure in BRIEF:
@@ -53,7 +54,7 @@ def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> lis
 
 def rating_rows(baseline: str, variant: str, rated: list[Rated]) -> list[list[str]]:
     """A heading and a row for each criterion that people rated."""
-    rows = [["", baseline.upper(), variant.upper(), _("difference"), _("ratings")]]
+    rows = [["", titled(baseline), titled(variant), _("difference"), _("ratings")]]
     return rows + [[criterion_title(row.criterion), f"★ {row.baseline:.1f}", f"★ {row.variant:.1f}",
                     estimate(row.difference, lambda v: signed(v, 1)), str(row.ratings)] for row in rated]
 
@@ -64,7 +65,7 @@ def judged_line(baseline: str, variant: str, judged: Judged) -> str:
                                                    cosine=judged.similarity)
     return _("{judge} judged {pairs} pairs in both orders: {variant} better in {better}, {base} better in {worse}, equal in "
              "{equal}, decided by the order alone in {positional}, not to be read in {unreadable}.", judge=judged.judge,
-             pairs=judged.pairs, variant=variant.upper(), base=baseline.upper(), better=judged.variant,
+             pairs=judged.pairs, variant=titled(variant), base=titled(baseline), better=judged.variant,
              worse=judged.baseline, equal=judged.equal, positional=judged.positional, unreadable=judged.unreadable) + alike
 
 

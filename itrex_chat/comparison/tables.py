@@ -3,6 +3,8 @@ import csv
 import io
 
 from itrex_chat.comparison import Comparison, Figures, ModelComparison, metrics
+from itrex_chat.engines import titled
+from itrex_chat.engines.itrex.quantized import Saved, sentences
 from itrex_chat.language import _
 from itrex_chat.units import readable
 
@@ -17,9 +19,9 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
     """A heading and a row for each figure: one column for each variant that answered, and ratios to the baseline."""
     shown = [figures for figures in model.figures if figures.answers]
     others = shown[1:]
-    base = model.baseline.upper()
-    rows = [["", *(figures.variant.upper() for figures in shown),
-             *(f"{figures.variant.upper()} / {base}" for figures in others)]]
+    base = titled(model.baseline)
+    rows = [["", *(titled(figures.variant) for figures in shown),
+             *(f"{titled(figures.variant)} / {base}" for figures in others)]]
 
     def add(title: str, field: str, show) -> None:
         values = [getattr(figures, field) for figures in shown]
@@ -36,6 +38,7 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
     add(_("peak memory"), "peak_memory", readable)
     add(_("weights read per token"), "weight_bytes", readable)
     add(_("on disk"), "disk_bytes", readable)
+    add(_("quantization, once"), "build_seconds", lambda v: f"{v:.1f} s")
     add(_("load time"), "load_seconds", lambda v: f"{v:.1f} s")
     add(_("tokens in all answers"), "new_tokens", str)
     add(_("time for all answers"), "seconds", lambda v: f"{v:.1f} s")
@@ -67,15 +70,21 @@ def missing(model: ModelComparison) -> list[str]:
             reason = _("The run was interrupted; the same python -m itrex_chat.ask goes on with it.") \
                 if figures.state in ("waiting", "asking") else figures.reason
             lines.append(_("{variant}: {answers} of {count} questions answered. {reason}", answers=figures.answers,
-                           variant=figures.variant.upper(), count=count, reason=reason).strip())
+                           variant=titled(figures.variant), count=count, reason=reason).strip())
     for name, variant in (model.quality.variants if model.quality else {}).items():
         if variant.reason:
-            lines.append(_("{variant} was not measured: {reason}", variant=name.upper(), reason=variant.reason))
+            lines.append(_("{variant} was not measured: {reason}", variant=titled(name), reason=variant.reason))
     answered = next(figures.answers for figures in model.figures if figures.variant == model.baseline)
     if model.quality and len(model.quality.answers) < answered and model.quality.baseline == model.baseline:
         lines.append(_("Measured on {measured} of {answers} answers; measure again: python -m itrex_chat.measure",
                        measured=len(model.quality.answers), answers=answered))
     return lines
+
+
+def engine_lines(model: ModelComparison) -> list[str]:
+    """What another engine's quantization was, a variant after the other."""
+    return [f"{titled(figures.variant)}: {line}" for figures in model.figures
+            if (saved := (figures.engine or {}).get("saved")) for line in sentences(Saved(**saved))]
 
 
 def absent(comparison: Comparison) -> list[str]:
@@ -108,7 +117,7 @@ def provenance(model: ModelComparison) -> str:
     """Where the weights of the baseline came from."""
     origin = model.origin
     where = origin.get("repository") or origin.get("path") or f"{origin.get('name')} {origin.get('version')}"
-    text = _("{base} weights: {stored}, from {where}.", base=model.baseline.upper(), stored=model.stored, where=where)
+    text = _("{base} weights: {stored}, from {where}.", base=titled(model.baseline), stored=model.stored, where=where)
     if model.weights_were_quantized:
         text += _(" They were quantized before, which makes INT4 look better here than it is against the original model.")
     return text

@@ -5,8 +5,9 @@ from itrex_chat.comparison import Comparison, ModelComparison
 from itrex_chat.comparison.markdown import likeness
 from itrex_chat.comparison.metrics import equal_characters
 from itrex_chat.comparison.quality_tables import corpora, judged_line, quality_rows, rating_rows
-from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
+from itrex_chat.comparison.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.comparison.verdict import verdicts
+from itrex_chat.engines import titled
 from itrex_chat.language import _
 from itrex_chat.runs.display import safe
 
@@ -28,7 +29,7 @@ def _model(model: ModelComparison) -> list[str]:
                 text = _("(not answered)") if answer is None else answer["text"]
                 if same is not None:
                     text = text[:same] + "▸" + text[same:]
-                lines.append(f"  {name.upper():5} {safe(text)}".replace("\n", "\n        "))
+                lines.append(f"  {titled(name):5} {safe(text)}".replace("\n", "\n        "))
             if verdict := likeness(pair):
                 lines.append(f"  · {verdict}")
     lines += ["", provenance(model), "", *aligned(figure_rows(model))]
@@ -39,7 +40,7 @@ def _model(model: ModelComparison) -> list[str]:
     lines += [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()]
     for verdict in verdicts(model):
         lines += ["", verdict.text]
-    return [*lines, *missing(model), ""]
+    return [*lines, *engine_lines(model), *missing(model), ""]
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

@@ -20,6 +20,7 @@ from statistics import median
 
 from itrex_chat.comparison import ONLINE, Figures, ModelComparison
 from itrex_chat.comparison.quality_tables import corpus_title, signed, small
+from itrex_chat.engines import titled
 from itrex_chat.language import _, spoken_language
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
@@ -69,7 +70,7 @@ def level(corpus: Corpus) -> tuple[str, str]:
 
 def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
     corpus = main_corpus(model, figures.variant)
-    names = {"variant": figures.variant.upper(), "base": model.baseline.upper()}
+    names = {"variant": titled(figures.variant), "base": titled(model.baseline)}
     if corpus is None:
         found, cost = UNKNOWN, _(
             "What {variant} costs was not measured: answers that differ do not tell whether they are worse "

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from itrex_chat import machine
+from itrex_chat.engines import titled
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import metrics
@@ -71,7 +72,7 @@ def measure(recipe: Recipe, baseline: str, variants: list[str], answers: list[Pa
             raise RunError(_("{text} has fewer than two tokens; name a longer one.", text=text))
         passages += windows
     if not passages:
-        raise RunError(_("There is nothing to measure on: no answer of {baseline}, and no --text.", baseline=baseline.upper()))
+        raise RunError(_("There is nothing to measure on: no answer of {baseline}, and no --text.", baseline=titled(baseline)))
     for passage in passages:
         if passage.positions and max(passage.ids) >= plan["vocabulary"]:
             raise RunError(_("The answer {name} has tokens that this model does not have: it was given by another one.",
@@ -118,7 +119,7 @@ def check_memory(variant: str, plan: dict) -> None:
     """Raise RunError with the numbers where a variant would not fit."""
     needed, free = plan["needs"][variant], machine.available_memory()
     if needed > free:
-        raise RunError(_("Scoring {variant} needs {needed} of memory, but {free} is left.", variant=variant.upper(),
+        raise RunError(_("Scoring {variant} needs {needed} of memory, but {free} is left.", variant=titled(variant),
                          needed=readable(needed), free=readable(free)))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from itrex_chat import questions as question_sets
 from itrex_chat.artifacts.store import ArtifactStore
+from itrex_chat.engines import titled
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
 from itrex_chat.quality import measuring, metrics
@@ -84,7 +85,7 @@ def _speed(recipe: Recipe, variant: str) -> dict:
     answers = [event for event in events if event["event"] == "answer"]
     loaded = next(event for event in events if event["event"] == "loaded")
     if not answers:
-        raise RunError(_("{variant} gave no answer.", variant=variant.upper()))
+        raise RunError(_("{variant} gave no answer.", variant=titled(variant)))
     return {"tokens_per_second": max((a["tokens_per_second"] or 0 for a in answers)) or None,
             "prefill_tokens_per_second": max(a["prefill_tokens_per_second"] for a in answers),
             "weight_bytes": loaded["weight_bytes"], "peak_memory": events[-1]["peak_memory"]}

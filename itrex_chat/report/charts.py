@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from itrex_chat.engines import titled
 from itrex_chat.quality.intervals import Estimate
 
 NARROW, WIDTH = 270, 340  # of charts that stand beside others, in user units: legible on a phone as they are
@@ -32,7 +33,7 @@ def bars(title: str, rows: list[Bar]) -> Markup:
     parts = []
     for number, row in enumerate(rows):
         top, length = 8 + 30 * number, max(1.0, 135 * row.value / most)
-        parts.append(_text(46, top + 15, row.variant.upper(), "end"))
+        parts.append(_text(46, top + 15, titled(row.variant), "end"))
         parts.append(f'<rect class="fill-{_class(row.variant)}" x="54" y="{top}" width="{length:.1f}" height="20" rx="3"/>')
         parts.append(_text(60 + length, top + 15, row.text, "start", "value"))
     return _svg(title, NARROW, 8 + 30 * len(rows), parts)
@@ -169,7 +170,7 @@ def _legend(variants: list[str], right: float, y: float) -> list[str]:
     for variant in reversed(variants):
         x -= 9 * len(variant) + 20
         parts.append(f'<rect class="fill-{_class(variant)}" x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" rx="2"/>')
-        parts.append(_text(x + 14, y, variant.upper(), "start"))
+        parts.append(_text(x + 14, y, titled(variant), "start"))
     return parts
 
 

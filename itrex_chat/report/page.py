@@ -6,8 +6,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison
 from itrex_chat.comparison.markdown import chosen_how, likeness
 from itrex_chat.comparison.quality_tables import corpora, estimate, judged_line, quality_rows, rating_rows, small
-from itrex_chat.comparison.tables import absent, figure_rows, missing, provenance
+from itrex_chat.comparison.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.comparison.verdict import level_label, main_corpus, verdicts
+from itrex_chat.engines import titled
 from itrex_chat.language import _, spoken_language
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
@@ -40,7 +41,7 @@ def rendered(template: str, title: str, heading: str, where: str, **values) -> s
 def _environment() -> Environment:
     environment = Environment(loader=PackageLoader("itrex_chat.report", ""), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters["shown"] = shown
+    environment.filters |= {"shown": shown, "titled": titled}
     return environment
 
 
@@ -83,6 +84,7 @@ def _split(text: str) -> tuple[str, str]:
 def _model(model: ModelComparison) -> dict:
     return {
         "name": model.model, "baseline": model.baseline, "provenance": provenance(model), "missing": missing(model),
+        "engines": engine_lines(model),
         "verdicts": [{"variant": verdict.variant, "level": verdict.level, "word": level_label(verdict.level),
                       "sentences": verdict.sentences}
                      for verdict in reversed(verdicts(model))],
@@ -158,7 +160,7 @@ def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict | No
     if scores is None or not pair.baseline or len(tokens.pieces) != len(pair.baseline["token_ids"]):
         return None
     pieces = [{"text": shown(piece), "shade": sum(kl >= limit for limit in SHADES),
-               "title": f"{model.baseline.upper()} {100 * p:.1f} % · {variant.upper()} {100 * q:.1f} % · KL {small(kl)}"}
+               "title": f"{titled(model.baseline)} {100 * p:.1f} % · {titled(variant)} {100 * q:.1f} % · KL {small(kl)}"}
               for piece, p, q, kl in zip(tokens.pieces, tokens.p, scores.p, scores.kl)]
     chart = charts.probabilities(_("probability of each token of the answer"), model.baseline, variant, tokens.p, scores.p)
     return {"variant": variant, "pieces": pieces, "chart": chart}

@@ -3,6 +3,7 @@ from statistics import median
 
 from itrex_chat import machine
 from itrex_chat.comparison.quality_tables import estimate, small
+from itrex_chat.engines import titled
 from itrex_chat.language import _
 from itrex_chat.quality.attribution import Attribution, Step
 from itrex_chat.quality.intervals import Estimate
@@ -63,7 +64,7 @@ def sweep_page(model: str, baseline: str, outcomes: list[Outcome], command: str)
     rows = sweep_rows(outcomes)
     for number, row in enumerate(rows[1:], 1):
         row[0] = f"{number} · {row[0]}"
-    title = _("Recipes of {model} against {base}", model=model, base=baseline.upper())
+    title = _("Recipes of {model} against {base}", model=model, base=titled(baseline))
     return rendered("recipes.html.j2", title, title, machine.description()["cpu"], verdict=sweep_verdict(outcomes),
                     missing=[f"{o.label}: {o.reason}" for o in outcomes if o.reason], command=command,
                     parts=[{"title": _("Quality against size and speed"), "rows": rows, "charts": _scatters(found),

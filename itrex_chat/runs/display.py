@@ -2,6 +2,7 @@
 import sys
 import unicodedata
 
+from itrex_chat.engines import titled
 from itrex_chat.language import _
 from itrex_chat.questions import Question
 from itrex_chat.units import readable
@@ -17,7 +18,7 @@ class Display:
         print(f"\n=== {label} · " + _("{count} questions of {name}", count=count, name=question_set), flush=True)
 
     def loaded(self, label: str, variant: str, facts: dict) -> None:
-        print(f"\n--- {label} · {variant.upper()} · " + _(
+        print(f"\n--- {label} · {titled(variant)} · " + _(
             "{kernel}, {threads} threads, loaded in {seconds:.1f} s, {memory}", kernel=facts["kernel"],
             threads=facts["threads"], seconds=facts["seconds"], memory=readable(facts["memory"])), flush=True)
         if facts.get("why"):

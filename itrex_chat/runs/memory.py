@@ -2,6 +2,7 @@
 from itrex_chat.decoder.config import DecoderConfig
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.layout import layer, tensors
+from itrex_chat.engines import ITREX, engine_and_precision
 from itrex_chat.kernels import Kernel
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.recipe import Quantization
@@ -16,6 +17,10 @@ def needed(config: DecoderConfig, variant: str, tokens: int, quantization: Quant
 
     `embedding_bytes` is the stored size of one value of the embedding.
     """
+    engine, precision = engine_and_precision(variant)
+    if engine == ITREX:
+        from itrex_chat.engines.itrex.memory import needed as needed_by_itrex
+        return needed_by_itrex(config, precision, tokens)
     specs = list(tensors(config))
     per_weight = DENSE[variant].itemsize if variant in DENSE else None
     weights = largest = 0

@@ -13,8 +13,10 @@ from filelock import FileLock, Timeout
 
 from itrex_chat import files, machine
 from itrex_chat.chat.messages import printable
+from itrex_chat.engines import NATIVE, variant_of
 from itrex_chat.errors import RunError
 from itrex_chat.language import _
+from itrex_chat.recipe import WEIGHT_DTYPES
 
 FORMAT_VERSION = 1
 RUN, ANSWERS = "run.json", "answers.jsonl"
@@ -106,6 +108,12 @@ class RunRecord:
 def digest(spec: dict) -> str:
     """What tells two runs apart."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def variants_of(spec: dict, recipe: dict) -> list[str]:
+    """The variants that a run of `spec` asks of one of its models."""
+    precisions = spec["variants"] or ["fp32", f"int{WEIGHT_DTYPES[recipe['quantization']['weight_dtype']]}"]
+    return [variant_of(engine, precision) for engine in spec.get("engines", (NATIVE,)) for precision in precisions]
 
 
 def place(runs: Path, spec: dict) -> Path:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from itrex_chat import machine
 from itrex_chat import recipe as recipes
-from itrex_chat.errors import ItrexChatError, RunError
+from itrex_chat.engines import ITREX, EngineOptions, engine_and_precision
+from itrex_chat.errors import EngineError, ItrexChatError, RunError
 from itrex_chat.language import _
 from itrex_chat.recipe import Recipe
 from itrex_chat.runs.protocol import receive_job, tell
@@ -45,38 +46,48 @@ class Stored:
     embedding_bytes: int = 2
 
 
-def prepare(recipe: dict, variants: list[str], tokens: int) -> None:
+def prepare(recipe: dict, variants: list[str], tokens: int, options: dict | None = None) -> None:
     """Have everything on disk that the variants need, and say how much memory each will take.
 
     A variant that cannot be had is told with its reason; only when none can,
     the whole model has failed.
     """
-    tell("prepared", **_preparation(recipes.from_dict(recipe), variants, tokens))
+    tell("prepared", **_preparation(recipes.from_dict(recipe), variants, tokens, EngineOptions(**options or {})))
 
 
-def _preparation(model: Recipe, variants: list[str], tokens: int) -> dict:
+def _preparation(model: Recipe, variants: list[str], tokens: int, options: EngineOptions = EngineOptions()) -> dict:
     from itrex_chat.chat import load_tokenizer, spoken_languages
     from itrex_chat.kernels import choose
     from itrex_chat.runs.memory import needed
     from itrex_chat.variants import DENSE, QUANTIZED
     kernel = choose()
-    stored, artifacts, problems = {}, {}, {}
+    stored, artifacts, problems, foreign = {}, {}, {}, []
     for name in variants:
+        engine, precision = engine_and_precision(name)
         try:
-            if name in QUANTIZED:
+            if engine == ITREX:
+                from itrex_chat.engines.itrex.chatbot import check
+                check(precision)
+            if precision in QUANTIZED:
                 artifacts[name] = artifact = _artifact(for_variant(model, name))
                 stored["artifact"] = Stored(artifact.folder, artifact.family, artifact.decoder)
             elif "checkpoint" not in stored:
                 stored["checkpoint"] = _checkpoint(model)
         except ItrexChatError as error:
-            problems[name] = str(error)
+            if engine == ITREX and options.trust_remote_code and not isinstance(error, EngineError):
+                foreign.append(name)
+            else:
+                problems[name] = str(error)
     if not stored:
-        raise RunError(next(iter(problems.values())))
+        if not foreign:
+            raise RunError(next(iter(problems.values())))
+        return {"needs": dict.fromkeys(foreign, 0), "languages": list(model.languages or ("en",)), "problems": problems,
+                "artifacts": {}}
     used = stored.get("checkpoint") or stored["artifact"]
     languages = model.languages or spoken_languages(load_tokenizer(used.folder, used.family, model.chat, used.gguf))
-    every = dict.fromkeys([*DENSE, f"int{model.quantization.bits}", *artifacts])
+    every = dict.fromkeys([*DENSE, f"int{model.quantization.bits}", *variants])
     needs = {name: needed(used.decoder, name, tokens, for_variant(model, name).quantization, kernel,
-                          used.embedding_bytes if name in DENSE else 2) for name in every}
+                          used.embedding_bytes if name in DENSE else 2) for name in every if name not in problems}
     return {"needs": needs, "languages": list(languages), "problems": problems,
             "artifacts": {name: {"folder": str(artifact.folder), "bytes": artifact.nbytes(),
                                  "statistics": artifact.manifest["statistics"]}
@@ -98,16 +109,16 @@ def _checkpoint(model: Recipe) -> Stored:
                   checkpoint.dtype("model.embed_tokens.weight").itemsize)
 
 
-def ask(recipe: dict, variant: str, questions: list[dict], system: str, generation: dict) -> None:
+def ask(recipe: dict, variant: str, questions: list[dict], system: str, generation: dict, options: dict | None = None) -> None:
     """Load one variant and answer the questions, each for itself."""
     started = time.perf_counter()
     from itrex_chat.chatbot import load_chatbot
     from itrex_chat.generation_config import GenerationConfig
     from itrex_chat.generation.response import Response
     model = recipes.from_dict(recipe)
-    chatbot = load_chatbot(for_variant(model, variant), variant)
+    chatbot = load_chatbot(for_variant(model, variant), variant, options=EngineOptions(**options or {}))
     config = GenerationConfig(**generation)
-    tell("loaded", seconds=time.perf_counter() - started, memory=machine.peak_memory(), **chatbot.facts())
+    tell("loaded", **{"seconds": time.perf_counter() - started, "memory": machine.peak_memory(), **chatbot.facts()})
     for question in questions:
         messages = [{"role": "system", "content": system}] * bool(system)
         began = time.perf_counter()
@@ -122,7 +133,7 @@ def ask(recipe: dict, variant: str, questions: list[dict], system: str, generati
              tpot=response.tpot, tokens_per_second=response.tokens_per_second,
              prefill_tokens_per_second=response.prefill_tokens_per_second, drafted_tokens=response.drafted_tokens,
              accepted_tokens=response.accepted_tokens, seconds=time.perf_counter() - began)
-    tell("done", peak_memory=machine.peak_memory())
+    tell("done", peak_memory=chatbot.peak_memory())
 
 
 def plan_scoring(recipe: dict, baseline: str, variants: list[str], answers: list[list[int]], texts: list[str],
@@ -171,7 +182,7 @@ def _tokenizer(model: Recipe, variant: str):
 def for_variant(model: Recipe, variant: str) -> Recipe:
     """The recipe with the quantization that a variant's name asks for."""
     from itrex_chat.variants import QUANTIZED
-    bits = QUANTIZED.get(variant)
+    bits = QUANTIZED.get(engine_and_precision(variant)[1])
     if bits in (None, model.quantization.bits):
         return model
     weight_dtype = {4: "int4_fullrange", 8: "int8"}[bits]

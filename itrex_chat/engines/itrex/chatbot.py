@@ -9,7 +9,8 @@ from itrex_chat.chatbot import Chatbot
 from itrex_chat.engines import EngineOptions, engine_and_precision
 from itrex_chat.engines.itrex import environment, foreign
 from itrex_chat.engines.itrex.process import Process
-from itrex_chat.engines.itrex.saved import Saved, load_job, obtain
+from itrex_chat.engines.itrex.quantized import Saved
+from itrex_chat.engines.itrex.saved import load_job, obtain
 from itrex_chat.engines.itrex.view import prepared
 from itrex_chat.errors import CheckpointError, EngineError, GenerationError
 from itrex_chat.generation.response import Response
@@ -32,6 +33,10 @@ class ItrexChatbot(Chatbot):
                  own_template: bool = False):
         super().__init__(recipe, variant, None, tokenizer, facts)
         self._process, self._limits, self._own_template = process, limits, own_template
+        self._peak_memory = facts["memory"]
+
+    def peak_memory(self) -> int:
+        return self._peak_memory
 
     def close(self) -> None:
         self._process.close()
@@ -58,7 +63,7 @@ class ItrexChatbot(Chatbot):
         if piece := stream.end():
             text += piece
             yield piece
-        self.peak_memory = event["memory"]
+        self._peak_memory = event["memory"]
         yield Response(text, ids, prompt, "stop" if event["stopped"] else "length", event["ttft"], event["tpot"])
 
 
@@ -67,17 +72,15 @@ def load_itrex_chatbot(recipe: Recipe, variant: str, home: Path | None = None,
     """A variant ("itrex-fp32", "itrex-int4" or "itrex-int8") of a recipe's model. Raises ItrexChatError."""
     home = home or cache_home()
     precision = engine_and_precision(variant)[1]
-    if precision not in PRECISIONS:
-        raise EngineError(_("ITREX has no {name} here: its BF16 needs intel-extension-for-pytorch, which its set of versions "
-                            "does not have. Ask for fp32 or int4.", name=precision.upper()))
-    version = environment.find().version
+    version = check(precision)
     try:
         if precision == "fp32":
             view, saved, size = prepared(recipe, home), None, None
             job = load_job(view, precision, recipe)
         else:
-            saved, artifact, view, own = obtain(recipe, home)
-            job, size = load_job(view, precision, recipe, artifact, own), artifact.nbytes()
+            found = obtain(recipe, home)
+            saved, view, size = found.saved, found.view, found.artifact.nbytes()
+            job = load_job(view, precision, recipe, found.artifact, found.own)
     except (CheckpointError, EngineError) as error:
         if not options.trust_remote_code:
             raise
@@ -98,6 +101,14 @@ def load_itrex_chatbot(recipe: Recipe, variant: str, home: Path | None = None,
         "engine": _engine_facts(loaded, saved, process)}
     return ItrexChatbot(recipe, variant, process, view.tokenizer,
                         (view.architecture.context, view.checkpoint.decoder.vocab_size), facts, options.own_template)
+
+
+def check(precision: str) -> str:
+    """The version of the ITREX that will compute a precision. Raises EngineError where none can."""
+    if precision not in PRECISIONS:
+        raise EngineError(_("ITREX has no {name} here: its BF16 needs intel-extension-for-pytorch, which its set of versions "
+                            "does not have. Ask for fp32 or int4.", name=precision.upper()))
+    return environment.find().version
 
 
 def _engine_facts(loaded: dict, saved: Saved | None, process: Process) -> dict:

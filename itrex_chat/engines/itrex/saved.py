@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from itrex_chat.artifacts.obtain import obtain as obtain_artifact
 from itrex_chat.engines.itrex import environment
 from itrex_chat.engines.itrex.memory import quantizing
 from itrex_chat.engines.itrex.process import Process
+from itrex_chat.engines.itrex.quantized import FORMAT, Saved
 from itrex_chat.engines.itrex.view import View, prepared
 from itrex_chat.errors import EngineError
 from itrex_chat.language import _
@@ -36,40 +37,22 @@ from itrex_chat.quantization.tensor import QuantizedTensor
 from itrex_chat.recipe import Recipe
 from itrex_chat.units import readable
 
-FORMAT = 1
 CHECK = "1 + 1 = 2. 2 + 2 = 4. 3 + 3 ="  # what the greedy tokens of the check follow
 
 
 @dataclass(frozen=True)
-class Saved:
-    """What ITREX quantized, how that compares with this program's integers and scales, and what later starts load.
-
-    Seconds and bytes. `made` is the weight type that ITREX chose for `asked`; "" where it did not quantize itself, for
-    the reason in `skipped`. `different` integers of `integers`, and the largest relative difference of scales, are
-    against this program's quantization to `made`.
-    """
-    itrex: str
-    asked: str
-    compute_dtype: str
-    made: str = ""
-    skipped: str = ""
-    build_seconds: float | None = None
-    build_memory: int | None = None
-    log: list[str] = field(default_factory=list)
-    layers: int = 0
-    integers: int = 0
-    different: int = 0
-    scale_difference: float = 0.0
-    tokens_equal: bool | None = None  # of the saved model and of the one that ITREX quantized
-    own: bool = False
-    format: int = FORMAT
+class Obtained:
+    """A saved model: what ITREX did, the artifact and view it is loaded from, ITREX's own numbers where they differ, and
+    whether it was there before."""
+    saved: Saved
+    artifact: Artifact
+    view: View
+    own: Path | None
+    cached: bool
 
 
-def obtain(recipe: Recipe, home: Path | None = None) -> tuple[Saved, Artifact, View, Path | None]:
-    """The saved model of a recipe, made by ITREX if the cache has none; its artifact, its view, and ITREX's own numbers.
-
-    Raises ItrexChatError.
-    """
+def obtain(recipe: Recipe, home: Path | None = None) -> Obtained:
+    """The saved model of a recipe, quantized by ITREX if the cache has none. Raises ItrexChatError."""
     home = home or cache_home()
     version = environment.find().version
     quantization = recipe.quantization
@@ -83,11 +66,13 @@ def obtain(recipe: Recipe, home: Path | None = None) -> tuple[Saved, Artifact, V
     with files.disk_errors(EngineError, _("Writing {folder}", folder=record.parent)):
         record.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(record.with_suffix(".lock")):
-            saved = _read(record, numbers)
-            if saved is None:
+            before = _read(record, numbers)
+            if before is None:
                 saved = _quantized(recipe, home, artifact, version, numbers)
                 files.write_json(record, asdict(saved))
-    return saved, artifact, prepared(recipe, home, blocks=False), numbers if saved.own else None
+            else:
+                saved = before
+    return Obtained(saved, artifact, prepared(recipe, home, blocks=False), numbers if saved.own else None, before is not None)
 
 
 def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, numbers: Path) -> Saved:

@@ -1,0 +1,49 @@
+"""What ITREX's quantization of a model was: the type that records and reports carry."""
+from dataclasses import dataclass, field
+
+from itrex_chat.language import _
+from itrex_chat.units import readable
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What ITREX quantized, how that compares with this program's integers and scales, and what later starts load.
+
+    Seconds and bytes. `made` is the weight type that ITREX chose for `asked`; "" where it did not quantize itself, for
+    the reason in `skipped`. `different` integers of `integers`, and the largest relative difference of scales, are
+    against this program's quantization to `made`.
+    """
+    itrex: str
+    asked: str
+    compute_dtype: str
+    made: str = ""
+    skipped: str = ""
+    build_seconds: float | None = None
+    build_memory: int | None = None
+    log: list[str] = field(default_factory=list)
+    layers: int = 0
+    integers: int = 0
+    different: int = 0
+    scale_difference: float = 0.0
+    tokens_equal: bool | None = None  # of the saved model and of the one that ITREX quantized
+    own: bool = False
+    format: int = FORMAT
+
+
+def sentences(saved: Saved) -> list[str]:
+    """What a person wants to know about it."""
+    if not saved.made:
+        return [_("not quantized by ITREX {version} itself. {reason}", version=saved.itrex, reason=saved.skipped)]
+    lines = [_("quantized once by ITREX {version} in {seconds:.1f} s, peak memory {memory}. Of its {made} integers, {different} of "
+               "{integers} in {layers} layers differ from this program's; its scales differ by at most {scale:.1e}.",
+               version=saved.itrex, seconds=saved.build_seconds, memory=readable(saved.build_memory), made=saved.made,
+               different=saved.different, integers=saved.integers, layers=saved.layers, scale=saved.scale_difference)]
+    if saved.made != saved.asked:
+        lines.append(_("ITREX {version} makes {made} where {asked} is asked for; its layers answer with the {asked} integers of this "
+                       "program's artifact.", version=saved.itrex, made=saved.made, asked=saved.asked))
+    elif saved.tokens_equal is not None:
+        lines.append(_("The saved model gave the same tokens as the one that ITREX quantized.") if saved.tokens_equal else
+                     _("The saved model gave other tokens than the one that ITREX quantized."))
+    return lines
