@@ -5,7 +5,7 @@ from importlib import import_module
 from itrex_chat.choices import did_you_mean
 from itrex_chat.language import _
 
-VERBS = ("quantize", "ask", "measure", "compare", "sheet", "sweep", "attribute", "online", "judge", "cache")
+VERBS = ("quantize", "ask", "measure", "compare", "sheet", "sweep", "attribute", "online", "judge", "cache", "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -46,6 +46,8 @@ def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=run,
                          reason=f"{type(error).__name__}: {error}")) from error
+    if not measured and record.answers:
+        raise RunError(_("{run} has answers of other engines only; measure is for this program's own variants.", run=run))
     if not measured:
         raise RunError(_("{run} has no answers yet; let it go on with: python -m itrex_chat.ask", run=run))
     return measured

@@ -20,7 +20,7 @@ from statistics import median
 
 from itrex_chat.comparison import ONLINE, Figures, ModelComparison
 from itrex_chat.comparison.quality_tables import corpus_title, signed, small
-from itrex_chat.engines import titled
+from itrex_chat.engines import NATIVE, engine_and_precision, titled
 from itrex_chat.language import _, spoken_language
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
@@ -71,7 +71,9 @@ def level(corpus: Corpus) -> tuple[str, str]:
 def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
     corpus = main_corpus(model, figures.variant)
     names = {"variant": titled(figures.variant), "base": titled(model.baseline)}
-    if corpus is None:
+    if engine_and_precision(figures.variant)[0] != NATIVE:
+        found, cost = UNKNOWN, _("{variant} is computed by another engine, whose predictions are not measured.", **names)
+    elif corpus is None:
         found, cost = UNKNOWN, _(
             "What {variant} costs was not measured: answers that differ do not tell whether they are worse "
             "(python -m itrex_chat.measure tells).", **names)

@@ -76,6 +76,12 @@ def install(python: str | None = None) -> Environment:
             return _verified(home / "itrex" / "bin" / "python", adopted=False)
 
 
+def check() -> Environment:
+    """As `find`, after ITREX's kernels have run once more. Raises EngineError."""
+    found = find()
+    return _verified(Path(found.python), found.adopted)
+
+
 def suspect() -> None:
     """Have the next installation look again: the environment failed at work."""
     _record_path().unlink(missing_ok=True)

@@ -1,0 +1,156 @@
+"""What is installed and what works here, and what to do about the rest.
+
+    python -m itrex_chat.doctor
+    python -m itrex_chat.doctor --engine itrex --install
+"""
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from itrex_chat import __version__, command_line, engines, machine
+from itrex_chat.choices import one_of
+from itrex_chat.errors import EngineError, ItrexChatError, RecipeError
+from itrex_chat.language import _
+from itrex_chat.places import cache_home
+from itrex_chat.units import readable
+
+GOOD, NOTE, BAD = "ok", "--", "!!"
+LITTLE_MEMORY, LITTLE_DISK = 8 << 30, 10 << 30  # bytes: less is named
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: GOOD, NOTE (absent, and not needed) or BAD, and the command or step that mends it."""
+    state: str
+    text: str
+    remedy: str = ""
+
+
+def examine(engine: str = engines.NATIVE) -> list[Finding]:
+    """Everything there is to say about this machine; ITREX is tried out if it is the `engine`, else only looked up."""
+    return [*_program(), *_processor(), *_kernels(), *_itrex(tried=engine == engines.ITREX), *_memory(), *_cache()]
+
+
+def _program() -> list[Finding]:
+    found = [Finding(GOOD, _("itrex_chat {version}, Python {python}", version=__version__, python=sys.version.split()[0]))]
+    good, wrong = [], []
+    for wanted in _pinned():
+        name, _equals, pinned = wanted.partition("==")
+        try:
+            installed = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            installed = ""
+        (good if installed == pinned else wrong).append((name, installed, pinned))
+    found.append(Finding(GOOD, _("packages: {count} as pinned ({names})", count=len(good), names=", ".join(
+        f"{name} {installed}" for name, installed, _pin in good if name in ("torch", "transformers", "neural-compressor-pt")))))
+    return found + [Finding(BAD, _("{name} is missing", name=name) if not installed else _(
+        "{name} is {installed} instead of {pinned}", name=name, installed=installed, pinned=pinned),
+        f"{sys.executable} -m pip install {name}=={pinned}") for name, installed, pinned in wrong]
+
+
+def _pinned() -> list[str]:
+    """What the installed package requires, without extras."""
+    try:
+        return [line for line in requires("itrex_chat") or () if "extra ==" not in line and re.fullmatch(r"[\w.-]+==[\w.+]+", line)]
+    except PackageNotFoundError:
+        return []
+
+
+def _processor() -> list[Finding]:
+    facts = machine.description()
+    instructions = facts["instructions"]
+    found = [Finding(GOOD, _("{name}, {cores} cores, {threads} threads in use; instructions: {instructions}", name=facts["cpu"],
+                             cores=facts["cores"], threads=machine.threads(), instructions=", ".join(instructions) or _("none that matter")))]
+    if "avx2" not in instructions:
+        found.append(Finding(NOTE, _("without AVX2 everything works, but slowly")))
+    return found
+
+
+def _kernels() -> list[Finding]:
+    from itrex_chat.kernels import KERNELS, choose, described
+    found = []
+    for kernel in KERNELS.values():
+        if reason := kernel.missing():
+            remedy = _("install a C compiler (Debian, Ubuntu: apt install gcc) and then the program again: pip install --force-reinstall --no-deps .") \
+                if kernel.name == "native" and not shutil.which("gcc") and not shutil.which("cc") else ""
+            found.append(Finding(NOTE, _("kernel {name}: cannot run here ({reason})", name=kernel.name, reason=reason), remedy))
+        else:
+            found.append(Finding(GOOD, _("kernel {name}: usable", name=described(kernel))))
+    try:
+        found.append(Finding(GOOD, _("engine native: works, with the kernel {name}", name=choose().name)))
+    except ItrexChatError as error:
+        found.append(Finding(BAD, str(error), _("unset ITREX_CHAT_KERNEL")))
+    return found
+
+
+def _itrex(tried: bool) -> list[Finding]:
+    from itrex_chat.engines.itrex import environment
+    try:
+        found = environment.check() if tried else environment.find()
+    except EngineError as error:
+        text, _dot, remedy = str(error).rpartition(": ") if environment.INSTALL in str(error) else (str(error), "", "")
+        return [Finding(BAD if tried else NOTE, _("engine itrex: {reason}", reason=text), remedy)]
+    return [Finding(GOOD, _("engine itrex: {versions}, Python {python}, in {path}{whose}", path=found.python,
+                            python=found.facts["python"], whose=_(" (your own environment)") if found.adopted else "",
+                            versions=", ".join(f"{name} {number}" for name, number in found.facts["versions"].items())))]
+
+
+def _memory() -> list[Finding]:
+    import psutil
+    total, free = psutil.virtual_memory().total, machine.available_memory()
+    text = _("memory: {free} of {total} free", free=readable(free), total=readable(total))
+    if free < LITTLE_MEMORY:
+        return [Finding(NOTE, text, _("end other programs before a model of 6 billion weights is loaded in FP32"))]
+    return [Finding(GOOD, text)]
+
+
+def _cache() -> list[Finding]:
+    home = cache_home()
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not os.access(existing, os.W_OK):
+        return [Finding(BAD, _("cache: {folder} cannot be written", folder=home), _("set ITREX_CHAT_CACHE to a folder that can be"))]
+    free = shutil.disk_usage(existing).free
+    count = sum(1 for path in (home / "artifacts").glob("*/manifest.json"))
+    text = _("cache: {folder}, {count} quantized models, {free} free on its disk", folder=home, count=count, free=readable(free))
+    return [Finding(NOTE, text, _("free some, or set ITREX_CHAT_CACHE to a folder on another disk")) if free < LITTLE_DISK
+            else Finding(GOOD, text)]
+
+
+def report(findings: list[Finding]) -> str:
+    """A line for each finding, and what to do below those that need something."""
+    lines = []
+    for finding in findings:
+        lines.append(f"[{finding.state}] {finding.text}")
+        if finding.remedy:
+            lines.append(f"     → {finding.remedy}")
+    return "\n".join(lines)
+
+
+def command(arguments) -> int:
+    one_of("--engine", arguments.engine, engines.ENGINES)
+    if (arguments.install or arguments.python) and arguments.engine != engines.ITREX:
+        raise RecipeError(_("--install and --python are for --engine itrex; the native engine is installed with this program."))
+    if arguments.install or arguments.python:
+        from itrex_chat.engines.itrex import environment
+        found = environment.install(arguments.python)
+        print(_("ITREX {version} works: {python}", version=found.version, python=found.python))
+        return 0
+    findings = examine(arguments.engine)
+    print(report(findings))
+    return command_line.FAILED if any(finding.state == BAD for finding in findings) else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser("doctor", _("Show what is installed, what works on this machine, and what to do about the rest."))
+    parser.add_argument("--engine", default=engines.NATIVE, metavar="NAME", help=_("try this engine out: {names}; default: {default}",
+                                                                                names=", ".join(engines.ENGINES), default=engines.NATIVE))
+    parser.add_argument("--install", action="store_true", help=_("make the environment of --engine itrex, or repair it (up to 7 GB; later runs are immediate)"))
+    parser.add_argument("--python", metavar="PATH", help=_("use ITREX in an environment that you have, by its interpreter"))
+    return command_line.run(command, parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
