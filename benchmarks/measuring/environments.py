@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from itrex_chat.errors import EngineError
 from itrex_chat.files import write_text
 from itrex_chat.places import cache_home
 from measuring.processes import HERE, Unavailable
@@ -67,9 +68,20 @@ def openvino() -> Environment:
         ("uninstall", "--yes", "torchvision")))  # comes along, and does not fit every build of torch
 
 
-def itrex() -> Environment:
-    """The last release, with the one set of versions in which it runs; its kernels link against torch 2.3."""
-    return Environment("itrex", (("install", "torch==2.3.0"), ("install", "--no-deps", "-r", "peers/itrex.lock")))
+class Itrex:
+    """The environment of `--engine itrex`, which is made if there is none."""
+
+    @staticmethod
+    def python() -> Path:
+        from itrex_chat.engines.itrex import environment
+        try:
+            return Path(environment.install().python)
+        except EngineError as error:
+            raise Unavailable(str(error)) from error
+
+
+def itrex() -> Itrex:
+    return Itrex()
 
 
 def _clang() -> str | None:

@@ -37,4 +37,6 @@ class Sampler:
         probabilities = values.softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
         probabilities[1:][before[1:] >= self._config.top_p] = 0  # the likeliest stays
-        return int(tokens[torch.multinomial(probabilities, 1, generator=self._generator)])
+        cumulative = probabilities.double().cumsum(-1)
+        point = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]  # as multinomial is not, of all versions
+        return int(tokens[min(int(torch.searchsorted(cumulative, point, right=True)), int((probabilities > 0).sum()) - 1)])

@@ -77,7 +77,7 @@ def _preparation(model: Recipe, variants: list[str], tokens: int, options: Engin
             if engine == ITREX and options.trust_remote_code and not isinstance(error, EngineError):
                 foreign.append(name)
             else:
-                problems[name] = str(error)
+                problems[name] = _explained(model, engine, error)
     if not stored:
         if not foreign:
             raise RunError(next(iter(problems.values())))
@@ -92,6 +92,13 @@ def _preparation(model: Recipe, variants: list[str], tokens: int, options: Engin
             "artifacts": {name: {"folder": str(artifact.folder), "bytes": artifact.nbytes(),
                                  "statistics": artifact.manifest["statistics"]}
                           for name, artifact in artifacts.items()}}
+
+
+def _explained(model: Recipe, engine: str, error: ItrexChatError) -> str:
+    if engine != ITREX:
+        return str(error)
+    from itrex_chat.engines.itrex.foreign import explained
+    return explained(model, error)
 
 
 def _artifact(model: Recipe):

@@ -54,7 +54,10 @@ class ItrexChatbot(Chatbot):
         stream = TextStream(self._tokenizer.decode, self._tokenizer.strips_newline)
         sampling = dataclasses.asdict(config) | {"effective_repetition_penalty": config.effective_repetition_penalty}
         ids, text = [], ""
-        for event in self._process.answer(prompt, room, sorted(self._tokenizer.stop_ids), sampling):
+        events = self._process.answer(prompt, room, sorted(self._tokenizer.stop_ids), sampling)
+        if isinstance(self._tokenizer, foreign.OwnTokenizer):
+            events = list(events)  # it is in the process that is busy with the answer
+        for event in events:
             if event["event"] == "token":
                 ids.append(event["id"])
                 if piece := stream.add(event["id"]):
@@ -83,7 +86,7 @@ def load_itrex_chatbot(recipe: Recipe, variant: str, home: Path | None = None,
             job = load_job(view, precision, recipe, found.artifact, found.own)
     except (CheckpointError, EngineError) as error:
         if not options.trust_remote_code:
-            raise
+            raise type(error)(foreign.explained(recipe, error)) from None
         process, tokenizer, limits, facts, loaded = foreign.load(recipe, variant, home, error)
         facts["engine"] = _engine_facts(loaded, None, process)
         return ItrexChatbot(recipe, variant, process, tokenizer, limits, facts, own_template=True)

@@ -73,7 +73,7 @@ def install(python: str | None = None) -> Environment:
             if found and not found.adopted and found.lock == _lock_digest() and not missing_files(home / "itrex"):
                 return found
             _make(home / "itrex")
-            return _verified(home / "itrex" / "bin" / "python", adopted=False)
+            return _verified(home / "itrex" / "bin" / "python", adopted=False, made=True)
 
 
 def check() -> Environment:
@@ -95,7 +95,7 @@ def missing_files(folder: Path) -> list[str]:
     damaged = []
     for package in distributions(path=[str(site)]):
         for file in package.files or ():
-            if file.size is not None:
+            if file.size is not None and file.suffix != ".pyc":  # which Python writes anew
                 try:
                     whole = os.stat(os.path.join(site, file)).st_size == file.size
                 except OSError:
@@ -124,12 +124,13 @@ def _make(folder: Path) -> None:
         steps.install("packages", ["--no-deps", "-r", str(LOCK)], sum(1 for _line in LOCK.open()))
 
 
-def _verified(python: Path, adopted: bool) -> Environment:
-    """The environment of an interpreter after ITREX's kernels have run in it."""
+def _verified(python: Path, adopted: bool, made: bool = False) -> Environment:
+    """The environment of an interpreter after ITREX's kernels have run in it; `made` says that it is just made or mended."""
     facts = probe(python)
     if problem := facts.get("problem"):
         advice = _("Name another environment, or have one made: {command}", command=INSTALL) if adopted else \
-            _("Remove {folder} and install it again: {command}", folder=python.parent.parent, command=INSTALL)
+            _("Remove {folder} and install it again: {command}", folder=python.parent.parent, command=INSTALL) if made else \
+            _("Repair it: {command}", command=INSTALL)
         raise EngineError(_("ITREX does not work in the environment of {python} ({problem}). {advice}", python=python,
                             problem=problem.rstrip("."), advice=advice))
     found = Environment(str(python), adopted, _lock_digest(), facts)

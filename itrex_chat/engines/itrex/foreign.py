@@ -54,6 +54,16 @@ def load(recipe: Recipe, variant: str, home: Path, why: ItrexChatError) -> tuple
     return process, OwnTokenizer(process, limits["stop_ids"]), (limits["context"], limits["vocabulary"]), facts, loaded
 
 
+def explained(recipe: Recipe, why: ItrexChatError) -> str:
+    """Why a model is refused, and that ITREX could run the code that comes with it where there is some."""
+    try:
+        own_code = "auto_map" in json.loads((Path(recipe.source.path) / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, TypeError):
+        own_code = False
+    return str(why) + (_(" ITREX can run the code that comes with it, with all that you may do on this machine: "
+                         "--trust-remote-code") if own_code and recipe.source.path else "")
+
+
 def _name(folder: Path) -> str:
     """A name that ITREX's match understands, by the kind of the model."""
     try:

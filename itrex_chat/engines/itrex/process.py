@@ -18,6 +18,7 @@ from itrex_chat.language import _
 WORKER = Path(__file__).resolve().parent / "worker"
 SAMPLER = Path(__file__).resolve().parents[2] / "generation" / "sampling.py"
 BROKEN = ("ModuleNotFoundError", "ImportError", "OSError: lib")
+CAUGHT = re.compile(r"ERROR:Exception: (.+)")
 # What the log says of the quantization: which matrices, how long it took, what was chosen for what was asked.
 NOTABLE = re.compile(r"Applying Weight Only|elapsed time|Mixed Precision|INFO\] [|+]|WeightOnlyQuant done|weight_type is used"
                      r"|Model loaded", re.IGNORECASE)
@@ -114,8 +115,14 @@ class Process:
             environment.suspect()
             return EngineError(_("ITREX's environment of {python} is broken ({reason}). Repair it: {command}", python=self._python,
                                  reason=message.rstrip("."), command=environment.INSTALL))
-        return EngineError(_("ITREX failed on {name} {variant}: {reason}. Its log: {log}", name=self.name,
-                             variant=self.variant.upper(), reason=message.rstrip("."), log=self.log))
+        return EngineError(_("ITREX failed: {reason}. Its log: {log}", reason=message.rstrip(".") + self._logged(), log=self.log))
+
+    def _logged(self) -> str:
+        """What the log says last of an exception that ITREX caught and kept to itself."""
+        with contextlib.suppress(OSError):
+            found = CAUGHT.findall(self.log.read_text("utf-8", "replace"))
+            return f" ({found[-1].strip()[:300].rstrip('.')})" if found else ""
+        return ""
 
 
 def _scratch(folder: Path) -> Path:

@@ -40,6 +40,8 @@ def sentences(saved: Saved) -> list[str]:
                "{integers} in {layers} layers differ from this program's; its scales differ by at most {scale:.1e}.",
                version=saved.itrex, seconds=saved.build_seconds, memory=readable(saved.build_memory), made=saved.made,
                different=saved.different, integers=saved.integers, layers=saved.layers, scale=saved.scale_difference)]
+    if saved.own:
+        lines.append(_("Its own integers and scales are kept, and later starts use them."))
     if saved.made != saved.asked:
         lines.append(_("ITREX {version} makes {made} where {asked} is asked for; its layers answer with the {asked} integers of this "
                        "program's artifact.", version=saved.itrex, made=saved.made, asked=saved.asked))

@@ -112,10 +112,10 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
 def load_job(view: View, variant: str, recipe: Recipe, artifact: Artifact | None = None, own: Path | None = None) -> dict:
     """What the worker is told to load: FP32, ITREX's own quantization, or its layers filled from an artifact."""
     quantization = recipe.quantization
-    bits = artifact.manifest["matrices"] if artifact else {}
+    groups = artifact.manifest["matrices"] if artifact else {}
     return {
         "variant": variant, "artifact": str(artifact.folder) if artifact else None, "own": str(own) if own else None,
-        "matrices": {name: {**asdict(rows), "bits": bits.get(rows.module, (None,))[0]}
+        "matrices": {name: {**asdict(rows), "group": groups.get(rows.module, (None, None))[1]}
                      for name, rows in view.architecture.matrices.items()} if artifact else {},
         "quantization": None if variant == "fp32" else {
             "bits": quantization.bits, "group_size": quantization.group_size, "weight_dtype": quantization.weight_dtype,

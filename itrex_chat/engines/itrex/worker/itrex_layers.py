@@ -23,21 +23,21 @@ def keep(model, path):
     """
     tensors, layers = {}, {}
     for name, layer in _quantized(model):
-        scales = qbits.acquire_packed_weight_info(layer.weight, SCALES).reshape(-1, layer.out_features)
-        group = layer.in_features // scales.shape[0]
-        tensors[name + ".integers"] = _integers(layer, scales, group)
+        groups = -(-layer.in_features // layer.blocksize)
+        scales = qbits.acquire_packed_weight_info(layer.weight, SCALES).reshape(-1, layer.out_features)[:groups]
+        tensors[name + ".integers"] = _integers(layer, scales)
         tensors[name + ".scales"] = scales.contiguous()
-        layers[name] = {"group_size": group, "weight_dtype": layer.weight_dtype}
+        layers[name] = {"group_size": layer.blocksize, "weight_dtype": layer.weight_dtype}
     save_file(tensors, path)
     return layers
 
 
-def _integers(layer, scales, group):
+def _integers(layer, scales):
     """int8 [in, out]: the weights divided by their scales, which gives whole numbers."""
     weights = torch.empty(layer.in_features, layer.out_features)
     qbits.dequantize_packed_weight(layer.weight, weights, False, layer.compute_dtype, layer.weight_dtype, layer.scale_dtype)
     divisors = torch.where(scales == 0, torch.ones_like(scales), scales)
-    return (weights.reshape(-1, group, layer.out_features) / divisors[:, None]).round_().to(torch.int8).reshape(weights.shape)
+    return (weights / divisors.repeat_interleave(layer.blocksize, 0)[:layer.in_features]).round_().to(torch.int8)
 
 
 def fill(model, folder, artifact, matrices, quantization, own):
@@ -45,7 +45,7 @@ def fill(model, folder, artifact, matrices, quantization, own):
 
     `own` is a file with ITREX's own scales and, where they differ, integers.
     """
-    files, homes = {}, _homes(artifact)
+    files, homes, bits = {}, _homes(artifact), quantization["bits"]
 
     def stored(name):
         path = os.path.join(artifact, homes[name])
@@ -60,30 +60,25 @@ def fill(model, folder, artifact, matrices, quantization, own):
             _assign(model, name, rest.get_tensor(name).float())
     model.tie_weights()
     for name, rows in matrices.items():
-        module = rows["module"]
-        if module + ".qweight" not in homes:  # kept as it was stored
+        module, group = rows["module"], rows["group"]
+        if name + ".integers" in replacements:
+            integers, scales = replaced.get_tensor(name + ".integers"), replaced.get_tensor(name + ".scales")
+            group = quantization["group_size"]
+        elif module + ".qweight" in homes:
+            part = slice(rows["first"], rows["first"] + rows["count"])
+            integers = _sorted(unpacked(stored(module + ".qweight")[:, part], bits), rows)
+            scales = _sorted(stored(module + ".scales")[:, part].float(), rows)
+        else:  # kept as it was stored
             weight = stored(module + ".weight")[rows["first"]:rows["first"] + rows["count"]]
             _assign(model, name + ".weight", _sorted(weight.t(), rows).t().float().contiguous())
             continue
-        integers = scales = None
-        if name + ".integers" in replacements:
-            integers = replaced.get_tensor(name + ".integers")
-        if name + ".scales" in replacements:
-            scales = replaced.get_tensor(name + ".scales")
-        bits = rows["bits"]
-        part = slice(rows["first"], rows["first"] + rows["count"])
-        if integers is None:
-            integers = _sorted(unpacked(stored(module + ".qweight")[:, part], bits), rows)
-        if scales is None:
-            scales = _sorted(stored(module + ".scales")[:, part].float(), rows)
-        _replace(model, name, layer(integers, scales, bits, quantization["compute_dtype"], _of(model, name).bias))
+        _replace(model, name, layer(integers, scales, group, bits, quantization["compute_dtype"], _of(model, name).bias))
 
 
-def layer(integers, scales, bits, compute_dtype, bias):
+def layer(integers, scales, group, bits, compute_dtype, bias):
     """ITREX's layer for integers int8 [in, out] and scales float32 [in/group, out]."""
     inputs, outputs = integers.shape
     kind = "int4_clip" if bits == 4 else "int8"
-    group = inputs // scales.shape[0]
     none = torch.empty(0, dtype=torch.int8)
     packed = qbits.repack_quantized_weight(integers.contiguous(), scales.contiguous(), none, none.int(), kind, "fp32",
                                            compute_dtype, False, group)
@@ -93,7 +88,7 @@ def layer(integers, scales, bits, compute_dtype, bias):
     made.weight = ParamsQBits(data=packed, requires_grad=False, quant_state={"scheme": "sym"}, blocksize=group,
                               compress_statistics=False, quant_dtype=kind, scale_dtype="fp32")
     if bias is not None:
-        made.bias = torch.nn.Parameter(bias.data.float(), requires_grad=False)
+        made.bias = torch.nn.Parameter(bias.data.half().float(), requires_grad=False)  # ITREX rounds it on its way, too
     return made.eval()
 
 
