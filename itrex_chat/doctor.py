@@ -91,8 +91,8 @@ def _itrex(tried: bool) -> list[Finding]:
     try:
         found = environment.check() if tried else environment.find()
     except EngineError as error:
-        text, _dot, remedy = str(error).rpartition(": ") if environment.INSTALL in str(error) else (str(error), "", "")
-        return [Finding(BAD if tried else NOTE, _("engine itrex: {reason}", reason=text), remedy)]
+        text = str(error).replace(environment.INSTALL, "").rstrip(" :：")
+        return [Finding(BAD if tried else NOTE, _("engine itrex: {reason}", reason=text), environment.INSTALL)]
     return [Finding(GOOD, _("engine itrex: {versions}, Python {python}, in {path}{whose}", path=found.python,
                             python=found.facts["python"], whose=_(" (your own environment)") if found.adopted else "",
                             versions=", ".join(f"{name} {number}" for name, number in found.facts["versions"].items())))]

@@ -1,5 +1,6 @@
 """A chatbot whose model runs in ITREX's environment."""
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,7 @@ def load_itrex_chatbot(recipe: Recipe, variant: str, home: Path | None = None,
         process, tokenizer, limits, facts, loaded = foreign.load(recipe, variant, home, error)
         facts["engine"] = _engine_facts(loaded, None, process)
         return ItrexChatbot(recipe, variant, process, tokenizer, limits, facts, own_template=True)
+    started = time.perf_counter()
     process = Process(view.folder, view.architecture.name, precision, home)
     try:
         loaded = process.load(**job)
@@ -97,6 +99,7 @@ def load_itrex_chatbot(recipe: Recipe, variant: str, home: Path | None = None,
         process.close()
         raise
     facts = {
+        "seconds": time.perf_counter() - started,  # without what is done once
         "threads": loaded["threads"], "kernel": f"ITREX {version}" + (" (QBits)" if loaded["packed"] else ""), "why": "",
         "compute_dtype": precision if precision == "fp32" else recipe.quantization.compute_dtype,
         "disk_bytes": size or view.checkpoint.source.size(), "stored": view.checkpoint.description,
