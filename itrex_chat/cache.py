@@ -11,6 +11,7 @@ from itrex_chat import command_line
 from itrex_chat.artifacts import Artifact, ArtifactStore
 from itrex_chat.artifacts.store import PARTIAL
 from itrex_chat.choices import did_you_mean
+from itrex_chat.engines.itrex import storage
 from itrex_chat.errors import ArtifactError
 from itrex_chat.language import _
 from itrex_chat.places import cache_home
@@ -29,7 +30,10 @@ def list_artifacts(store: ArtifactStore) -> int:
             print(_("{name}  damaged: {reason}", name=folder.name, reason=error))
     for folder in store.partial_folders():
         print(_("{name}  not finished: repeat the same quantization to go on", name=folder.name))
-    print(_("{total} in {folder}", total=readable(total), folder=store.folder))
+    for view in storage.views(cache_home()):
+        total += storage.size(view)
+        print(_("{name}  prepared for ITREX, {size}", name=view.name, size=readable(storage.size(view))))
+    print(_("{total} in {folder}", total=readable(total), folder=cache_home()))
     return 0
 
 
@@ -59,19 +63,23 @@ def verify(store: ArtifactStore, name: str | None) -> int:
 
 
 def remove(store: ArtifactStore, name: str) -> int:
-    """Remove an artifact, or all of a model."""
-    for folder in chosen(store, name, partial=True):
+    """Remove an artifact or a folder prepared for ITREX, or all of a model."""
+    views = [view for view in storage.views(cache_home()) if name in (view.name, view.name.rpartition("-")[0])]
+    for folder in [] if name in (view.name for view in views) else chosen(store, name, partial=True, missing_ok=bool(views)):
         store.remove(folder)
         print(_("{name}  removed", name=folder.name))
+    for view in views:
+        storage.remove(view)
+        print(_("{name}  removed", name=view.name))
     return 0
 
 
-def chosen(store: ArtifactStore, name: str, partial: bool = False) -> list[Path]:
+def chosen(store: ArtifactStore, name: str, partial: bool = False, missing_ok: bool = False) -> list[Path]:
     """The artifacts that a name means: a folder's name, its key, or a model's name for all of its artifacts."""
     folders = store.folders() + (store.partial_folders() if partial else [])
     found = [folder for folder in folders if name in (folder.name, _key(folder))] \
         or [folder for folder in folders if folder.name.startswith(f"{name}-int")]
-    if not found:
+    if not found and not missing_ok:
         raise ArtifactError(_("There is no artifact {name} in the cache.{hint}", name=name,
                               hint=did_you_mean(name, [folder.name for folder in folders])))
     return found

@@ -19,8 +19,11 @@ from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.saved import obtain
 from itrex_chat.errors import EngineError, ItrexChatError
 from itrex_chat.generation_config import GenerationConfig
+from itrex_chat.places import CHECKOUT
 
-ENGINES = Path(os.environ.get("ITREX_CHAT_ENGINES") or platformdirs.user_cache_path("itrex_chat") / "engines")
+# Where `doctor --install` puts it: the folder that is named, the checkout's cache, or, in CI, the user's cache.
+PLACES = [os.environ.get("ITREX_CHAT_ENGINES") or CHECKOUT / "cache" / "engines", platformdirs.user_cache_path("itrex_chat") / "engines"]
+ENGINES = next((Path(place) for place in PLACES if (Path(place) / "itrex.json").is_file()), Path(PLACES[0]))
 SHORT = ["generation.max_new_tokens", "16"]
 QUESTION = [{"role": "user", "content": "你好 hello"}]
 

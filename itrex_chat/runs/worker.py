@@ -1,4 +1,5 @@
 """A worker: prepares a model, or loads one variant of it and answers questions (`protocol.py`)."""
+import contextlib
 import dataclasses
 import os
 import sys
@@ -123,24 +124,24 @@ def ask(recipe: dict, variant: str, questions: list[dict], system: str, generati
     from itrex_chat.generation_config import GenerationConfig
     from itrex_chat.generation.response import Response
     model = recipes.from_dict(recipe)
-    chatbot = load_chatbot(for_variant(model, variant), variant, options=EngineOptions(**options or {}))
-    config = GenerationConfig(**generation)
-    tell("loaded", **{"seconds": time.perf_counter() - started, "memory": machine.peak_memory(), **chatbot.facts()})
-    for question in questions:
-        messages = [{"role": "system", "content": system}] * bool(system)
-        began = time.perf_counter()
-        for piece in chatbot.stream([*messages, {"role": "user", "content": question["text"]}], config):
-            if isinstance(piece, Response):
-                response = piece
-            else:
-                tell("text", id=question["id"], text=piece)
-        tell("answer", id=question["id"], text=response.text, token_ids=response.token_ids,
-             prompt_token_ids=response.prompt_token_ids, finish_reason=response.finish_reason,
-             prompt_tokens=response.prompt_tokens, new_tokens=response.new_tokens, ttft=response.ttft,
-             tpot=response.tpot, tokens_per_second=response.tokens_per_second,
-             prefill_tokens_per_second=response.prefill_tokens_per_second, drafted_tokens=response.drafted_tokens,
-             accepted_tokens=response.accepted_tokens, seconds=time.perf_counter() - began)
-    tell("done", peak_memory=chatbot.peak_memory())
+    with contextlib.closing(load_chatbot(for_variant(model, variant), variant, options=EngineOptions(**options or {}))) as chatbot:
+        config = GenerationConfig(**generation)
+        tell("loaded", **{"seconds": time.perf_counter() - started, "memory": machine.peak_memory(), **chatbot.facts()})
+        for question in questions:
+            messages = [{"role": "system", "content": system}] * bool(system)
+            began = time.perf_counter()
+            for piece in chatbot.stream([*messages, {"role": "user", "content": question["text"]}], config):
+                if isinstance(piece, Response):
+                    response = piece
+                else:
+                    tell("text", id=question["id"], text=piece)
+            tell("answer", id=question["id"], text=response.text, token_ids=response.token_ids,
+                 prompt_token_ids=response.prompt_token_ids, finish_reason=response.finish_reason,
+                 prompt_tokens=response.prompt_tokens, new_tokens=response.new_tokens, ttft=response.ttft,
+                 tpot=response.tpot, tokens_per_second=response.tokens_per_second,
+                 prefill_tokens_per_second=response.prefill_tokens_per_second, drafted_tokens=response.drafted_tokens,
+                 accepted_tokens=response.accepted_tokens, seconds=time.perf_counter() - began)
+        tell("done", peak_memory=chatbot.peak_memory())
 
 
 def plan_scoring(recipe: dict, baseline: str, variants: list[str], answers: list[list[int]], texts: list[str],

@@ -17,6 +17,7 @@ from itrex_chat.language import _
 
 WORKER = Path(__file__).resolve().parent / "worker"
 SAMPLER = Path(__file__).resolve().parents[2] / "generation" / "sampling.py"
+KEPT_LOGS = 50
 BROKEN = ("ModuleNotFoundError", "ImportError", "OSError: lib")
 CAUGHT = re.compile(r"ERROR:Exception: (.+)")
 # What the log says of the quantization: which matrices, how long it took, what was chosen for what was asked.
@@ -40,6 +41,8 @@ class Process:
             (self._scratch / name).symlink_to(folder)
             logs = home / "itrex" / "logs"
             logs.mkdir(parents=True, exist_ok=True)
+            for old in sorted(logs.iterdir())[:-KEPT_LOGS]:
+                old.unlink(missing_ok=True)
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         self.log = logs / f"{stamp}-{folder.name}-{variant}-{os.getpid()}.log"
         variables = environment.clean_environment() | {"OMP_NUM_THREADS": str(machine.threads())}
