@@ -59,6 +59,13 @@ def test_fp32_has_the_same_tokens_in_both_engines(itrex, models, family):
     assert facts["engine"]["version"] == "1.4.2" and facts["kernel"] == "ITREX 1.4.2"
 
 
+def test_a_model_in_the_right_form_is_linked_and_any_other_is_copied(models, home):
+    from itrex_chat.engines.itrex.view import prepared
+    linked, copied = (prepared(recipes.load(str(models(family)))).folder for family in ("qwen2", "chatglm3"))
+    assert (linked / "model.safetensors").is_symlink() and not list(linked.glob("blocks-*"))
+    assert list(copied.glob("blocks-*")) and not any(path.is_symlink() for path in copied.iterdir())
+
+
 def test_sampling_is_the_same_in_both_engines(itrex, models):
     config = GenerationConfig(max_new_tokens=16, do_sample=True, temperature=0.9, top_p=0.9, seed=5)
     assert answer(models("qwen2"), "itrex-fp32", config=config)[0].token_ids == answer(models("qwen2"), "fp32", config=config)[0].token_ids

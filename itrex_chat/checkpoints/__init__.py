@@ -14,7 +14,7 @@ import torch
 
 from itrex_chat.checkpoints import gguf
 from itrex_chat.checkpoints.families import Family, Origin, family_of
-from itrex_chat.checkpoints.storage import Storage, open_storage
+from itrex_chat.checkpoints.storage import SafetensorsFiles, Storage, open_storage
 from itrex_chat.decoder.config import DecoderConfig, from_native
 from itrex_chat.decoder.layout import EMBEDDING, HEAD, TensorSpec, tensors
 from itrex_chat.errors import CheckpointError
@@ -65,6 +65,11 @@ class Checkpoint:
 
     def tensor(self, spec: TensorSpec) -> torch.Tensor:
         return self.rows(spec.name, 0, spec.shape[0])
+
+    def file_of(self, name: str) -> Path | None:
+        """The safetensors file that holds a tensor under this name just as it is; None where there is none."""
+        plain = self._origins[name] == Origin(name) and isinstance(self._storage, SafetensorsFiles)
+        return self._storage.home(name) if plain else None
 
     def slabs(self, spec: TensorSpec, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
         """A tensor in parts of about `size` values: first row, row behind the last, and the rows."""

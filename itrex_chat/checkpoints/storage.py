@@ -59,6 +59,11 @@ class SafetensorsFiles:
         except (SafetensorError, OSError) as error:
             raise _damaged(self._homes[name], error) from None
 
+    def home(self, name: str) -> Path | None:
+        """The file that holds a tensor, if it says that it is of PyTorch, as other readers want it."""
+        with safe_open(self._homes[name], "pt") as file:
+            return self._homes[name] if (file.metadata() or {}).get("format") == "pt" else None
+
     def description(self):
         return _stored_as(self._dtypes.values())
 

@@ -17,7 +17,7 @@ def needed(config: DecoderConfig, precision: str, tokens: int) -> int:
 def quantizing(config: DecoderConfig) -> int:
     """Bytes at the peak of ITREX's own quantization: it holds the weights in FP32, and more."""
     blocks = sum(spec.size for spec in tensors(config) if spec.role == "linear")
-    return PROGRAM + int(1.7 * (4 * blocks + _bytes_of_others(config)))
+    return PROGRAM + int(1.35 * (4 * blocks + _bytes_of_others(config)))
 
 
 def _bytes_of_others(config: DecoderConfig) -> int:

@@ -23,7 +23,7 @@ from safetensors import safe_open
 
 from itrex_chat import files, machine, progress
 from itrex_chat.artifacts.artifact import Artifact
-from itrex_chat.artifacts.obtain import obtain as obtain_artifact
+from itrex_chat.artifacts.obtain import verified
 from itrex_chat.engines.itrex import environment
 from itrex_chat.engines.itrex.memory import quantizing
 from itrex_chat.engines.itrex.process import Process
@@ -58,7 +58,7 @@ def obtain(recipe: Recipe, home: Path | None = None) -> Obtained:
     quantization = recipe.quantization
     if quantization.compute_dtype == "bf16" and "amx_bf16" not in machine.instructions():
         raise EngineError(_("ITREX computes in bf16 only on processors with AMX; set quantization.compute_dtype to int8 or fp32."))
-    artifact = obtain_artifact(recipe, home).artifact
+    artifact = verified(recipe, home)
     settings = json.dumps([FORMAT, artifact.manifest["key"], quantization.compute_dtype, version])
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     record = home / "itrex" / "saved" / f"{artifact.folder.name.rpartition('-')[0]}-{key}.json"
@@ -67,11 +67,9 @@ def obtain(recipe: Recipe, home: Path | None = None) -> Obtained:
         record.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(record.with_suffix(".lock")):
             before = _read(record, numbers)
-            if before is None:
-                saved = _quantized(recipe, home, artifact, version, numbers)
+            saved = before or _quantized(recipe, home, artifact, version, numbers)
+            if not before and saved.made:  # what does not fit into memory now may fit tomorrow
                 files.write_json(record, asdict(saved))
-            else:
-                saved = before
     return Obtained(saved, artifact, prepared(recipe, home, blocks=False), numbers if saved.own else None, before is not None)
 
 
@@ -91,6 +89,8 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
         with Process(view.folder, view.architecture.name, artifact.variant, home) as itrex:
             built = itrex.load(**load_job(view, artifact.variant, recipe), keep=str(made), check_ids=check)
             log = itrex.notable()
+        if not built["layers"]:
+            raise EngineError(_("ITREX quantized none of the model's matrices. Its log: {log}", log=itrex.log))
         kinds = {layer["weight_dtype"] for layer in built["layers"].values()}
         kind = quantization.weight_dtype if quantization.weight_dtype in kinds else min(kinds)
         found = _compared(view, made, built["layers"], kind, artifact if kind == quantization.weight_dtype else None)

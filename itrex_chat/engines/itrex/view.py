@@ -3,7 +3,7 @@
     itrex/views/NAME-KEY/
         config.json, tokenizer.json, …     in the words of transformers 4.38 and tokenizers 0.15
         rest.safetensors                   embedding, norms, biases, head
-        blocks-00001.safetensors, …        the matrices of the blocks, made when they are needed
+        blocks-00001.safetensors, …        the matrices of the blocks, made when they are needed, or links to the model's files
         model.safetensors.index.json       names the files for transformers
 
 The INT4 variant needs no matrices: its integers are in the artifact.
@@ -28,7 +28,7 @@ from itrex_chat.language import _
 from itrex_chat.places import cache_home
 from itrex_chat.recipe import Recipe
 
-FORMAT = 1  # raise it when what a view holds changes
+FORMAT = 2  # raise it when what a view holds changes
 SHARD = 1 << 30  # bytes
 REST, INDEX = "rest.safetensors", "model.safetensors.index.json"
 
@@ -96,9 +96,30 @@ def _others(view: View) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
                 yield TensorSpec(f"{name}.bias", (rows.count,), "vector"), torch.zeros(rows.count)
 
 
+def _linked(view: View, homes: dict[str, str]) -> bool:
+    """Whether the model's own files serve as they are; they are linked, and their tensors get their `homes`."""
+    found = {}
+    for name, rows in view.architecture.matrices.items():
+        if rows.order or rows.module != name or (file := view.checkpoint.file_of(f"{name}.weight")) is None:
+            return False
+        found[f"{name}.weight"] = file
+    for file in set(found.values()):
+        (view.folder / file.name).unlink(missing_ok=True)
+        (view.folder / file.name).symlink_to(file.resolve())
+    homes.update({name: file.name for name, file in found.items()})
+    return True
+
+
 def _write_blocks(view: View) -> None:
-    """The matrices a file at a time, and at last the index, which makes them whole."""
+    """The matrices, and at last the index, which makes them whole."""
     homes = dict.fromkeys((spec.name for spec, _tensor in _others(view)), REST)
+    if not _linked(view, homes):
+        _copy_blocks(view, homes)
+    files.write_json(view.folder / INDEX, {"metadata": {}, "weight_map": homes})
+
+
+def _copy_blocks(view: View, homes: dict[str, str]) -> None:
+    """The matrices as ITREX wants them, a file at a time; their tensors get their `homes`."""
     shard, number = {}, 0
 
     def finish() -> None:
@@ -116,7 +137,6 @@ def _write_blocks(view: View) -> None:
             if sum(tensor.nbytes for tensor in shard.values()) >= SHARD:
                 finish()
         finish()
-    files.write_json(view.folder / INDEX, {"metadata": {}, "weight_map": homes})
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
