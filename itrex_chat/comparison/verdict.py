@@ -28,13 +28,13 @@ from itrex_chat.units import readable
 
 LIMITS = (0.01, 0.05, 0.2)  # nats
 FEW_TOKENS, FEW_RATIO, FEW_ANSWERS = 400, 4.0, 3
-UNKNOWN = "unknown"
+UNKNOWN, UNMEASURED = "unknown", "unmeasured"
 LEVELS = ("none", "little", "noticeable", "heavy")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`level` is one of LEVELS, of the interval's high end, or UNKNOWN."""
+    """`level` is one of LEVELS, of the interval's high end, UNKNOWN or UNMEASURED."""
     variant: str
     level: str
     sentences: list[str]
@@ -72,9 +72,9 @@ def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
     corpus = main_corpus(model, figures.variant)
     names = {"variant": titled(figures.variant), "base": titled(model.baseline)}
     if engine_and_precision(figures.variant)[0] != NATIVE:
-        found, cost = UNKNOWN, _("{variant} is computed by another engine, whose predictions are not measured.", **names)
+        found, cost = UNMEASURED, _("{variant} is computed by another engine, whose predictions are not measured.", **names)
     elif corpus is None:
-        found, cost = UNKNOWN, _(
+        found, cost = UNMEASURED, _(
             "What {variant} costs was not measured: answers that differ do not tell whether they are worse "
             "(python -m itrex_chat.measure tells).", **names)
     else:
@@ -109,7 +109,8 @@ def level_text(name: str) -> str:
 def level_label(name: str) -> str:
     """A class in words that stand alone."""
     return {"none": _("costs hardly anything"), "little": _("costs a little"), "noticeable": _("costs noticeably"),
-            "heavy": _("costs heavily"), UNKNOWN: _("too few tokens to tell")}[name]
+            "heavy": _("costs heavily"), UNKNOWN: _("too few tokens to tell"),
+            UNMEASURED: _("was not measured")}[name]
 
 
 def _perplexity(ratio: Estimate) -> str:

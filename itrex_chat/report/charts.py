@@ -30,12 +30,13 @@ class Point:
 def bars(title: str, rows: list[Bar]) -> Markup:
     """A horizontal bar for each variant, from zero on."""
     most = max(row.value for row in rows) or 1
+    left = 8 + max(38, *(7 * len(titled(row.variant)) for row in rows))
     parts = []
     for number, row in enumerate(rows):
-        top, length = 8 + 30 * number, max(1.0, 135 * row.value / most)
-        parts.append(_text(46, top + 15, titled(row.variant), "end"))
-        parts.append(f'<rect class="fill-{_class(row.variant)}" x="54" y="{top}" width="{length:.1f}" height="20" rx="3"/>')
-        parts.append(_text(60 + length, top + 15, row.text, "start", "value"))
+        top, length = 8 + 30 * number, max(1.0, (189 - left) * row.value / most)
+        parts.append(_text(left - 8, top + 15, titled(row.variant), "end"))
+        parts.append(f'<rect class="fill-{_class(row.variant)}" x="{left}" y="{top}" width="{length:.1f}" height="20" rx="3"/>')
+        parts.append(_text(left + 6 + length, top + 15, row.text, "start", "value"))
     return _svg(title, NARROW, 8 + 30 * len(rows), parts)
 
 

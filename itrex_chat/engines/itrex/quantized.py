@@ -36,10 +36,12 @@ def sentences(saved: Saved) -> list[str]:
     """What a person wants to know about it."""
     if not saved.made:
         return [_("not quantized by ITREX {version} itself. {reason}", version=saved.itrex, reason=saved.skipped)]
+    scales = _("its scales are the same") if saved.scale_difference == 0 else _(
+        "its scales differ by at most {share:.2g} of their size", share=saved.scale_difference)
     lines = [_("quantized once by ITREX {version} in {seconds:.1f} s, peak memory {memory}. Of its {made} integers, {different} of "
-               "{integers} in {layers} layers differ from this program's; its scales differ by at most {scale:.1e}.",
+               "{integers} in {layers} layers differ from this program's; {scales}.",
                version=saved.itrex, seconds=saved.build_seconds, memory=readable(saved.build_memory), made=saved.made,
-               different=saved.different, integers=saved.integers, layers=saved.layers, scale=saved.scale_difference)]
+               different=saved.different, integers=saved.integers, layers=saved.layers, scales=scales)]
     if saved.own:
         lines.append(_("Its own integers and scales are kept, and later starts use them."))
     if saved.made != saved.asked:
