@@ -6,11 +6,12 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from itrex_chat import files, machine
+from itrex_chat import files, machine, progress
 from itrex_chat.engines.itrex import environment
 from itrex_chat.errors import EngineError
 from itrex_chat.language import _
@@ -19,6 +20,7 @@ WORKER = Path(__file__).resolve().parent / "worker"
 SAMPLER = Path(__file__).resolve().parents[2] / "generation" / "sampling.py"
 KEPT_LOGS = 50
 BROKEN = ("ModuleNotFoundError", "ImportError", "OSError: lib")
+STEPS = ("Applying Weight Only", "round-to-nearest algorithm", "Mixed Precision Statistics", "WeightOnlyQuant done", "Model loaded")
 CAUGHT = re.compile(r"ERROR:Exception: (.+)")
 # What the log says of the quantization: which matrices, how long it took, what was chosen for what was asked.
 NOTABLE = re.compile(r"Applying Weight Only|elapsed time|Mixed Precision|INFO\] [|+]|WeightOnlyQuant done|weight_type is used"
@@ -75,6 +77,25 @@ class Process:
         with contextlib.suppress(OSError):
             return [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if NOTABLE.search(line)]
         return []
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """A bar over the steps of a quantization, as the log tells of them."""
+        done = threading.Event()
+
+        def look() -> None:
+            while not done.wait(0.5):
+                log = self.log.read_text("utf-8", "replace") if self.log.is_file() else ""
+                bar.n = sum(step in log for step in STEPS)
+                bar.refresh()
+        with progress.bar(_("quantizing with ITREX"), len(STEPS), "steps") as bar:
+            watcher = threading.Thread(target=look, daemon=True)
+            watcher.start()
+            try:
+                yield
+            finally:
+                done.set()
+                watcher.join()
 
     def close(self) -> None:
         self._worker.kill()

@@ -86,7 +86,7 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
     try:
         print(_("ITREX {version} is quantizing {name}; this is done once.", version=version, name=recipe.name),
               file=sys.stderr, flush=True)
-        with Process(view.folder, view.architecture.name, artifact.variant, home) as itrex:
+        with Process(view.folder, view.architecture.name, artifact.variant, home) as itrex, itrex.watched():
             built = itrex.load(**load_job(view, artifact.variant, recipe), keep=str(made), check_ids=check)
             log = itrex.notable()
         if not built["layers"]:
