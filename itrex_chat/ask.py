@@ -41,15 +41,15 @@ def ask(models: list[Recipe], variants: list[str] | None = None, question_set: Q
             "variants": variants, "questions": dataclasses.asdict(question_set) if question_set else None}
     if tuple(engines) != (NATIVE,):
         spec["engines"] = list(engines)
-    if options != EngineOptions():
-        spec["options"] = dataclasses.asdict(options)
+    if options.own_template:
+        spec["own_template"] = True
     record = RunRecord.start(out or place(cache_home() / "runs", spec), spec)
     if command and command not in record.content.setdefault("commands", []):
         record.content["commands"].append(command)
     display = Display()
     try:
         for label, recipe in labelled:
-            _ask_model(record, display, label, recipe, variants_of(spec, recipe.as_dict()), question_set)
+            _ask_model(record, display, label, recipe, variants_of(spec, recipe.as_dict()), question_set, options)
         states = [facts.get("state") for model in record.content["models"].values()
                   for facts in model["variants"].values()]
         record.content["complete"] = all(state in ("done", "skipped") for state in states)
@@ -74,14 +74,14 @@ def labels(models: list[Recipe]) -> list[tuple[str, Recipe]]:
 
 
 def _ask_model(record: RunRecord, display: Display, label: str, recipe: Recipe, variants: list[str],
-               question_set: QuestionSet | None) -> None:
+               question_set: QuestionSet | None, options: EngineOptions) -> None:
     candidates = [question_set] if question_set else [question_sets.load(name)
                                                       for name in question_sets.DEFAULT.values()]
     tokens = recipe.generation.max_new_tokens + _longest_prompt(candidates)
     try:
         prepared = next(event for event in work({
             "task": "prepare", "recipe": recipe.as_dict(), "variants": variants, "tokens": tokens,
-            "options": record.content["spec"].get("options")}) if event["event"] == "prepared")
+            "options": dataclasses.asdict(options)}) if event["event"] == "prepared")
     except RunError as error:
         for variant in variants:
             _failed(record, display, label, variant, str(error))
@@ -97,7 +97,7 @@ def _ask_model(record: RunRecord, display: Display, label: str, recipe: Recipe, 
         if problem := prepared["problems"].get(variant):
             _failed(record, display, label, variant, problem)
         else:
-            _ask_variant(record, display, label, recipe, variant, asked, prepared["needs"])
+            _ask_variant(record, display, label, recipe, variant, asked, prepared["needs"], options)
 
 
 def _longest_prompt(sets: list[QuestionSet]) -> int:
@@ -106,7 +106,7 @@ def _longest_prompt(sets: list[QuestionSet]) -> int:
 
 
 def _ask_variant(record: RunRecord, display: Display, label: str, recipe: Recipe, variant: str, asked: QuestionSet,
-                 needs: dict[str, int]) -> None:
+                 needs: dict[str, int], options: EngineOptions) -> None:
     done = record.answered(label, variant)
     remaining = [question for question in asked.questions if question.id not in done]
     if not remaining:
@@ -118,7 +118,7 @@ def _ask_variant(record: RunRecord, display: Display, label: str, recipe: Recipe
         return
     job = {"task": "ask", "recipe": recipe.as_dict(), "variant": variant, "system": asked.system,
            "questions": [dataclasses.asdict(question) for question in remaining],
-           "generation": dataclasses.asdict(recipe.generation), "options": record.content["spec"].get("options")}
+           "generation": dataclasses.asdict(recipe.generation), "options": dataclasses.asdict(options)}
     count, number = len(asked.questions), len(done)
     try:
         for event in work(job):

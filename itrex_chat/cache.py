@@ -71,6 +71,8 @@ def remove(store: ArtifactStore, name: str) -> int:
     for view in views:
         storage.remove(view)
         print(_("{name}  removed", name=view.name))
+    for file in storage.saved(cache_home(), name):
+        file.unlink()
     return 0
 
 

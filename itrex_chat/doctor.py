@@ -31,7 +31,13 @@ class Finding:
 
 def examine(engine: str = engines.NATIVE) -> list[Finding]:
     """Everything there is to say about this machine; ITREX is tried out if it is the `engine`, else only looked up."""
-    return [*_program(), *_processor(), *_kernels(), *_itrex(tried=engine == engines.ITREX), *_memory(), *_cache()]
+    found = []
+    for section in (_program, _processor, _kernels, lambda: _itrex(tried=engine == engines.ITREX), _memory, _cache):
+        try:
+            found += section()
+        except (ImportError, OSError) as error:
+            found.append(Finding(BAD, f"{type(error).__name__}: {error}"))
+    return found
 
 
 def _program() -> list[Finding]:
@@ -109,7 +115,7 @@ def _memory() -> list[Finding]:
 
 def _cache() -> list[Finding]:
     home = cache_home()
-    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    existing = next(folder for folder in (home, *home.parents) if os.path.exists(folder))
     if not os.access(existing, os.W_OK):
         return [Finding(BAD, _("cache: {folder} cannot be written", folder=home), _("set ITREX_CHAT_CACHE to a folder that can be"))]
     free = shutil.disk_usage(existing).free

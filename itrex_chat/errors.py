@@ -51,3 +51,7 @@ class RunError(ItrexChatError):
 
 class EngineError(ItrexChatError):
     """An engine that is not installed, does not work or cannot take a model."""
+
+
+class UnknownArchitecture(CheckpointError, EngineError):
+    """A model whose architecture this program, or an engine, does not have."""

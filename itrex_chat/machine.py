@@ -2,7 +2,7 @@
 import os
 import platform
 import resource
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -53,7 +53,14 @@ def description() -> dict:
         "cpu": _cpu_name(), "cores": psutil.cpu_count(logical=False), "logical_cores": psutil.cpu_count(),
         "instructions": instructions(), "memory": psutil.virtual_memory().total,
         "system": platform.platform(), "python": platform.python_version(), "itrex_chat": __version__,
-        "packages": {name: version(name) for name in PACKAGES}}
+        "packages": {name: _version(name) for name in PACKAGES}}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu_name() -> str:

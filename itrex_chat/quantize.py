@@ -17,11 +17,13 @@ def quantize(recipe: Recipe, refresh: bool = False) -> Obtained:
     return obtain(recipe, refresh=refresh)
 
 
-def quantize_with_itrex(recipe: Recipe) -> str:
+def quantize_with_itrex(recipe: Recipe, refresh: bool = False) -> str:
     """Have ITREX quantize a recipe's model, if that was not done before; what it did, for a person. Raises ItrexChatError."""
     from itrex_chat.engines.itrex.quantized import sentences
     from itrex_chat.engines.itrex.saved import obtain as obtain_saved
     started = time.perf_counter()
+    if refresh:
+        obtain(recipe, refresh=True)
     found = obtain_saved(recipe)
     lines = [*found.saved.log, *(f"{found.artifact.name}: {line}" for line in sentences(found.saved))]
     lines.append(_("From the cache, in {seconds:.2f} s: {folder}", seconds=time.perf_counter() - started, folder=found.artifact.folder)
@@ -47,7 +49,7 @@ def command(arguments) -> None:
     recipe = recipes.load(arguments.model, command_line.settings(arguments))
     for engine in engines.engines_in(arguments.engine):
         if engine == engines.ITREX:
-            print(quantize_with_itrex(recipe))
+            print(quantize_with_itrex(recipe, arguments.refresh))
         else:
             _quantize_here(recipe, arguments.refresh)
 

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,17 @@ def test_a_model_in_the_right_form_is_linked_and_any_other_is_copied(models, hom
     assert list(copied.glob("blocks-*")) and not any(path.is_symlink() for path in copied.iterdir())
 
 
+def test_a_model_that_has_moved_is_linked_anew(models, home, tmp_path):
+    from itrex_chat.engines.itrex.view import prepared
+    first, second = tmp_path / "first" / "m", tmp_path / "second" / "m"
+    shutil.copytree(models("qwen2"), first)
+    view = prepared(recipes.load(str(first))).folder
+    second.parent.mkdir()
+    first.rename(second)
+    assert prepared(recipes.load(str(second))).folder == view
+    assert (view / "model.safetensors").resolve() == second / "model.safetensors"
+
+
 def test_sampling_is_the_same_in_both_engines(itrex, models):
     config = GenerationConfig(max_new_tokens=16, do_sample=True, temperature=0.9, top_p=0.9, seed=5)
     assert answer(models("qwen2"), "itrex-fp32", config=config)[0].token_ids == answer(models("qwen2"), "fp32", config=config)[0].token_ids
@@ -127,6 +139,11 @@ def test_itrexs_chatbot_has_the_names_of_its_own(itrex, models, tmp_path, monkey
         config = GenerationConfig(max_new_tokens=8)
         text = chatbot.predict("hello", config=config)
         assert "".join(chatbot.predict_stream("hello", config=config)) == text
+        given_up = chatbot.predict_stream("你好", config=config)
+        next(given_up)
+        assert chatbot.predict("hello", config=config) == text  # and nothing of the answer that nobody waited for
+        with pytest.raises(EngineError, match="Another question"):
+            list(given_up)
         with pytest.raises(ItrexChatError, match="shorten it"):
             chatbot.predict("hello " * 40000, config=config)
     assert list(tmp_path.glob("nc_workspace")) == [] and not list(models("qwen2").glob("nc_workspace"))
@@ -238,6 +255,13 @@ def test_a_damaged_environment_is_seen_and_a_whole_one_is_found_at_once(itrex):
     if itrex.adopted:
         pytest.skip("it is the user's own")
     assert environment.missing_files(ENGINES / "itrex") == [] and environment.install() == itrex
+
+
+def test_doctor_names_a_package_that_is_missing(no_itrex, monkeypatch):
+    from itrex_chat import doctor
+    monkeypatch.setattr(doctor, "requires", lambda name: ["torch==2.13.0", "not-there==1.0"])
+    bad = [finding for finding in doctor.examine() if finding.state == doctor.BAD]
+    assert [(finding.text, "pip install not-there==1.0" in finding.remedy) for finding in bad] == [("not-there is missing", True)]
 
 
 def test_doctor_names_what_works_and_the_command_for_the_rest(no_itrex):

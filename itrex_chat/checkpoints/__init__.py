@@ -66,6 +66,10 @@ class Checkpoint:
     def tensor(self, spec: TensorSpec) -> torch.Tensor:
         return self.rows(spec.name, 0, spec.shape[0])
 
+    def columns(self, name: str) -> int:
+        """The width of a matrix."""
+        return self._storage.shapes[self._origins[name].tensor][-1]
+
     def file_of(self, name: str) -> Path | None:
         """The safetensors file that holds a tensor under this name just as it is; None where there is none."""
         plain = self._origins[name] == Origin(name) and isinstance(self._storage, SafetensorsFiles)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from itrex_chat.decoder.config import ARCHITECTURES, DecoderConfig, unknown_architecture
 from itrex_chat.decoder.layout import EMBEDDING, HEAD
-from itrex_chat.errors import CheckpointError
+from itrex_chat.errors import CheckpointError, UnknownArchitecture
 from itrex_chat.language import _
 
 
@@ -54,7 +54,7 @@ def _chatglm3_config(config: dict) -> dict:
                                   "num_attention_heads", "multi_query_group_num", "layernorm_epsilon", "seq_length"),
              expected)
     if config["padded_vocab_size"] != 65024 or "chatglm2" in str(config.get("_name_or_path", "")).lower():
-        raise CheckpointError(_("This is another model with ChatGLM's layout (vocabulary {size}); of those only "
+        raise UnknownArchitecture(_("This is another model with ChatGLM's layout (vocabulary {size}); of those only "
                                 "ChatGLM3-6B is supported.", size=config["padded_vocab_size"]))
     return {
         "model_type": "glm", "architectures": ["GlmForCausalLM"],
@@ -134,10 +134,10 @@ def _baichuan2_config(config: dict) -> dict:
     _require("Baichuan2", config, ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                                    "vocab_size", "rms_norm_eps"), {"hidden_act": "silu"})
     if config["hidden_size"] == 5120 or "max_position_embeddings" not in config:
-        raise CheckpointError(_("Baichuan2-13B is another architecture (ALiBi instead of rotary positions) and is not "
+        raise UnknownArchitecture(_("Baichuan2-13B is another architecture (ALiBi instead of rotary positions) and is not "
                                 "supported; Baichuan2-7B is."))
     if config["vocab_size"] != 125696:
-        raise CheckpointError(_("This is the first Baichuan (vocabulary {size}); only Baichuan2-7B is supported.",
+        raise UnknownArchitecture(_("This is the first Baichuan (vocabulary {size}); only Baichuan2-7B is supported.",
                                 size=config["vocab_size"]))
     return {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"],
@@ -181,10 +181,10 @@ def _require(family: str, config: dict, keys: tuple[str, ...], expected: dict) -
     """Refuse a configuration that lacks a key or has a flag set that changes the architecture."""
     for key in keys:
         if not isinstance(config.get(key), (int, float)) or isinstance(config[key], bool):
-            raise CheckpointError(_("config.json does not look like {family}: it has no {key}.", family=family, key=key))
+            raise UnknownArchitecture(_("config.json does not look like {family}: it has no {key}.", family=family, key=key))
     for key, value in expected.items():
         if config.get(key, value) != value:
-            raise CheckpointError(_("config.json: {key} is {found!r}; only {value!r} is supported for {family}.", key=key,
+            raise UnknownArchitecture(_("config.json: {key} is {found!r}; only {value!r} is supported for {family}.", key=key,
                                     found=config[key], value=value, family=family))
 
 

@@ -216,7 +216,7 @@ def _figures(variant: str, facts: dict, artifact: dict | None, answers: list[dic
         seconds=sum(answer["seconds"] for answer in answers),
         load_seconds=load.get("seconds"), peak_memory=facts.get("peak_memory"), disk_bytes=load.get("disk_bytes"),
         weight_bytes=load.get("weight_bytes"),
-        bits_per_weight=8 * statistics["bytes_after"] / statistics["weights"] if statistics else None,
+        bits_per_weight=8 * statistics["bytes_after"] / statistics["weights"] if statistics and not load.get("engine") else None,
         kernel=load.get("kernel", ""), engine=load.get("engine"), build_seconds=_build_seconds(load, statistics),
         identical=sum(pair.identical for pair in both) if both else None,
         equal_tokens=_median(pair.equal_tokens for pair in both),

@@ -84,7 +84,7 @@ def missing(model: ModelComparison) -> list[str]:
 def engine_lines(model: ModelComparison) -> list[str]:
     """What another engine's quantization was, a variant after the other."""
     return [f"{titled(figures.variant)}: {line}" for figures in model.figures
-            if (saved := (figures.engine or {}).get("saved")) for line in sentences(Saved(**saved))]
+            if (saved := Saved.from_record((figures.engine or {}).get("saved"))) for line in sentences(saved)]
 
 
 def absent(comparison: Comparison) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from itrex_chat.errors import CheckpointError
+from itrex_chat.errors import CheckpointError, UnknownArchitecture
 from itrex_chat.language import _
 
 ARCHITECTURES = {
@@ -108,9 +108,9 @@ def inverse_frequencies(base: float, dims: int) -> torch.Tensor:
     return 1.0 / base ** (torch.arange(0, dims, 2, dtype=torch.float32) / dims)
 
 
-def unknown_architecture(kind) -> CheckpointError:
+def unknown_architecture(kind) -> UnknownArchitecture:
     known = ("chatglm (ChatGLM3)", "qwen", "baichuan (Baichuan2-7B)", *ARCHITECTURES)
-    return CheckpointError(_("The architecture {name} is not supported. Known: {known}.", name=kind,
+    return UnknownArchitecture(_("The architecture {name} is not supported. Known: {known}.", name=kind,
                              known=", ".join(known)))
 
 

@@ -2,6 +2,8 @@
 
 Needs PyTorch alone: ITREX's worker runs this file in its own environment.
 """
+from __future__ import annotations
+
 import torch
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from itrex_chat import machine
 from itrex_chat import recipe as recipes
 from itrex_chat.engines import ITREX, EngineOptions, engine_and_precision
-from itrex_chat.errors import EngineError, ItrexChatError, RunError
+from itrex_chat.errors import ItrexChatError, RunError, UnknownArchitecture
 from itrex_chat.language import _
 from itrex_chat.recipe import Recipe
 from itrex_chat.runs.protocol import receive_job, tell
@@ -75,14 +75,16 @@ def _preparation(model: Recipe, variants: list[str], tokens: int, options: Engin
             elif "checkpoint" not in stored:
                 stored["checkpoint"] = _checkpoint(model)
         except ItrexChatError as error:
-            if engine == ITREX and options.trust_remote_code and not isinstance(error, EngineError):
+            if engine == ITREX and options.trust_remote_code and isinstance(error, UnknownArchitecture):
                 foreign.append(name)
             else:
                 problems[name] = _explained(model, engine, error)
     if not stored:
         if not foreign:
             raise RunError(next(iter(problems.values())))
-        return {"needs": dict.fromkeys(foreign, 0), "languages": list(model.languages or ("en",)), "problems": problems,
+        from itrex_chat.engines.itrex.memory import unknown_model
+        from itrex_chat.sources import resolve
+        return {"needs": dict.fromkeys(foreign, unknown_model(resolve(model).size())), "languages": list(model.languages or ("en",)), "problems": problems,
                 "artifacts": {}}
     used = stored.get("checkpoint") or stored["artifact"]
     languages = model.languages or spoken_languages(load_tokenizer(used.folder, used.family, model.chat, used.gguf))
@@ -96,7 +98,7 @@ def _preparation(model: Recipe, variants: list[str], tokens: int, options: Engin
 
 
 def _explained(model: Recipe, engine: str, error: ItrexChatError) -> str:
-    if engine != ITREX:
+    if engine != ITREX or not isinstance(error, UnknownArchitecture):
         return str(error)
     from itrex_chat.engines.itrex.foreign import explained
     return explained(model, error)

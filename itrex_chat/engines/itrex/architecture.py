@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from itrex_chat.decoder.config import DecoderConfig, inverse_frequencies
 from itrex_chat.decoder.layout import layer
-from itrex_chat.errors import EngineError
+from itrex_chat.errors import UnknownArchitecture
 from itrex_chat.language import _
 
 NAMES = {"qwen2": "qwen-gpt", "mistral": "mistral", "llama": "llama"}  # what ITREX's match by parts of a name understands
@@ -43,13 +43,13 @@ class Architecture:
 
 
 def for_itrex(decoder: DecoderConfig, stop_ids: list[int]) -> Architecture:
-    """The architecture that computes what `decoder` does. Raises EngineError where ITREX's libraries have none."""
+    """The architecture that computes what `decoder` does. Raises UnknownArchitecture where ITREX has none."""
     head_dim = decoder.hidden_size // decoder.heads
     for missing, what in ((decoder.qk_norm, _("norms of queries and keys")), (decoder.sandwich_norms, _("norms behind attention and MLP")),
                           (decoder.mlp_bias, _("biases in the MLP")), (decoder.head_dim != head_dim, _("heads of another size")),
                           (decoder.rotary.attention_factor != 1, _("scaled rotary positions (YaRN)"))):
         if missing:
-            raise EngineError(_("ITREX 1.4.2 does not know this architecture ({name} with {what}); the native engine does.",
+            raise UnknownArchitecture(_("ITREX 1.4.2 does not know this architecture ({name} with {what}); the native engine does.",
                                 name=decoder.architecture, what=what))
     rotary = decoder.rotary
     plain = not rotary.interleaved and rotary.dims == head_dim and \

@@ -13,7 +13,7 @@ from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.quantized import Saved
 from itrex_chat.engines.itrex.saved import load_job, obtain
 from itrex_chat.engines.itrex.view import prepared
-from itrex_chat.errors import CheckpointError, EngineError, GenerationError
+from itrex_chat.errors import EngineError, GenerationError, UnknownArchitecture
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.room import room_for
 from itrex_chat.language import _
@@ -83,9 +83,10 @@ def load_itrex_chatbot(recipe: Recipe, variant: str, home: Path | None = None,
             job = load_job(view, precision, recipe)
         else:
             found = obtain(recipe, home)
-            saved, view, size = found.saved, found.view, found.artifact.nbytes()
+            saved, view = found.saved, found.view
+            size = found.artifact.nbytes() + view.bytes_of_rest() + (found.own.stat().st_size if found.own else 0)
             job = load_job(view, precision, recipe, found.artifact, found.own)
-    except (CheckpointError, EngineError) as error:
+    except UnknownArchitecture as error:
         if not options.trust_remote_code:
             raise type(error)(foreign.explained(recipe, error)) from None
         process, tokenizer, limits, facts, loaded = foreign.load(recipe, variant, home, error)

@@ -8,6 +8,7 @@ never shares an environment with this program. Where it lives:
 
 A step that was finished is not repeated after an interruption.
 """
+import contextlib
 import hashlib
 import json
 import os
@@ -30,7 +31,7 @@ from itrex_chat.units import readable
 
 HERE = Path(__file__).resolve().parent
 LOCK = HERE / "itrex.lock"
-TORCH = "torch==2.3.0"
+VERSION, TORCH = "1.4.2", "torch==2.3.0"
 PYTHON = (3, 11)  # what the locked versions were checked with
 DISK = 7 << 30  # bytes: with CUDA's libraries, which the common build of torch brings
 PROBE_SECONDS = 300
@@ -70,21 +71,24 @@ def install(python: str | None = None) -> Environment:
             if python:
                 return _verified(Path(shutil.which(python) or python).absolute(), adopted=True)
             found = _recorded()
-            if found and not found.adopted and found.lock == _lock_digest() and not missing_files(home / "itrex"):
+            if found and found.python == str(home / "itrex" / "bin" / "python") and os.access(found.python, os.X_OK) \
+                    and found.lock == _lock_digest() and not missing_files(home / "itrex"):
                 return found
             _make(home / "itrex")
-            return _verified(home / "itrex" / "bin" / "python", adopted=False, made=True)
+            return _verified(home / "itrex" / "bin" / "python", adopted=False)
 
 
 def check() -> Environment:
     """As `find`, after ITREX's kernels have run once more. Raises EngineError."""
     found = find()
-    return _verified(Path(found.python), found.adopted)
+    _tried(Path(found.python), _("Repair it: {command}", command=INSTALL))
+    return found
 
 
 def suspect() -> None:
     """Have the next installation look again: the environment failed at work."""
-    _record_path().unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        _record_path().unlink(missing_ok=True)
 
 
 def missing_files(folder: Path) -> list[str]:
@@ -108,7 +112,7 @@ def missing_files(folder: Path) -> list[str]:
 def _make(folder: Path) -> None:
     """The environment with all packages of the lock; what an interrupted run finished is kept."""
     steps = pip.Steps(folder, _lock_digest())
-    if not steps.done("environment") or missing_files(folder):
+    if not steps.done("environment") or missing_files(folder) or not os.access(folder / "bin" / "python", os.X_OK):
         interpreter = _interpreter()
         free = shutil.disk_usage(folder.parent).free
         if free < DISK:
@@ -124,18 +128,24 @@ def _make(folder: Path) -> None:
         steps.install("packages", ["--no-deps", "-r", str(LOCK)], sum(1 for _line in LOCK.open()))
 
 
-def _verified(python: Path, adopted: bool, made: bool = False) -> Environment:
-    """The environment of an interpreter after ITREX's kernels have run in it; `made` says that it is just made or mended."""
-    facts = probe(python)
-    if problem := facts.get("problem"):
-        advice = _("Name another environment, or have one made: {command}", command=INSTALL) if adopted else \
-            _("Remove {folder} and install it again: {command}", folder=python.parent.parent, command=INSTALL) if made else \
-            _("Repair it: {command}", command=INSTALL)
-        raise EngineError(_("ITREX does not work in the environment of {python} ({problem}). {advice}", python=python,
-                            problem=problem.rstrip("."), advice=advice))
-    found = Environment(str(python), adopted, _lock_digest(), facts)
+def _verified(python: Path, adopted: bool) -> Environment:
+    """The environment of an interpreter after ITREX's kernels have run in it, remembered."""
+    advice = _("Name another environment, or have one made: {command}", command=INSTALL) if adopted else \
+        _("Remove {folder} and install it again: {command}", folder=python.parent.parent, command=INSTALL)
+    found = Environment(str(python), adopted, _lock_digest(), _tried(python, advice))
     files.write_json(_record_path(), asdict(found))
     return found
+
+
+def _tried(python: Path, advice: str) -> dict:
+    """What `probe` says of an environment that works. Raises EngineError with `advice`."""
+    facts = probe(python)
+    if not facts.get("problem") and (found := facts["versions"]["intel-extension-for-transformers"]) != VERSION:
+        facts = {"problem": _("it has ITREX {found}; this program knows {wanted}", found=found, wanted=VERSION)}
+    if problem := facts.get("problem"):
+        raise EngineError(_("ITREX does not work in the environment of {python} ({problem}). {advice}", python=python,
+                            problem=problem.rstrip("."), advice=advice))
+    return facts
 
 
 def probe(python: Path) -> dict:

@@ -31,8 +31,8 @@ class OwnTokenizer:
 
 def load(recipe: Recipe, variant: str, home: Path, why: ItrexChatError) -> tuple:
     """The process with the model of a local folder and its tokenizer, facts and limits. Raises `why` for anything else."""
-    folder = Path(recipe.source.path)
-    if not (folder / "config.json").is_file():
+    folder = Path(recipe.source.path).resolve()
+    if not recipe.source.path or not (folder / "config.json").is_file():
         raise EngineError(_("{reason} With --trust-remote-code, ITREX takes a local folder only.", reason=why)) from None
     precision = engine_and_precision(variant)[1]
     process = Process(folder, _name(folder), precision, home)

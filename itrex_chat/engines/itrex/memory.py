@@ -11,7 +11,13 @@ def needed(config: DecoderConfig, precision: str, tokens: int) -> int:
     blocks = sum(spec.size for spec in tensors(config) if spec.role == "linear")
     others = _bytes_of_others(config)
     weights = {"fp32": 4.4 * blocks, "int8": 1.4 * blocks, "int4": 0.85 * blocks}[precision] + 1.3 * others
-    return PROGRAM + int(weights) + tokens * (KVCache.bytes_per_token(config) + 8 * config.vocab_size // max(1, tokens))
+    activations = 8 * config.vocab_size + 8 * config.heads * tokens ** 2  # logits, and attention's scores
+    return PROGRAM + int(weights) + tokens * KVCache.bytes_per_token(config) + activations
+
+
+def unknown_model(size: int) -> int:
+    """A guess for a model that only ITREX can read, of `size` bytes on disk: in 16 bits there, in FP32 in memory."""
+    return PROGRAM + int(2.6 * size)
 
 
 def quantizing(config: DecoderConfig) -> int:

@@ -38,6 +38,7 @@ class Process:
     def __init__(self, folder: Path, name: str, variant: str, home: Path):
         self._python = environment.find().python
         self.name, self.variant = name, variant
+        self._number, self._busy = 0, threading.RLock()
         with files.disk_errors(EngineError, _("Starting ITREX in {folder}", folder=home / "itrex")):
             self._scratch = _scratch(home / "itrex" / "work")
             (self._scratch / name).symlink_to(folder)
@@ -63,14 +64,20 @@ class Process:
         return next(self._events("loaded"))
 
     def answer(self, ids: list[int], room: int, stop_ids: list[int], sampling: dict) -> Iterator[dict]:
-        """The events of an answer: "token" with its id for each, then "end"."""
-        self._send("answer", ids=ids, room=room, stop_ids=stop_ids, sampling=sampling, sampler=str(SAMPLER))
-        yield from self._events("end")
+        """The events of an answer: "token" with its id for each, then "end".
+
+        An answer that nobody hears to its end is given up when the next job
+        comes. Threads wait for each other.
+        """
+        with self._busy:
+            self._send("answer", ids=ids, room=room, stop_ids=stop_ids, sampling=sampling, sampler=str(SAMPLER))
+            yield from self._events("end")
 
     def ask(self, task: str, **job) -> dict:
         """The one event that a small task gives back under its own name."""
-        self._send(task, **job)
-        return next(self._events(task))
+        with self._busy:
+            self._send(task, **job)
+            return next(self._events(task))
 
     def notable(self) -> list[str]:
         """The lines of the log that tell of the quantization."""
@@ -86,8 +93,7 @@ class Process:
         def look() -> None:
             while not done.wait(0.5):
                 log = self.log.read_text("utf-8", "replace") if self.log.is_file() else ""
-                bar.n = sum(step in log for step in STEPS)
-                bar.refresh()
+                bar.update(sum(step in log for step in STEPS) - bar.n)
         with progress.bar(_("quantizing with ITREX"), len(STEPS), "steps") as bar:
             watcher = threading.Thread(target=look, daemon=True)
             watcher.start()
@@ -112,19 +118,25 @@ class Process:
         self.close()
 
     def _send(self, task: str, **job) -> None:
+        self._number += 1
         with contextlib.suppress(BrokenPipeError, ValueError):  # it died; what it said last tells
-            self._worker.stdin.write(json.dumps({"task": task, **job}) + "\n")
+            self._worker.stdin.write(json.dumps({"task": task, "number": self._number, **job}) + "\n")
             self._worker.stdin.flush()
 
     def _events(self, last: str) -> Iterator[dict]:
-        """Events up to the `last`."""
+        """The events of the job that was sent last, up to the `last`; what is left of an earlier one is passed over."""
+        number = self._number
         for line in self._worker.stdout:
             event = json.loads(line)
+            if event.pop("number", number) != number:
+                continue
             if event["event"] == "error":
                 raise self._failure(event["message"])
             yield event
             if event["event"] == last:
                 return
+            if self._number != number:
+                raise EngineError(_("Another question was put to ITREX before this answer ended."))
         raise self._failure(self._death())
 
     def _death(self) -> str:

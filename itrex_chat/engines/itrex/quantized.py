@@ -31,6 +31,15 @@ class Saved:
     own: bool = False
     format: int = FORMAT
 
+    @classmethod
+    def from_record(cls, values) -> "Saved | None":
+        """What was written as a dict, by this version of the program; None for anything else."""
+        try:
+            saved = cls(**values)
+        except TypeError:
+            return None
+        return saved if saved.format == FORMAT and (not saved.made or saved.build_seconds is not None) else None
+
 
 def sentences(saved: Saved) -> list[str]:
     """What a person wants to know about it."""
@@ -42,6 +51,7 @@ def sentences(saved: Saved) -> list[str]:
                "{integers} in {layers} layers differ from this program's; {scales}.",
                version=saved.itrex, seconds=saved.build_seconds, memory=readable(saved.build_memory), made=saved.made,
                different=saved.different, integers=saved.integers, layers=saved.layers, scales=scales)]
+    lines.append(_("Its head is not quantized: it and the embedding are in FP32."))
     if saved.own:
         lines.append(_("Its own integers and scales are kept, and later starts use them."))
     if saved.made != saved.asked:

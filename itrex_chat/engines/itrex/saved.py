@@ -180,7 +180,7 @@ def _from_weights(view: View, name: str, kind: str, group_size: int) -> tuple[to
 
 def _read(record: Path, numbers: Path) -> Saved | None:
     try:
-        saved = Saved(**json.loads(record.read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
+        saved = Saved.from_record(json.loads(record.read_text("utf-8")))
+    except (OSError, ValueError):
         return None
-    return saved if saved.format == FORMAT and (numbers.is_file() or not saved.own) else None
+    return saved if saved and (numbers.is_file() or not saved.own) else None

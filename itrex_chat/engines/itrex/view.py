@@ -21,16 +21,15 @@ from safetensors.torch import save_file
 from itrex_chat import files, progress, sources
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
-from itrex_chat.decoder.layout import TensorSpec
 from itrex_chat.engines.itrex.architecture import Architecture, for_itrex
 from itrex_chat.errors import EngineError
 from itrex_chat.language import _
 from itrex_chat.places import cache_home
 from itrex_chat.recipe import Recipe
 
-FORMAT = 2  # raise it when what a view holds changes
+FORMAT = 3  # raise it when what a view holds changes
 SHARD = 1 << 30  # bytes
-REST, INDEX = "rest.safetensors", "model.safetensors.index.json"
+REST, INDEX, STAND_IN = "rest.safetensors", "model.safetensors.index.json", "stand-in"
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,10 @@ class View:
     checkpoint: Checkpoint
     architecture: Architecture
     tokenizer: ChatTokenizer
+
+    def bytes_of_rest(self) -> int:
+        """Bytes on disk of what is not in an artifact."""
+        return (self.folder / REST).stat().st_size
 
     def matrix(self, name: str) -> torch.Tensor:
         """A matrix of ITREX's model [out, in] as it is stored."""
@@ -66,22 +69,25 @@ def prepared(recipe: Recipe, home: Path | None = None, blocks: bool = True) -> V
     with files.disk_errors(EngineError, _("Preparing {folder}", folder=view.folder)):
         view.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(view.folder / ".lock"):
+            for leftover in view.folder.glob(".*.partial"):  # of a process that was killed
+                leftover.unlink()
             if not (view.folder / REST).is_file():
                 _write_descriptions(view)
-                _save({spec.name: tensor for spec, tensor in _others(view)}, view.folder / REST)
-            if blocks and not (view.folder / INDEX).is_file():
+                _save(dict(_others(view)), view.folder / REST)
+            if blocks and not ((view.folder / INDEX).is_file() and _links_are_right(view)):
                 _write_blocks(view)
     return view
 
 
 def _write_descriptions(view: View) -> None:
     files.write_json(view.folder / "config.json", view.architecture.config)
+    (view.folder / STAND_IN).mkdir(exist_ok=True)
     for name, content in old_tokenizer(view.tokenizer.files()).items():
         with files.replacing(view.folder / name) as partial:
             partial.write_bytes(content)
 
 
-def _others(view: View) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
+def _others(view: View) -> Iterator[tuple[str, torch.Tensor]]:
     """Everything but the blocks' matrices, biases in the order of ITREX's rows."""
     checkpoint, decoder = view.checkpoint, view.checkpoint.decoder
     for spec in checkpoint.specs():
@@ -89,54 +95,69 @@ def _others(view: View) -> Iterator[tuple[TensorSpec, torch.Tensor]]:
             continue
         tensor = checkpoint.tensor(spec)
         rows = view.architecture.matrices.get(spec.name.removesuffix(".bias"))
-        yield spec, tensor[list(rows.order)].contiguous() if rows and rows.order else tensor
+        yield spec.name, tensor[list(rows.order)].contiguous() if rows and rows.order else tensor
     if view.architecture.config.get("attention_bias") and not decoder.output_bias:
         for name, rows in view.architecture.matrices.items():
             if name.endswith("o_proj"):
-                yield TensorSpec(f"{name}.bias", (rows.count,), "vector"), torch.zeros(rows.count)
-
-
-def _linked(view: View, homes: dict[str, str]) -> bool:
-    """Whether the model's own files serve as they are; they are linked, and their tensors get their `homes`."""
-    found = {}
-    for name, rows in view.architecture.matrices.items():
-        if rows.order or rows.module != name or (file := view.checkpoint.file_of(f"{name}.weight")) is None:
-            return False
-        found[f"{name}.weight"] = file
-    for file in set(found.values()):
-        (view.folder / file.name).unlink(missing_ok=True)
-        (view.folder / file.name).symlink_to(file.resolve())
-    homes.update({name: file.name for name, file in found.items()})
-    return True
+                yield f"{name}.bias", torch.zeros(rows.count)
 
 
 def _write_blocks(view: View) -> None:
-    """The matrices, and at last the index, which makes them whole."""
-    homes = dict.fromkeys((spec.name for spec, _tensor in _others(view)), REST)
-    if not _linked(view, homes):
-        _copy_blocks(view, homes)
+    """The matrices, linked or copied, and at last the index, which makes them whole."""
+    homes = dict.fromkeys((name for name, _tensor in _others(view)), REST)
+    homes |= _link(view) or _copy(view)
     files.write_json(view.folder / INDEX, {"metadata": {}, "weight_map": homes})
 
 
-def _copy_blocks(view: View, homes: dict[str, str]) -> None:
-    """The matrices as ITREX wants them, a file at a time; their tensors get their `homes`."""
-    shard, number = {}, 0
+def _own_files(view: View) -> dict[str, Path]:
+    """The model's own file for each of ITREX's matrices, where they serve as they are; else nothing."""
+    found = {}
+    for name, rows in view.architecture.matrices.items():
+        if rows.order or rows.module != name or (file := view.checkpoint.file_of(f"{name}.weight")) is None:
+            return {}
+        found[f"{name}.weight"] = file.resolve()
+    return found
 
-    def finish() -> None:
-        nonlocal shard, number
-        number += 1
-        file = f"blocks-{number:05d}.safetensors"
-        _save(shard, view.folder / file)
-        homes.update(dict.fromkeys(shard, file))
-        shard = {}
-    total = sum(spec.size for spec in view.checkpoint.specs() if spec.role == "linear")
-    with progress.bar(_("preparing for ITREX"), total, "weights") as bar:
-        for name in view.architecture.matrices:
-            shard[f"{name}.weight"] = matrix = view.matrix(name)
-            bar.update(matrix.numel())
-            if sum(tensor.nbytes for tensor in shard.values()) >= SHARD:
-                finish()
-        finish()
+
+def _link(view: View) -> dict[str, str]:
+    """Links to the model's own files, and the file of each matrix; nothing where they do not serve."""
+    found = _own_files(view)
+    for file in set(found.values()):
+        (view.folder / file.name).unlink(missing_ok=True)
+        (view.folder / file.name).symlink_to(file)
+    return {name: file.name for name, file in found.items()}
+
+
+def _links_are_right(view: View) -> bool:
+    """Whether the links lead to the model that was given: it may have moved, or be another copy."""
+    links = [path for path in view.folder.iterdir() if path.is_symlink()]
+    return not links or {path.resolve() for path in links} == set(_own_files(view).values())
+
+
+def _copy(view: View) -> dict[str, str]:
+    """The matrices as ITREX wants them, a file at a time, those that exist already passed over; the file of each matrix."""
+    parts, size = [[]], 0
+    for name, rows in view.architecture.matrices.items():
+        tensor = f"{rows.module}.weight"
+        size += rows.count * view.checkpoint.columns(tensor) * view.checkpoint.dtype(tensor).itemsize
+        parts[-1].append(name)
+        if size >= SHARD:
+            parts.append([])
+            size = 0
+    homes = {}
+    with progress.bar(_("preparing for ITREX"), len(view.architecture.matrices), "matrices") as bar:
+        for number, part in enumerate(filter(None, parts), 1):
+            file = f"blocks-{number:05d}.safetensors"
+            if not (view.folder / file).is_file():
+                shard = {}
+                for name in part:
+                    shard[f"{name}.weight"] = view.matrix(name)
+                    bar.update(1)
+                _save(shard, view.folder / file)
+            else:
+                bar.update(len(part))
+            homes |= dict.fromkeys((f"{name}.weight" for name in part), file)
+    return homes
 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -150,20 +171,32 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def old_tokenizer(contents: dict[str, bytes]) -> dict[str, bytes]:
-    """Tokenizer files as tokenizers 0.15 and transformers 4.38 read them.
+    """Tokenizer files as tokenizers 0.15 and transformers 4.38 read them, and a stand-in for those that cannot be.
 
-    Merges are written as "a b"; a vocabulary in another form than
-    `tokenizer.json` becomes one of single bytes: prompts come as ids.
+    Prompts come as ids, so the stand-in, of single bytes, serves for all but
+    ITREX's own template. Merges are written as "a b", a Metaspace with the
+    setting that it had then.
     """
+    written = {f"{STAND_IN}/{name}": content for name, content in _bytes_tokenizer().items()}
     if "tokenizer.json" not in contents:
-        return _bytes_tokenizer()
+        return written
     content = json.loads(contents["tokenizer.json"])
     model = content["model"]
     if merges := model.get("merges"):
         model["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in merges]
+    for part in _parts(content):
+        if part.get("type") == "Metaspace":
+            part["add_prefix_space"] = part.get("prepend_scheme", "always") != "never"
     settings = json.loads(contents.get("tokenizer_config.json", b"{}")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    return {"tokenizer.json": json.dumps(content, ensure_ascii=False).encode(),
-            "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode()}
+    return written | {"tokenizer.json": json.dumps(content, ensure_ascii=False).encode(),
+                      "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode()}
+
+
+def _parts(content: dict) -> Iterator[dict]:
+    """The pre-tokenizer, the decoder, and what they are made of."""
+    for name in ("pre_tokenizer", "decoder"):
+        part = content.get(name) or {}
+        yield from (part, *(part.get("pretokenizers") or ()), *(part.get("decoders") or ()))
 
 
 def _bytes_tokenizer() -> dict[str, bytes]:

@@ -11,6 +11,9 @@ standard library and what ITREX's environment has.
 
     {"event": "loaded", …}   {"event": "token", "id": …}   {"event": "end", "ttft": …, "tpot": …}   {"event": "prompt", …}
     {"event": "error", "message": "what happened"}
+
+A job's "number" comes back with its events; an answer ends early when the
+next job waits.
 """
 import json
 import os
@@ -25,7 +28,7 @@ def main():
     os.dup2(log, 2)
 
     def tell(event, **fields):
-        answers.write(json.dumps(dict(fields, event=event), ensure_ascii=False) + "\n")
+        answers.write(json.dumps(dict(fields, event=event, number=number), ensure_ascii=False) + "\n")
         answers.flush()
 
     # Read apart, so that the end of standard input ends a worker that is busy inside ITREX.
@@ -38,10 +41,11 @@ def main():
         os._exit(1)
 
     threading.Thread(target=read, daemon=True).start()
-    loaded = None
+    loaded, number = None, 0
     while True:
         arrived.acquire()
         job = jobs.pop(0)
+        number = job.pop("number", 0)
         try:
             task = job.pop("task")
             if task == "load":
@@ -50,7 +54,7 @@ def main():
                 tell("loaded", **facts)
             elif task == "answer":
                 from itrex_answering import answer
-                answer(loaded, tell, **job)
+                answer(loaded, tell, lambda: bool(jobs), **job)
             else:
                 import itrex_answering
                 tell(task, **{"prompt": itrex_answering.own_prompt, "decode": itrex_answering.decode,

@@ -4,14 +4,14 @@ import time
 from types import SimpleNamespace
 
 import torch
-from itrex_building import peak_memory
+from itrex_building import peak_memory, readable_tokenizer
 
 MASK_STEP = 256  # tokens
 
 
 @torch.inference_mode()
-def answer(loaded, tell, ids, room, stop_ids, sampling, sampler):
-    """Prefill, then token after token until one of `stop_ids` or `room` tokens.
+def answer(loaded, tell, superseded, ids, room, stop_ids, sampling, sampler):
+    """Prefill, then token after token until one of `stop_ids` or `room` tokens, or nobody waits for them any more.
 
     `sampler` is the file with the class that chooses tokens. TTFT and TPOT, in
     seconds, are measured as in `generation/loop.py`.
@@ -27,7 +27,7 @@ def answer(loaded, tell, ids, room, stop_ids, sampling, sampler):
     while token not in stop_ids:
         tell("token", id=token)
         count += 1
-        if count == room:
+        if count == room or superseded():
             break
         token = chooser.choose(steps.send(token))
         last = time.perf_counter()
@@ -52,9 +52,14 @@ def _logits(model, ids):
     """float32 [vocabulary] after the prompt, then after each token that is sent."""
     inputs, past = torch.tensor([ids]), None
     while True:
-        out = model(input_ids=inputs, past_key_values=past, use_cache=True)
+        if isinstance(getattr(model, "lm_head", None), torch.nn.Module) and hasattr(model, "model"):
+            out = model.model(input_ids=inputs, past_key_values=past, use_cache=True)
+            logits = model.lm_head(out.last_hidden_state[:, -1:])  # of one position: of all they would fill gigabytes
+        else:
+            out = model(input_ids=inputs, past_key_values=past, use_cache=True)
+            logits = out.logits
         past = out.past_key_values
-        token = yield out.logits[0, -1].float()
+        token = yield logits[0, -1].float()
         inputs = torch.tensor([[token]])
 
 
@@ -69,6 +74,8 @@ def fit_mask(model, length):
 def own_prompt(loaded, query, system):
     """A question in the words of ITREX's conversation template, as ids of the folder's tokenizer."""
     from intel_extension_for_transformers.neural_chat.models import model_utils
+    if readable_tokenizer(loaded.name) != loaded.name:
+        raise ValueError("its libraries cannot read this model's tokenizer, which its conversation template needs")
     if loaded.chatbot is None:
         loaded.chatbot = _adapter(loaded.name)
     if system:

@@ -1,4 +1,5 @@
 """Loading a variant: ITREX's own `build_chatbot`, or its layers filled with integers that are there already."""
+import os
 import platform
 import resource
 import time
@@ -53,7 +54,8 @@ def _built(name, quantization, trust):
     from intel_extension_for_transformers.transformers import MixedPrecisionConfig, RtnConfig
     config = MixedPrecisionConfig(dtype="float32") if quantization is None else RtnConfig(**quantization)
     try:
-        chatbot = build_chatbot(PipelineConfig(model_name_or_path=name, optimization_config=config))
+        chatbot = build_chatbot(PipelineConfig(model_name_or_path=name, optimization_config=config,
+                                               tokenizer_name_or_path=readable_tokenizer(name)))
     except AttributeError:  # it goes on after an error, with what is not there
         chatbot = None
         if not get_latest_error_string():
@@ -61,6 +63,19 @@ def _built(name, quantization, trust):
     if chatbot is None:
         raise RuntimeError("build_chatbot said: {}".format(get_latest_error_string() or "nothing"))
     return model_utils.MODELS[name]["model"].eval(), name, chatbot
+
+
+def readable_tokenizer(name):
+    """The model's folder if its tokenizer can be read here, else the stand-in in it; without one, the folder."""
+    from tokenizers import Tokenizer
+    stand_in = os.path.join(name, "stand-in")
+    if not os.path.isdir(stand_in):
+        return name
+    try:
+        Tokenizer.from_file(os.path.join(name, "tokenizer.json"))
+        return name
+    except Exception:  # whatever it stumbles over
+        return stand_in
 
 
 def _filled(name, quantization, artifact, matrices, own):

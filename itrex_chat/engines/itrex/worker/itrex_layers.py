@@ -45,13 +45,11 @@ def fill(model, folder, artifact, matrices, quantization, own):
 
     `own` is a file with ITREX's own scales and, where they differ, integers.
     """
-    files, homes, bits = {}, _homes(artifact), quantization["bits"]
+    homes, bits = _homes(artifact), quantization["bits"]
 
     def stored(name):
-        path = os.path.join(artifact, homes[name])
-        if path not in files:
-            files[path] = safe_open(path, "pt")
-        return files[path].get_tensor(name)
+        with safe_open(os.path.join(artifact, homes[name]), "pt") as file:  # whose pages go with the tensor
+            return file.get_tensor(name)
 
     replaced = safe_open(own, "pt") if own else None
     replacements = set(replaced.keys()) if own else ()
