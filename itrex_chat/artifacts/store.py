@@ -27,10 +27,9 @@ class ArtifactStore:
 
     def place(self, recipe: Recipe, key: str) -> Path:
         """Where the artifact of a key is, or would be written."""
-        label = "".join(c if c.isalnum() or c in "._-" else "_" for c in recipe.name)[:80].lstrip(".") or "model"
         quantization = recipe.quantization
         return self.find(key) or self.folder / (
-            f"{label}-{quantization.weight_dtype}-g{quantization.group_size}-{key[:12]}")
+            f"{label(recipe.name)}-{quantization.weight_dtype}-g{quantization.group_size}-{key[:12]}")
 
     def find(self, key: str) -> Path | None:
         """The finished artifact of a key, under whatever name it was made."""
@@ -96,6 +95,11 @@ class ArtifactStore:
             yield
         finally:
             lock.release()
+
+
+def label(name: str) -> str:
+    """A model's name as the beginning of a folder's."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80].lstrip(".") or "model"
 
 
 def discard(folder: Path) -> None:

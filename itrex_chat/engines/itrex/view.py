@@ -19,6 +19,7 @@ from filelock import FileLock
 from safetensors.torch import save_file
 
 from itrex_chat import files, progress, sources
+from itrex_chat.artifacts.store import label
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
 from itrex_chat.engines.itrex.architecture import Architecture, for_itrex
@@ -64,8 +65,7 @@ def prepared(recipe: Recipe, home: Path | None = None, blocks: bool = True) -> V
     architecture = for_itrex(checkpoint.decoder, sorted(tokenizer.stop_ids))
     digests = json.dumps([FORMAT, sorted(source.digests(home).items())])
     key = hashlib.sha256(digests.encode()).hexdigest()[:12]
-    label = "".join(c if c.isalnum() or c in "._-" else "_" for c in recipe.name)[:80].lstrip(".") or "model"
-    view = View(home / "itrex" / "views" / f"{label}-{key}", checkpoint, architecture, tokenizer)
+    view = View(home / "itrex" / "views" / f"{label(recipe.name)}-{key}", checkpoint, architecture, tokenizer)
     with files.disk_errors(EngineError, _("Preparing {folder}", folder=view.folder)):
         view.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(view.folder / ".lock"):
