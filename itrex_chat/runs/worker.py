@@ -84,8 +84,8 @@ def _preparation(model: Recipe, variants: list[str], tokens: int, options: Engin
             raise RunError(next(iter(problems.values())))
         from itrex_chat.engines.itrex.memory import unknown_model
         from itrex_chat.sources import resolve
-        return {"needs": dict.fromkeys(foreign, unknown_model(resolve(model).size())), "languages": list(model.languages or ("en",)), "problems": problems,
-                "artifacts": {}}
+        return {"needs": dict.fromkeys(foreign, unknown_model(resolve(model).size())), "problems": problems,
+                "languages": list(model.languages or ("en",)), "artifacts": {}}
     used = stored.get("checkpoint") or stored["artifact"]
     languages = model.languages or spoken_languages(load_tokenizer(used.folder, used.family, model.chat, used.gguf))
     every = dict.fromkeys([*DENSE, f"int{model.quantization.bits}", *variants])
