@@ -10,6 +10,7 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+from safetensors.torch import load_file, save_file
 
 import tiny_models
 from itrex_chat import MixedPrecisionConfig, PipelineConfig, RtnConfig, ask as asking, build_chatbot, compare, quantize
@@ -98,6 +99,16 @@ def test_where_itrex_makes_other_integers_its_own_are_kept(itrex, tmp_path):
     odd = tiny_models.native(tmp_path / "odd", "llama", intermediate_size=80)
     found = obtain(recipes.load(str(odd), ["quantization.weight_dtype", "int4_clip"]))
     assert found.saved.own and found.saved.different and found.saved.tokens_equal and found.own.is_file()
+
+
+def test_groups_of_zeros_and_of_weights_too_small_for_a_scale_are_taken(itrex, models, tmp_path):
+    folder = tmp_path / "empty"
+    shutil.copytree(models("qwen2"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][:8] = 0
+    tensors["model.layers.0.mlp.up_proj.weight"][8:16] = 1e-9
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert obtain(recipes.load(str(folder))).saved.different == 0
 
 
 @pytest.fixture
