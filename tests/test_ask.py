@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from moments import PATIENCE, until
 from itrex_chat import ask as asking
 from itrex_chat import questions, recipe as recipes
 from itrex_chat.errors import RunError
 from itrex_chat.kernels import choose, described
 from itrex_chat.runs import protocol
-from itrex_chat.runs.record import ANSWERS, RunRecord
+from itrex_chat.runs.record import ANSWERS, RUN, RunRecord
 
 FIELDS = {"id", "model", "variant", "text", "token_ids", "prompt_token_ids", "finish_reason", "prompt_tokens",
           "new_tokens", "ttft", "tpot", "tokens_per_second", "prefill_tokens_per_second", "seconds"}
@@ -37,7 +38,7 @@ def run(model: Path, asked: Path, out: Path, *options: str, **popen) -> subproce
 
 
 def finished(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=PATIENCE)
     return process.returncode, out, error
 
 
@@ -105,12 +106,13 @@ def test_an_unfinished_line_is_cut_off_and_its_question_asked_again(models, aske
 
 def test_runs_killed_at_random_moments_are_continued_to_the_same_answers(models, asked, tmp_path):
     reference = tmp_path / "reference"
+    began = time.monotonic()
     assert finished(run(models("qwen2"), asked, reference))[0] == 0
-    moments = random.Random(7)
+    whole, moments = time.monotonic() - began, random.Random(7)
     for number in range(6):
         out = tmp_path / f"run{number}"
         process = run(models("qwen2"), asked, out)
-        time.sleep(moments.uniform(0.5, 12))
+        time.sleep(moments.uniform(0.05, 1) * whole)
         process.kill()
         process.communicate()
         code, _out, error = finished(run(models("qwen2"), asked, out))
@@ -120,8 +122,9 @@ def test_runs_killed_at_random_moments_are_continued_to_the_same_answers(models,
 
 
 def test_an_interrupt_ends_run_and_worker_with_a_sentence(models, asked, tmp_path):
-    process = run(models("qwen2"), asked, tmp_path / "run", start_new_session=True)
-    time.sleep(4)
+    out = tmp_path / "run"
+    process = run(models("qwen2"), asked, out, "--max-new-tokens", "400", start_new_session=True)
+    until(lambda: (out / ANSWERS).exists() and "\n" in (out / ANSWERS).read_text("utf-8"), process)
     os.killpg(process.pid, signal.SIGINT)
     code, _out, error = finished(process)
     assert code == 130 and "interrupted" in error and "Traceback" not in error
@@ -136,13 +139,16 @@ def test_a_worker_ends_when_nobody_listens_any_more(models):
     worker.stdin.flush()
     worker.stdout.readline()
     worker.stdin.close()
-    assert worker.wait(timeout=20) != 0
+    assert worker.wait(timeout=PATIENCE) != 0
 
 
 def test_two_runs_into_one_folder_do_not_mix(models, asked, tmp_path):
-    first = run(models("qwen2"), asked, tmp_path / "run")
-    time.sleep(3)
-    code, _out, error = finished(run(models("qwen2"), asked, tmp_path / "run"))
+    out = tmp_path / "run"
+    first = run(models("qwen2"), asked, out, "--max-new-tokens", "400")
+    until((out / RUN).exists, first)
+    first.send_signal(signal.SIGSTOP)  # so that it still runs when the second one comes
+    code, _out, error = finished(run(models("qwen2"), asked, out, "--max-new-tokens", "400"))
+    first.send_signal(signal.SIGCONT)
     assert code == 1 and "Another process" in error
     assert finished(first)[0] == 0
     assert len(answers(tmp_path / "run")) == 6

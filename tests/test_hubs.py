@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from moments import PATIENCE, until
 from standin_hub import REPOSITORY, StandinHub, StandinServer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -228,10 +230,10 @@ def test_an_interrupted_download_goes_on_where_it_was(large, call, process, tmp_
     large.stall_at = STALL
     interrupted = process()
     interrupted.ask(tmp_path, hub)
-    assert large.stalled.acquire(timeout=20)
-    time.sleep(0.3)  # for the process to write what it has got
+    assert large.stalled.acquire(timeout=PATIENCE)
+    until(lambda: any(path.stat().st_size >= 20 << 20 for path in tmp_path.rglob("*.incomplete")), interrupted.process)
     interrupted.process.send_signal(how)
-    assert interrupted.process.wait(timeout=5) == -how  # it does not wait for the transfer to end
+    assert interrupted.process.wait(timeout=PATIENCE) == -how  # it does not wait for the transfer to end
     large.release()
     at_first, large.transfers[:] = large.head.sha, []
     large.push(LARGE | {"config.json": b"{}"})
@@ -256,7 +258,7 @@ def test_two_processes_at_once_download_once(server, process, tmp_path, hub):
     server.stall_at = 500
     first, second = process(), process()
     first.ask(tmp_path, hub)
-    assert server.stalled.acquire(timeout=20)
+    assert server.stalled.acquire(timeout=PATIENCE)
     second.ask(tmp_path, hub)
     time.sleep(1)  # for the second to come as far as it can
     questions = server.questions
