@@ -33,6 +33,10 @@ def list_artifacts(store: ArtifactStore) -> int:
     for view in storage.views(cache_home()):
         total += storage.size(view)
         print(_("{name}  prepared for ITREX, {size}", name=view.name, size=readable(storage.size(view))))
+    for record in storage.saved(cache_home()):
+        size = storage.size(record, storage.own(record))
+        total += size
+        print(_("{name}  quantized by ITREX, {size}", name=record.stem, size=readable(size)))
     print(_("{total} in {folder}", total=readable(total), folder=cache_home()))
     return 0
 
@@ -63,16 +67,19 @@ def verify(store: ArtifactStore, name: str | None) -> int:
 
 
 def remove(store: ArtifactStore, name: str) -> int:
-    """Remove an artifact or a folder prepared for ITREX, or all of a model."""
+    """Remove an artifact, a folder prepared for ITREX or a record of its quantization, or all of a model."""
     views = [view for view in storage.views(cache_home()) if name in (view.name, view.name.rpartition("-")[0])]
-    for folder in [] if name in (view.name for view in views) else chosen(store, name, partial=True, missing_ok=bool(views)):
+    records = [record for record in storage.saved(cache_home()) if name == record.stem or record.stem.startswith(f"{name}-int")]
+    named = {path.stem for path in records} | {view.name for view in views}
+    for folder in [] if name in named else chosen(store, name, partial=True, missing_ok=bool(named)):
         store.remove(folder)
         print(_("{name}  removed", name=folder.name))
     for view in views:
         storage.remove(view)
         print(_("{name}  removed", name=view.name))
-    for file in storage.saved(cache_home(), name):
-        file.unlink()
+    for record in records:
+        storage.forget(record)
+        print(_("{name}  removed", name=record.stem))
     return 0
 
 

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import tiny_models
-from itrex_chat import MixedPrecisionConfig, PipelineConfig, RtnConfig, ask as asking, build_chatbot, compare, quantize
+from itrex_chat import MixedPrecisionConfig, PipelineConfig, RtnConfig, ask as asking, build_chatbot, cache, compare, quantize
 from itrex_chat import recipe as recipes
 from itrex_chat.chatbot import load_chatbot
 from itrex_chat.engines.itrex import environment
@@ -79,6 +79,23 @@ def test_a_model_that_has_moved_is_linked_anew(models, home, tmp_path):
     assert (view / "model.safetensors").resolve() == second / "model.safetensors"
 
 
+@pytest.mark.parametrize("family, damaged", [("qwen2", "rest.safetensors"), ("qwen2", "config.json"), ("chatglm3", "blocks-00001.safetensors"),
+                                             ("chatglm3", "model.safetensors.index.json")])
+@pytest.mark.parametrize("how", ["damaged", "gone"])
+def test_what_is_damaged_or_gone_in_a_prepared_folder_is_written_again(models, family, damaged, how):
+    from itrex_chat.engines.itrex.view import prepared
+    recipe = recipes.load(str(models(family)))
+    file = prepared(recipe).folder / damaged
+    good, times = file.read_bytes(), file.stat()
+    if how == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(good[:-20] + bytes(20))
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    prepared(recipe)
+    assert file.read_bytes() == good
+
+
 def test_sampling_is_the_same_in_both_engines(itrex, models):
     config = GenerationConfig(max_new_tokens=16, do_sample=True, temperature=0.9, top_p=0.9, seed=5)
     assert answer(models("qwen2"), "itrex-fp32", config=config)[0].token_ids == answer(models("qwen2"), "fp32", config=config)[0].token_ids
@@ -94,11 +111,19 @@ def test_itrex_quantizes_once_and_the_saved_model_gives_the_same_tokens(itrex, m
     assert "From the cache, in" in capsys.readouterr().out
 
 
-def test_where_itrex_makes_other_integers_its_own_are_kept(itrex, tmp_path):
+def test_where_itrex_makes_other_integers_its_own_are_kept(itrex, tmp_path, capsys):
     """A width that no group size divides: ITREX has a shorter last group, this program leaves the matrix alone."""
     odd = tiny_models.native(tmp_path / "odd", "llama", intermediate_size=80)
     found = obtain(recipes.load(str(odd), ["quantization.weight_dtype", "int4_clip"]))
     assert found.saved.own and found.saved.different and found.saved.tokens_equal and found.own.is_file()
+    good = found.own.read_bytes()
+    assert cache.main([]) == 0 and "quantized by ITREX" in capsys.readouterr().out
+    found.own.write_bytes(good[:-1] + b"?")
+    again = obtain(recipes.load(str(odd), ["quantization.weight_dtype", "int4_clip"]))
+    assert not again.cached and again.own.read_bytes() == good
+    record = found.own.with_suffix(".json")
+    assert cache.main(["remove", record.stem]) == 0 and not record.exists() and not found.own.exists()
+    assert found.artifact.folder.exists()
 
 
 def test_groups_of_zeros_and_of_weights_too_small_for_a_scale_are_taken(itrex, models, tmp_path):

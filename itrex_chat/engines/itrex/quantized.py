@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from itrex_chat.language import _
 from itrex_chat.units import readable
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Saved:
     different: int = 0
     scale_difference: float = 0.0
     tokens_equal: bool | None = None  # of the saved model and of the one that ITREX quantized
-    own: bool = False
+    own: str = ""  # SHA-256 of the file with ITREX's own integers and scales, where they differ
     format: int = FORMAT
 
     @classmethod

@@ -35,6 +35,7 @@ from itrex_chat.places import cache_home
 from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.tensor import QuantizedTensor
 from itrex_chat.recipe import Recipe
+from itrex_chat.sources.digests import DigestMemo, sha256
 from itrex_chat.units import readable
 
 CHECK = "1 + 1 = 2. 2 + 2 = 4. 3 + 3 ="  # what the greedy tokens of the check follow
@@ -66,7 +67,7 @@ def obtain(recipe: Recipe, home: Path | None = None) -> Obtained:
     with files.disk_errors(EngineError, _("Writing {folder}", folder=record.parent)):
         record.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(record.with_suffix(".lock")):
-            before = _read(record, numbers)
+            before = _read(record, numbers, home)
             saved = before or _quantized(recipe, home, artifact, version, numbers)
             if not before and saved.made:  # what does not fit into memory now may fit tomorrow
                 files.write_json(record, asdict(saved))
@@ -103,7 +104,7 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
         if not own:
             _check_filled(_compared(view, made, again["layers"], quantization.weight_dtype, artifact))
         equal = again["tokens"] == built["tokens"] if kind == quantization.weight_dtype else None
-        return Saved(**saved, made=kind, build_seconds=built["seconds"], build_memory=built["memory"], log=log, own=own,
+        return Saved(**saved, made=kind, build_seconds=built["seconds"], build_memory=built["memory"], log=log, own=sha256(numbers) if own else "",
                      tokens_equal=equal, **found)
     finally:
         made.unlink(missing_ok=True)
@@ -179,9 +180,11 @@ def _from_weights(view: View, name: str, kind: str, group_size: int) -> tuple[to
     return integers.t(), scales.t().half().float()
 
 
-def _read(record: Path, numbers: Path) -> Saved | None:
+def _read(record: Path, numbers: Path, home: Path) -> Saved | None:
     try:
         saved = Saved.from_record(json.loads(record.read_text("utf-8")))
     except (OSError, ValueError):
         return None
-    return saved if saved and (numbers.is_file() or not saved.own) else None
+    if saved and saved.own and not (numbers.is_file() and DigestMemo(home / "itrex").sha256([numbers])[numbers] == saved.own):
+        return None
+    return saved

@@ -15,14 +15,31 @@ def views(home: Path) -> list[Path]:
     return sorted(folder for folder in (home / "itrex" / "views").glob("*") if folder.is_dir() and not folder.name.startswith("."))
 
 
-def saved(home: Path, name: str) -> list[Path]:
-    """The files of what ITREX quantized of a model (`saved.py`)."""
-    return [file for file in (home / "itrex" / "saved").glob("*") if file.name.startswith(f"{name}-int") and file.suffix != ".lock"]
+def saved(home: Path) -> list[Path]:
+    """The records of what ITREX quantized, beside some of which are integers and scales of its own (`saved.py`)."""
+    return sorted((home / "itrex" / "saved").glob("*.json"))
 
 
-def size(folder: Path) -> int:
-    """Bytes on disk, without what is only linked."""
-    return sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+def own(record: Path) -> Path:
+    """The file with ITREX's own integers and scales that a record may have."""
+    return record.with_suffix(".safetensors")
+
+
+def forget(record: Path) -> None:
+    """Remove a record and what is beside it; ITREX quantizes again when it is needed."""
+    with files.disk_errors(EngineError, _("Removing {folder}", folder=record)):
+        try:
+            with FileLock(record.with_suffix(".lock"), timeout=0):
+                record.unlink(missing_ok=True)
+                own(record).unlink(missing_ok=True)
+        except Timeout:
+            raise EngineError(_("Another process is using {folder}; try again when it is done.", folder=record)) from None
+
+
+def size(*paths: Path) -> int:
+    """Bytes on disk of files and of what folders hold, without what is only linked or is not there."""
+    held = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
+    return sum(file.lstat().st_size for file in held if file.is_file() and not file.is_symlink())
 
 
 def remove(view: Path) -> None:

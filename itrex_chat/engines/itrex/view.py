@@ -5,6 +5,7 @@
         rest.safetensors                   embedding, norms, biases, head
         blocks-00001.safetensors, …        the matrices of the blocks, made when they are needed, or links to the model's files
         model.safetensors.index.json       names the files for transformers
+        digests.json                       SHA-256 of each file: what is damaged or gone is written again
 
 The INT4 variant needs no matrices: its integers are in the artifact.
 """
@@ -27,10 +28,12 @@ from itrex_chat.errors import EngineError
 from itrex_chat.language import _
 from itrex_chat.places import cache_home
 from itrex_chat.recipe import Recipe
+from itrex_chat.sources.digests import DigestMemo
 
 FORMAT = 3  # raise it when what a view holds changes
 SHARD = 1 << 30  # bytes
 REST, INDEX, STAND_IN = "rest.safetensors", "model.safetensors.index.json", "stand-in"
+LOCK, DIGESTS = ".lock", "digests.json"
 
 
 @dataclass(frozen=True)
@@ -68,15 +71,50 @@ def prepared(recipe: Recipe, home: Path | None = None, blocks: bool = True) -> V
     view = View(home / "itrex" / "views" / f"{label(recipe.name)}-{key}", checkpoint, architecture, tokenizer)
     with files.disk_errors(EngineError, _("Preparing {folder}", folder=view.folder)):
         view.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(view.folder / ".lock"):
+        with FileLock(view.folder / LOCK):
             for leftover in view.folder.glob(".*.partial"):  # of a process that was killed
                 leftover.unlink()
+            written = _read_digests(view)
+            _take_away_damaged(view, written, _digests(view, home, blocks), blocks)
             if not (view.folder / REST).is_file():
                 _write_descriptions(view)
                 _save(dict(_others(view)), view.folder / REST)
             if blocks and not ((view.folder / INDEX).is_file() and _links_are_right(view)):
                 _write_blocks(view)
+            if (digests := written | _digests(view, home, blocks)) != written:
+                files.write_json(view.folder / DIGESTS, digests)
     return view
+
+
+def _read_digests(view: View) -> dict[str, str]:
+    try:
+        digests = json.loads((view.folder / DIGESTS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return digests if isinstance(digests, dict) else {}
+
+
+def _digests(view: View, home: Path, blocks: bool) -> dict[str, str]:
+    """SHA-256 of the files that are there and are not links; of the blocks' only where those are wanted."""
+    paths = {path.relative_to(view.folder).as_posix(): path for path in view.folder.rglob("*")
+             if path.is_file() and not path.is_symlink() and path.name not in (LOCK, DIGESTS)}
+    wanted = {name: path for name, path in paths.items() if blocks or not _is_of_blocks(name)}
+    digests = DigestMemo(home / "itrex").sha256(list(wanted.values()))
+    return {name: digests[path] for name, path in wanted.items()}
+
+
+def _is_of_blocks(name: str) -> bool:
+    return name == INDEX or name.startswith("blocks-")
+
+
+def _take_away_damaged(view: View, written: dict[str, str], digests: dict[str, str], blocks: bool) -> None:
+    """Unlink what is not as it was written, and the file that says that all is there, so that it is written again."""
+    for name, digest in written.items():
+        if digests.get(name) == digest or _is_of_blocks(name) and not blocks:
+            continue
+        if _is_of_blocks(name):
+            (view.folder / name).unlink(missing_ok=True)
+        (view.folder / (INDEX if _is_of_blocks(name) else REST)).unlink(missing_ok=True)
 
 
 def _write_descriptions(view: View) -> None:
