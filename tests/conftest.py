@@ -1,9 +1,13 @@
 """Fixtures: a cache of the test's own, tiny models, and the golden values where they are at hand."""
 import os
+import signal
 from pathlib import Path
 
 # Threads that wait let others have the core: tests often run beside other work. OpenMP reads this when torch loads it.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# In the background of a shell an interrupt is ignored, and processes inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import platformdirs  # noqa: E402
 import pytest  # noqa: E402
