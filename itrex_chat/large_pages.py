@@ -35,6 +35,11 @@ def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
     return _ARENA.take(size).view(dtype).view(shape) if size else torch.zeros(shape, dtype=dtype)
 
 
+def alone(count: int) -> torch.Tensor:
+    """float32 [count] of zeros in memory of its own, which is given back with the tensor: for what soon goes again."""
+    return _chunk(4 * count)[:4 * count].view(torch.float32)
+
+
 def _chunk(size: int) -> torch.Tensor:
     """uint8 [size or more], beginning at a large page."""
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}

@@ -11,7 +11,7 @@ from functools import singledispatch
 
 import torch
 
-from itrex_chat import native
+from itrex_chat import large_pages, native
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
 from itrex_chat.kernels.native import NativeWeight
@@ -60,27 +60,30 @@ class NativePass:
 
     def blocks(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
         """Tokens' embeddings x, float32 [rows, hidden] (overwritten), through all blocks."""
+        model = self.model
+        queries = model.heads * model.head_dim
+        normed, qkv, mixed, gate_up, inner = _side_by_side(x.shape[0], (
+            model.hidden, queries + 2 * model.kv_heads * model.head_dim, queries, 2 * model.inner, model.inner))
+        y = normed  # it has been read when y is written
         for number, block in enumerate(self._decoder.blocks):
-            qkv = block.qkv(self._norm(x, block.attention_norm))
-            y = block.output(self._attention(number, qkv, cache, rows))
-            x += y if block.after_attention_norm is None else self._norm(y, block.after_attention_norm)
-            y = block.down(self._swiglu(block.gate_up(self._norm(x, block.mlp_norm))))
-            x += y if block.after_mlp_norm is None else self._norm(y, block.after_mlp_norm)
+            _multiply(block.qkv, self._norm(x, block.attention_norm, normed), qkv)
+            _multiply(block.output, self._attention(number, qkv, cache, rows, mixed), y)
+            x += y if block.after_attention_norm is None else self._norm(y, block.after_attention_norm, y)
+            _multiply(block.gate_up, self._norm(x, block.mlp_norm, normed), gate_up)
+            _multiply(block.down, self._swiglu(gate_up, inner), y)
+            x += y if block.after_mlp_norm is None else self._norm(y, block.after_mlp_norm, y)
         return x
 
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        out = torch.empty_like(x)
+    def _norm(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         native.library().itrex_rms_norm(x.data_ptr(), weight.data_ptr(), *x.shape, self.model.eps, out.data_ptr(),
                                         torch.get_num_threads())
         return out
 
-    def _swiglu(self, gate_up: torch.Tensor) -> torch.Tensor:
-        out = torch.empty(gate_up.shape[0], self.model.inner)
+    def _swiglu(self, gate_up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         native.library().itrex_swiglu(gate_up.data_ptr(), *out.shape, out.data_ptr(), torch.get_num_threads())
         return out
 
-    def _attention(self, number: int, qkv: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
-        out = torch.empty(qkv.shape[0], self.model.heads * self.model.head_dim)
+    def _attention(self, number: int, qkv: torch.Tensor, cache: KVCache, rows: Rows, out: torch.Tensor) -> torch.Tensor:
         if native.library().itrex_attention(
                 byref(self.model), byref(_cache(cache)), number, qkv.shape[0], qkv.data_ptr(), rows.sequences.data_ptr(),
                 rows.positions.data_ptr(), native.address(rows.query_scale), out.data_ptr(), torch.get_num_threads()):
@@ -123,6 +126,42 @@ def _(linear: QuantizedLinear) -> bool:
 @_runs.register
 def _(linear: StackedLinear) -> bool:
     return all(_runs(part) for part in linear.parts)
+
+
+def _side_by_side(rows: int, widths: tuple[int, ...]) -> list[torch.Tensor]:
+    """Float32 [rows, width] for each width; all layers of a pass use the same, as new memory costs more than the norms do."""
+    memory = large_pages.alone(rows * sum(widths))
+    return [part.view(rows, -1) for part in memory.split([rows * width for width in widths])]
+
+
+@singledispatch
+def _multiply(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> None:
+    """The product of x with a linear layer into `out`, whose rows may lie apart."""
+    out.copy_(linear(x))
+
+
+@_multiply.register
+def _(linear: DenseLinear, x: torch.Tensor, out: torch.Tensor) -> None:
+    if linear.weight.dtype != torch.float32:
+        out.copy_(linear(x))
+    elif linear.bias is None:
+        torch.mm(x, linear.weight.t(), out=out)
+    else:
+        torch.addmm(linear.bias, x, linear.weight.t(), out=out)
+
+
+@_multiply.register
+def _(linear: QuantizedLinear, x: torch.Tensor, out: torch.Tensor) -> None:
+    linear.packed.matmul(x, linear.bias, out)
+
+
+@_multiply.register
+def _(linear: StackedLinear, x: torch.Tensor, out: torch.Tensor) -> None:
+    start = 0
+    for part in linear.parts:
+        width = part.packed.out_features if isinstance(part, QuantizedLinear) else part.weight.shape[0]
+        _multiply(part, x, out[:, start:start + width])
+        start += width
 
 
 def chain(linear: Linear):

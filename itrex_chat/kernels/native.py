@@ -28,11 +28,12 @@ class NativeWeight:
             outputs=self.out_features, group=self.group_size, weight=native.address(self.blob),
             bias=native.address(bias))
 
-    def matmul(self, x):
+    def matmul(self, x, bias=None, out=None):
+        """With a bias, and into `out` [rows, out], whose rows may lie apart, where they are given."""
         x = x.contiguous()
-        out = torch.empty(x.shape[0], self.out_features)
-        if native.library().itrex_product(byref(self.linear()), x.shape[0], x.data_ptr(), self.in_features, out.data_ptr(),
-                                          self.out_features, torch.get_num_threads()):
+        out = torch.empty(x.shape[0], self.out_features) if out is None else out
+        if native.library().itrex_product(byref(self.linear(bias)), x.shape[0], x.data_ptr(), self.in_features, out.data_ptr(),
+                                          out.stride(0), torch.get_num_threads()):
             raise MemoryError
         return out
 

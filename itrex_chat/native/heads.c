@@ -43,16 +43,22 @@ void place(const Heads *s, int n, int row, int head) {
     for (int i = 0; i < d; i++) x[i] *= factor;
 }
 
-#define TILE_ROWS 16
+// Rows whose queries share turned keys: enough of them to pay for the turning, and tiles for all threads.
+static int tile_rows(const Model *m, int rows, int threads) {
+    int tile = 16;
+    while (tile * (m->heads / m->kv_heads) < 192 && rows / (2 * tile) * m->kv_heads >= 4 * threads) tile *= 2;
+    return tile;
+}
 
 // Attention of many rows; those of a sequence lie together in the order of their positions. qkv as the product left it,
 // mixed [rows, heads · head_dim]. 0, or 1 without memory.
 EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, float *qkv, const int64_t *sequence,
                            const int64_t *position, const float *query_scale, float *mixed, int threads) {
     const Heads heads = {m, c, sequence, position, query_scale, qkv};
-    const int group = m->heads / m->kv_heads, d = m->head_dim, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    const int group = m->heads / m->kv_heads, d = m->head_dim, each_rows = tile_rows(m, rows, threads);
+    const int tiles = (rows + each_rows - 1) / each_rows;
     const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d;
-    const size_t each = (4 * tile_floats(TILE_ROWS, group, d) + 4095) / 4096 * 4096;
+    const size_t each = (4 * tile_floats(each_rows, group, d) + 4095) / 4096 * 4096;
     uint8_t *scratch = malloc(each * threads);
     if (!scratch) return 1;
 #pragma omp parallel num_threads(threads)
@@ -64,8 +70,8 @@ EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, 
 #pragma omp for collapse(2) schedule(dynamic)
         for (int tile = tiles - 1; tile >= 0; tile--)  // the longest first
             for (int kv_head = 0; kv_head < m->kv_heads; kv_head++) {
-                const int last = (tile + 1) * TILE_ROWS < rows ? (tile + 1) * TILE_ROWS : rows;
-                for (int row = tile * TILE_ROWS, next; row < last; row = next) {
+                const int last = (tile + 1) * each_rows < rows ? (tile + 1) * each_rows : rows;
+                for (int row = tile * each_rows, next; row < last; row = next) {
                     for (next = row + 1; next < last && sequence[next] == sequence[row]; next++) {}
                     level()->attend_tile(qkv + row * width + (size_t)kv_head * group * d, width, next - row, group, d,
                                          cached(&heads, c->keys, layer, row, kv_head),

@@ -28,7 +28,9 @@ ALWAYS float largest_of(const float *values, int n, float most) {
         const vf value = LOADF(values + i);
         largest = pick((vi)(value > largest) | (vi)(value != value), value, largest);
     }
-    for (int l = 0; l < LANES; l++) most = largest[l] > most || largest[l] != largest[l] ? largest[l] : most;
+    const vi bits = (vi)pick((vi)(largest == largest), largest, splat(NAN));  // as integers in the same order
+    const int32_t in_order = most_of(bits ^ (bits >> 31 & 0x7fffffff)), found = in_order ^ (in_order >> 31 & 0x7fffffff);
+    memcpy(&most, &found, 4);
     return most;
 }
 
@@ -118,11 +120,12 @@ ALWAYS void mix_chunk(int Q, int vectors, const float *weights, const float *fac
     vf sums[4][4];
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < vectors; v++) sums[q][v] = LOADF(mixed[q] + channel + v * LANES) * factors[q];
-    for (int t = 0; t < positions; t++) {
+    values += channel;
+    for (int t = 0; t < positions; t++, values += head_dim, weights++) {
         vf value[4];
-        for (int v = 0; v < vectors; v++) value[v] = LOADF(values + (size_t)t * head_dim + channel + v * LANES);
+        for (int v = 0; v < vectors; v++) value[v] = LOADF(values + v * LANES);
         for (int q = 0; q < Q; q++)
-            for (int v = 0; v < vectors; v++) sums[q][v] += value[v] * weights[q * TURNED + t];
+            for (int v = 0; v < vectors; v++) sums[q][v] += value[v] * weights[q * TURNED];
     }
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < vectors; v++) *(vf *)(mixed[q] + channel + v * LANES) = sums[q][v];
@@ -162,7 +165,7 @@ static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int see
         *(vf *)(scores + t) = e;
         sums += e;
     }
-    const float factor = *largest == -INFINITY ? 0 : total(exponential(splat(*largest - most))) / LANES;
+    const float factor = *largest == most ? 1 : *largest == -INFINITY ? 0 : exponential(splat(*largest - most))[0];
     *sum = *sum * factor + total(sums);
     *largest = most;
     return factor;
@@ -190,23 +193,25 @@ static void NAME(attend_tile)(const float *queries, size_t ldq, int rows, int he
             for (int i = 0; i < head_dim; i++)
                 turned[(size_t)i * TURNED + t] = t < positions ? keys[(size_t)(start + t) * head_dim + i] : 0;
         for (int n = 0; n < count; n += QUERIES) {
+            const int Q = count - n < QUERIES ? count - n : QUERIES;
+            const int64_t oldest = from + n / heads, newest = from + (n + Q - 1) / heads;
+            const int seen_by_any = clamped(newest + 1 - start, positions), wide = (seen_by_any + LANES - 1) / LANES * LANES;
+            if (seen_by_any == 0 || (window && oldest + 1 - window >= start + positions)) continue;
             const float *side_by_side = gathered + (size_t)n * head_dim;
             int t = 0;
             if (LANES == 16)  // as many sums as registers hold
-                for (; t + 2 * LANES <= padded; t += 2 * LANES) turned_scores(2, side_by_side, head_dim, turned, scores, t);
-            for (; t < padded; t += LANES) turned_scores(1, side_by_side, head_dim, turned, scores, t);
-            const int Q = count - n < QUERIES ? count - n : QUERIES;
+                for (; t + 2 * LANES <= wide; t += 2 * LANES) turned_scores(2, side_by_side, head_dim, turned, scores, t);
+            for (; t < wide; t += LANES) turned_scores(1, side_by_side, head_dim, turned, scores, t);
             float *out[QUERIES], factors[QUERIES];
             for (int q = 0; q < Q; q++) {
-                const int64_t at = from + (n + q) / heads, oldest = window && at + 1 > window ? at + 1 - window : 0;
-                const int64_t hidden = oldest - start, seen = at + 1 - start;
+                const int64_t at = from + (n + q) / heads, hidden = window ? at + 1 - window - start : 0;
                 out[q] = mixed + (n + q) / heads * ldm + (size_t)((n + q) % heads) * head_dim;
-                factors[q] = NAME(weigh_chunk)(scores + q * TURNED, padded, clamped(hidden, padded), clamped(seen, positions),
-                                               largest + n + q, sums + n + q);
+                factors[q] = NAME(weigh_chunk)(scores + q * TURNED, wide, clamped(hidden, wide),
+                                               clamped(at + 1 - start, seen_by_any), largest + n + q, sums + n + q);
             }
             for (int q = 0; q < Q; q += 4)
                 NAME(mix_few)(Q - q < 4 ? Q - q : 4, scores + q * TURNED, factors + q, values + (size_t)start * head_dim,
-                              head_dim, positions, out + q);
+                              head_dim, seen_by_any, out + q);
         }
     }
     for (int n = 0; n < count; n++)
