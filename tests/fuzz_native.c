@@ -10,6 +10,7 @@ int itrex_choose(const char *name);
 int itrex_product(const Linear *, int rows, const float *x, size_t ldx, float *y, size_t ldy, int threads);
 int itrex_attention(const Model *, const Cache *, int layer, int rows, float *qkv, const int64_t *sequence,
                     const int64_t *position, const float *query_scale, float *mixed, int threads);
+int itrex_gated_product(const Linear *, int rows, const float *x, size_t ldx, float *gate_up, float *y, int threads);
 void itrex_rms_norm(const float *x, const float *weight, int rows, int n, float eps, float *y, int threads);
 void itrex_swiglu(const float *gate_up, int rows, int n, float *y, int threads);
 size_t itrex_step_bytes(const Model *, int rows, int64_t end, int threads);
@@ -55,6 +56,14 @@ static int fuzz_product(void) {
             memcpy(&u, &y[r * ldy + o], 4);
             CHECK(u == 0xffffffffu, "written between the rows");
         }
+    }
+    if (out % 2 == 0 && format > BF16) {
+        float *whole = take(4 * (size_t)rows * out), *gated = take(2 * (size_t)rows * out), *plain = take(2 * (size_t)rows * out);
+        for (int r = 0; r < rows; r++) memcpy(whole + (size_t)r * out, y + r * ldy, 4 * (size_t)out);
+        itrex_swiglu(whole, rows, out / 2, plain, 1);
+        CHECK(itrex_gated_product(&m.l, rows, x, ldx, whole, gated, a_few_threads()) == 0, "no memory");
+        for (int i = 0; i < rows * out / 2; i++)
+            CHECK(gated[i] == plain[i] || (isnan(gated[i]) && isnan(plain[i])), "gated[%d] is %g, not %g", i, gated[i], plain[i]);
     }
     return 0;
 }

@@ -152,6 +152,17 @@ def test_parts_of_any_size_are_one_matrix(level, sizes, bits):
         assert bit_equal(together.matmul(x), packed(whole, "int8").matmul(x))
 
 
+@pytest.mark.parametrize("outputs", [32, 64, 160, 50, 16])
+@pytest.mark.parametrize("bits, compute", [(4, "int8"), (8, "int8"), (4, "bf16")])
+def test_a_gated_product_is_swiglu_of_the_product(level, outputs, bits, compute):
+    weight, bias = packed(matrix(outputs, 192, 32, bits), compute), torch.linspace(-1, 1, outputs)
+    for rows in (17, 18, 40):
+        x, gate_up, gated = activations(rows, 192), torch.empty(rows, outputs), torch.empty(rows, outputs // 2)
+        weight.gated(x, bias, gate_up, gated)
+        gate, up = weight.matmul(x, bias).chunk(2, 1)
+        assert torch.allclose(gated, torch.nn.functional.silu(gate) * up, rtol=1e-5, atol=1e-6)
+
+
 def test_columns_of_a_wider_matrix_are_packed_where_they_lie(level):
     wide = matrix(100, 96, 32, 4)
     for start, stop in ((0, 100), (3, 20), (17, 33), (99, 100)):

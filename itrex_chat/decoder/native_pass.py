@@ -69,8 +69,8 @@ class NativePass:
             _multiply(block.qkv, self._norm(x, block.attention_norm, normed), qkv)
             _multiply(block.output, self._attention(number, qkv, cache, rows, mixed), y)
             x += y if block.after_attention_norm is None else self._norm(y, block.after_attention_norm, y)
-            _multiply(block.gate_up, self._norm(x, block.mlp_norm, normed), gate_up)
-            _multiply(block.down, self._swiglu(gate_up, inner), y)
+            self._gate(block.gate_up, self._norm(x, block.mlp_norm, normed), gate_up, inner)
+            _multiply(block.down, inner, y)
             x += y if block.after_mlp_norm is None else self._norm(y, block.after_mlp_norm, y)
         return x
 
@@ -79,9 +79,12 @@ class NativePass:
                                         torch.get_num_threads())
         return out
 
-    def _swiglu(self, gate_up: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        native.library().itrex_swiglu(gate_up.data_ptr(), *out.shape, out.data_ptr(), torch.get_num_threads())
-        return out
+    def _gate(self, linear: Linear, x: torch.Tensor, gate_up: torch.Tensor, out: torch.Tensor) -> None:
+        if isinstance(linear, QuantizedLinear):
+            linear.packed.gated(x, linear.bias, gate_up, out)
+        else:
+            _multiply(linear, x, gate_up)
+            native.library().itrex_swiglu(gate_up.data_ptr(), *out.shape, out.data_ptr(), torch.get_num_threads())
 
     def _attention(self, number: int, qkv: torch.Tensor, cache: KVCache, rows: Rows, out: torch.Tensor) -> torch.Tensor:
         if native.library().itrex_attention(

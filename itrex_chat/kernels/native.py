@@ -37,6 +37,15 @@ class NativeWeight:
             raise MemoryError
         return out
 
+    def gated(self, x, bias, gate_up, out):
+        """SwiGLU of the product, whose outputs are the gate and then as many others: `out`, float32 [rows, out/2].
+
+        `gate_up`, float32 [rows, out], is there to be used.
+        """
+        if native.library().itrex_gated_product(byref(self.linear(bias)), x.shape[0], x.data_ptr(), x.stride(0),
+                                                gate_up.data_ptr(), out.data_ptr(), torch.get_num_threads()):
+            raise MemoryError
+
     def dequantize(self):
         out = torch.empty(self.out_features, self.in_features)
         native.library().itrex_unpack(byref(self.linear()), out.data_ptr(), torch.get_num_threads())

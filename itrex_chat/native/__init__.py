@@ -59,6 +59,7 @@ _FUNCTIONS = {
     "itrex_pack": (None, [POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int, c_int, c_int]),
     "itrex_unpack": (None, [POINTER(Linear), c_void_p, c_int]),
     "itrex_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_int]),
+    "itrex_gated_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_void_p, c_int]),
     "itrex_attention": (c_int, [POINTER(Model), POINTER(Cache), c_int, c_int, *[c_void_p] * 5, c_int]),
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
     "itrex_swiglu": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),

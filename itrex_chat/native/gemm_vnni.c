@@ -75,13 +75,34 @@ ALWAYS void rows_of(int bits, int pair, int R, const Linear *l, const Input *in,
     }
 }
 
+// SwiGLU of a block of the gate, in the first half of the outputs, and the block of the second half that belongs to it.
+ALWAYS void gated_rows_of(int bits, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
+    __m512 sums[2][TILE];
+    float halves[2][TILE * BLOCK], out[TILE * BLOCK];
+    const size_t block = block_bytes(l), half = l->out / 2;
+    tile(bits, 2, R, (const uint8_t *)l->weight + b * block, half / BLOCK * block, l->in / l->group, l->group, in, row, sums);
+    for (int k = 0; k < 2; k++) {
+        const __m512 bias = l->bias ? _mm512_loadu_ps(l->bias + k * half + b * BLOCK) : _mm512_setzero_ps();
+        for (int r = 0; r < R; r++) _mm512_storeu_ps(halves[k] + r * BLOCK, _mm512_add_ps(sums[k][r], bias));
+    }
+    level()->swiglu(halves[0], halves[1], R * BLOCK, out);
+    for (int r = 0; r < R; r++) _mm512_storeu_ps(y + (row + r) * ldy + b * BLOCK, _mm512_loadu_ps(out + r * BLOCK));
+}
+
+#define FOR_ROWS(CALL) \
+    switch (R) {       \
+        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; \
+        case 4: CALL(4); break; case 5: CALL(5); break; default: CALL(6);       \
+    }
 static void rows_few(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
 #define CALL(n) (bits == 4 ? (pair == 2 ? rows_of(4, 2, n, l, in, b, row, y, ldy) : rows_of(4, 1, n, l, in, b, row, y, ldy)) \
                            : (pair == 2 ? rows_of(8, 2, n, l, in, b, row, y, ldy) : rows_of(8, 1, n, l, in, b, row, y, ldy)))
-    switch (R) {
-        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;
-        case 4: CALL(4); break; case 5: CALL(5); break; default: CALL(6);
-    }
+    FOR_ROWS(CALL)
+#undef CALL
+}
+static void gated_rows_few(int bits, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
+#define CALL(n) (bits == 4 ? gated_rows_of(4, n, l, in, b, row, y, ldy) : gated_rows_of(8, n, l, in, b, row, y, ldy))
+    FOR_ROWS(CALL)
 #undef CALL
 }
 
@@ -93,9 +114,20 @@ void vnni_gemm(const Linear *l, const Input *in, int first, int last, float *y, 
         for (int b = first; b < last; b += 2) rows_few(bits, last - b >= 2 ? 2 : 1, R, l, in, b, row, y, ldy);
     }
 }
+
+// The same for blocks of the gate, with SwiGLU: y[rows, out/2].
+void vnni_gated(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
+    for (int row = 0; row < in->rows; row += TILE) {
+        const int R = in->rows - row < TILE ? in->rows - row : TILE;
+        for (int b = first; b < last; b++) gated_rows_few(l->format == INT4 ? 4 : 8, R, l, in, b, row, y, ldy);
+    }
+}
 INSTRUCTIONS_END
 #else
 void vnni_gemm(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
+    (void)l, (void)in, (void)first, (void)last, (void)y, (void)ldy;
+}
+void vnni_gated(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
     (void)l, (void)in, (void)first, (void)last, (void)y, (void)ldy;
 }
 #endif

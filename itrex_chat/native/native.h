@@ -115,7 +115,9 @@ static inline size_t tile_floats(int rows, int heads, int head_dim) {
 static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLOCK; }
 
 // Many rows.
+EXPORT void itrex_swiglu(const float *gate_up, int rows, int n, float *y, int threads);
 void vnni_gemm(const Linear *, const Input *, int first, int last, float *y, size_t ldy);
+void vnni_gated(const Linear *, const Input *, int first, int last, float *y, size_t ldy);
 size_t amx_input_bytes(const Linear *, int rows);
 void amx_input(const Linear *, int row, const float *x, uint16_t *tiles);
 size_t amx_panel_bytes(const Linear *, int blocks);

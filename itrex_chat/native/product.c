@@ -62,10 +62,11 @@ static int chunk_of(const Linear *l, enum Way way, int threads) {
     return way == FEW_ROWS ? (chunk < 1 ? 1 : chunk) : (chunk < 2 ? 2 : chunk / 2 * 2);
 }
 
-// y[rows, out] = x[rows, in] · matrixᵀ + bias. 0, or 1 without memory.
-EXPORT int itrex_product(const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy, int threads) {
+// `gated`: SwiGLU of the two halves of the outputs, with VNNI only.
+static int multiply(const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy, int gated, int threads) {
     const enum Way way = way_of(l, rows);
-    const int blocks = blocks_of(l), chunk = chunk_of(l, way, threads), padded = way == TILES ? (rows + 31) / 32 * 32 : rows;
+    const int blocks = gated ? blocks_of(l) / 2 : blocks_of(l), padded = way == TILES ? (rows + 31) / 32 * 32 : rows;
+    const int chunk = gated ? chunk_of(l, way, threads) / 2 : chunk_of(l, way, threads);
     const size_t bytes = way == TILES ? rounded_up(amx_input_bytes(l, rows)) : input_bytes(l, rows);
     const size_t panel = way == TILES ? rounded_up(amx_panel_bytes(l, chunk)) : 0;
     uint8_t *memory = bytes ? malloc(bytes + panel * threads + 64) : NULL;
@@ -90,6 +91,8 @@ EXPORT int itrex_product(const Linear *l, int rows, const float *x, size_t ldx, 
             if (way == TILES)
                 amx_gemm(l, rows, (const uint16_t *)aligned, first, last, y, ldy,
                          (uint16_t *)(aligned + bytes + panel * omp_get_thread_num()));
+            else if (gated)
+                vnni_gated(l, &in, first, last, y, ldy);
             else if (way == VNNI)
                 vnni_gemm(l, &in, first, last, y, ldy);
             else
@@ -98,5 +101,19 @@ EXPORT int itrex_product(const Linear *l, int rows, const float *x, size_t ldx, 
         if (way == TILES) amx_end();
     }
     free(memory);
+    return 0;
+}
+
+// y[rows, out] = x[rows, in] · matrixᵀ + bias. 0, or 1 without memory.
+EXPORT int itrex_product(const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy, int threads) {
+    return multiply(l, rows, x, ldx, y, ldy, 0, threads);
+}
+
+// y[rows, out/2]: SwiGLU of a product whose outputs are the gate and then as many others. 0, or 1 without memory.
+// `gate_up` [rows, out] is for kernels that do not have both halves of a row at once.
+EXPORT int itrex_gated_product(const Linear *l, int rows, const float *x, size_t ldx, float *gate_up, float *y, int threads) {
+    if (way_of(l, rows) == VNNI && l->out % (2 * BLOCK) == 0) return multiply(l, rows, x, ldx, y, l->out / 2, 1, threads);
+    if (multiply(l, rows, x, ldx, gate_up, l->out, 0, threads)) return 1;
+    itrex_swiglu(gate_up, rows, l->out / 2, y, threads);
     return 0;
 }
