@@ -38,12 +38,10 @@ static inline float bf16_one(float x) {
     memcpy(&x, &u, 4);
     return x;
 }
-// e^x to 2 units in the last place (Cephes' expf); below -87 a value near 0, above 88 infinity.
-ALWAYS vf exponential(vf x) {
-    vf y = pick((vi)(x < splat(-87.3f)), splat(-87.3f), x);
-    y = pick((vi)(y > splat(88.3f)), splat(88.3f), y);
-    vf n = (y * 1.44269504f + 12582912.0f) - 12582912.0f;
-    vf r = y - n * 0.693359375f + n * 2.12194440e-4f;
+// e^x to 2 units in the last place (Cephes' expf), for -87.3 <= x <= 88.3.
+ALWAYS vf exponential_inside(vf x) {
+    vf n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vf p = splat(1.9875691500e-4f);
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -51,10 +49,17 @@ ALWAYS vf exponential(vf x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    vf e = p * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
-    e = pick((vi)(x > splat(88.3f)), splat(INFINITY), e);
+    return p * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
+}
+// e^x; below -87 a value near 0, above 88 infinity.
+ALWAYS vf exponential(vf x) {
+    vf y = pick((vi)(x < splat(-87.3f)), splat(-87.3f), x);
+    y = pick((vi)(y > splat(88.3f)), splat(88.3f), y);
+    vf e = pick((vi)(x > splat(88.3f)), splat(INFINITY), exponential_inside(y));
     return pick((vi)(x == x), e, x);
 }
+// e^x for x <= 0; below -87 it is 0. NaN stays.
+ALWAYS vf decayed(vf x) { return pick((vi)(x < splat(-87.3f)), splat(0), exponential_inside(x)); }
 
 static void NAME(round_bf16)(const float *x, int n, float *y) {
     int i = 0;

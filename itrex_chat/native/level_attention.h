@@ -41,8 +41,7 @@ static void NAME(weigh)(float *weights, int positions, float *largest, float *su
     const float most = largest_of(weights, t, -INFINITY);
     vf sums = {0};
     for (int i = 0; i < t; i += LANES) {
-        const vf score = LOADF(weights + i);
-        const vf e = pick((vi)(score == splat(-INFINITY)), splat(0), exponential(score - most));
+        const vf e = decayed(LOADF(weights + i) - most);
         *(vf *)(weights + i) = e;
         sums += e;
     }
@@ -160,12 +159,11 @@ static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int see
     }
     vf sums = {0};
     for (int t = 0; t < positions; t += LANES) {
-        const vf score = LOADF(scores + t);
-        const vf e = pick((vi)(score == splat(-INFINITY)), splat(0), exponential(score - most));
+        const vf e = decayed(LOADF(scores + t) - most);
         *(vf *)(scores + t) = e;
         sums += e;
     }
-    const float factor = *largest == most ? 1 : *largest == -INFINITY ? 0 : exponential(splat(*largest - most))[0];
+    const float factor = *largest == most ? 1 : decayed(splat(*largest - most))[0];
     *sum = *sum * factor + total(sums);
     *largest = most;
     return factor;
