@@ -68,11 +68,12 @@ def test_a_format_is_whole_or_not_there(models, home):
     from measuring.processes import Unavailable
     model = Model(str(models("qwen2")))
     with pytest.raises(Unavailable, match="ended with code 3: no space"):
-        model._format("thing", [sys.executable, "-c",
-                                "import sys; print('no space'); open(sys.argv[1] + '/x', 'w'); sys.exit(3)", "TARGET"])
+        model._format("thing", lambda: [
+            sys.executable, "-c", "import sys; print('no space'); open(sys.argv[1] + '/x', 'w'); sys.exit(3)", "TARGET"])
     assert list(model.folder.iterdir()) == []
-    folder = model._format("thing", [sys.executable, "-c", "import sys; open(sys.argv[1] + '/x', 'w')", "TARGET"])
+    folder = model._format("thing", lambda: [sys.executable, "-c", "import sys; open(sys.argv[1] + '/x', 'w')", "TARGET"])
     assert sorted(path.name for path in folder.iterdir()) == ["made.json", "x"]
+    assert model._format("thing", lambda: pytest.fail("it is there, and what it is made from is not wanted")) == folder
 
 
 def test_the_dense_copy_of_a_model_is_the_same_model(models, home):

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,7 @@ class Model:
     def dense(self) -> Path:
         """A folder that transformers reads."""
         arguments = ["--shape", self.given] if self.shape else [self.given]
-        return self._format("dense", [sys.executable, "-m", "measuring.dense", *arguments, "TARGET"])
+        return self._format("dense", lambda: [sys.executable, "-m", "measuring.dense", *arguments, "TARGET"])
 
     def artifact(self) -> None:
         """Have this program's INT4 artifact in its cache."""
@@ -55,17 +56,17 @@ class Model:
         """What llama.cpp quantizes: the GGUF file that was given, else a float16 one."""
         if not self.shape and (source := sources.resolve(self.recipe)).format == "gguf":
             return source.weights[0]
-        folder = self._format("f16", [sys.executable, "-m", "measuring.gguf_f16", self.dense(), "TARGET/f16.gguf"])
+        folder = self._format("f16", lambda: [sys.executable, "-m", "measuring.gguf_f16", self.dense(), "TARGET/f16.gguf"])
         return folder / "f16.gguf"
 
     def gguf(self) -> Path:
         """llama.cpp's Q4_0, requantized where the source was quantized before."""
-        return self._format("q4_0", [environments.llama_cpp().python(), "-m", "peers.llama_cpp", "quantize",
-                                     self.gguf_source(), "TARGET/q4_0.gguf"]) / "q4_0.gguf"
+        return self._format("q4_0", lambda: [environments.llama_cpp().python(), "-m", "peers.llama_cpp", "quantize",
+                                             self.gguf_source(), "TARGET/q4_0.gguf"]) / "q4_0.gguf"
 
     def openvino(self) -> Path:
-        return self._format("openvino", [environments.openvino().python(), "-m", "peers.openvino_genai", "convert",
-                                         self.dense(), "TARGET"])
+        return self._format("openvino", lambda: [environments.openvino().python(), "-m", "peers.openvino_genai", "convert",
+                                                 self.dense(), "TARGET"])
 
     def itrex(self) -> Path:
         """The dense folder with a configuration in the words of transformers 4.38."""
@@ -87,14 +88,15 @@ class Model:
         """The formats that exist, and what each took."""
         return {file.parent.name: Made(**json.loads(file.read_text())) for file in sorted(self.folder.glob("*/made.json"))}
 
-    def _format(self, name: str, command: list) -> Path:
+    def _format(self, name: str, command: Callable[[], list]) -> Path:
+        """The folder of a format, made if it is not there; only then are the formats made that `command` names."""
         folder = self.folder / name
         if not (folder / "made.json").is_file():
             print(f"{self.name}: making {name} (once)", file=sys.stderr, flush=True)
             partial = self.folder / f".{name}.{os.getpid()}.partial"
             partial.mkdir(parents=True)
             try:
-                made = convert([str(part).replace("TARGET", str(partial)) for part in command])
+                made = convert([str(part).replace("TARGET", str(partial)) for part in command()])
                 write_json(partial / "made.json", asdict(made))
                 shutil.rmtree(folder, ignore_errors=True)
                 partial.rename(folder)
