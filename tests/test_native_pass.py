@@ -4,12 +4,13 @@ import dataclasses
 import pytest
 import tiny_models
 import torch
-from native_cases import bit_equal
+from native_cases import bit_equal, matrix
 
 from itrex_chat import native, sources
 from itrex_chat import recipe as recipes
 from itrex_chat.artifacts import obtain
 from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.decoder.linear import DenseLinear, QuantizedLinear, StackedLinear
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.kernels import KERNELS
 from itrex_chat.variants import load_dense, load_quantized
@@ -136,6 +137,22 @@ def test_a_batch_of_different_lengths_equals_pytorch(variant, decoders):
         logits.append(decoder.forward(torch.tensor([tokens(9, row) for row in range(3)]), cache, all_logits=True).flatten(0, 1))
         out.append(torch.cat(logits))
     assert apart(*out) <= VARIANTS[variant][3]
+
+
+def test_matrices_whose_parts_are_of_different_precision_equal_pytorch(level, decoders):
+    """As ablations have them: some outputs quantized, others not."""
+    decoder = decoders("llama, fp32")[1]
+
+    def mixed(linear: DenseLinear) -> StackedLinear:
+        outputs, inputs = linear.weight.shape
+        first, second = outputs // 2, outputs - outputs // 4
+        quantized = KERNELS["native"].pack([matrix(outputs - second, inputs, 32, 4)], "fp32")
+        return StackedLinear((DenseLinear(linear.weight[:first], torch.ones(first)),
+                              DenseLinear(linear.weight[first:second].bfloat16()), QuantizedLinear(quantized)))
+    blocks = tuple(dataclasses.replace(block, qkv=mixed(block.qkv), gate_up=mixed(block.gate_up)) for block in decoder.blocks)
+    theirs = dataclasses.replace(decoder, blocks=blocks)
+    ours = theirs.with_native_pass()
+    assert ours.native and apart(conversation(ours), conversation(theirs)) <= ROUNDED
 
 
 def alone(decoder: Decoder, ids: list[int]) -> torch.Tensor:
