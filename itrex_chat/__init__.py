@@ -6,7 +6,12 @@
                                                                          weight_dtype="int4_fullrange")))
     print(chatbot.predict("你好"))
 """
+import sys
 from importlib import import_module
+
+if getattr(sys, "argv", [])[:1] == ["-m"]:  # while Python looks for the command's module
+    from itrex_chat.starting import watch
+    watch()
 
 __version__ = "0.1.0"
 

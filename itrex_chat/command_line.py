@@ -9,19 +9,9 @@ from pathlib import Path
 
 from itrex_chat.errors import ItrexChatError
 from itrex_chat.language import _
+from itrex_chat.starting import INTERRUPTED
 
-FAILED, INTERRUPTED = 1, 130
-
-
-def _interrupted(kind, error, trace) -> None:
-    """An interrupt while the program is still starting is no error to explain."""
-    if issubclass(kind, KeyboardInterrupt):
-        os._exit(INTERRUPTED)
-    sys.__excepthook__(kind, error, trace)
-
-
-if getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").startswith("itrex_chat."):
-    sys.excepthook = _interrupted
+FAILED = 1
 
 
 def run(command: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from itrex_chat import __main__ as entry
-from itrex_chat import cache, command_line, quantize
+from itrex_chat import cache, command_line, quantize, starting
 from itrex_chat import recipe as recipes
 from itrex_chat.artifacts import ArtifactStore, obtain
 from itrex_chat.errors import ItrexChatError
@@ -21,6 +21,19 @@ def test_quantize_prints_the_table_the_line_and_the_place(models, capsys):
     assert "Mixed Precision Statistics" in out and "INT4 G32" in out
     assert "bits per weight" in out and "before" in out and "after" in out and "peak memory" in out
     assert f"Kept in {ArtifactStore().folders()[0]}" in out
+
+
+@pytest.mark.parametrize("verb", entry.VERBS)
+def test_a_python_without_the_packages_is_one_sentence(verb):
+    bare = subprocess.run([sys.executable, "-S", "-m", f"itrex_chat.{verb}"], cwd=ROOT, capture_output=True, text=True)
+    assert bare.returncode == 1 and bare.stdout == ""
+    assert len(bare.stderr.splitlines()) == 1 and "does not have the package" in bare.stderr and "bin/activate" in bare.stderr
+
+
+def test_a_python_that_is_too_old_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(starting, "OLDEST", (99, 0))
+    with pytest.raises(SystemExit, match="Python 3.11 or newer is needed"):
+        starting.watch()
 
 
 def test_smaller_groups_are_mentioned(models, capsys):

@@ -104,8 +104,8 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
         if not own:
             _check_filled(_compared(view, made, again["layers"], quantization.weight_dtype, artifact))
         equal = again["tokens"] == built["tokens"] if kind == quantization.weight_dtype else None
-        return Saved(**saved, made=kind, build_seconds=built["seconds"], build_memory=built["memory"], log=log, own=sha256(numbers) if own else "",
-                     tokens_equal=equal, **found)
+        return Saved(**saved, made=kind, build_seconds=built["seconds"], build_memory=built["memory"], log=log,
+                     own=sha256(numbers) if own else "", tokens_equal=equal, **found)
     finally:
         made.unlink(missing_ok=True)
 
