@@ -4,6 +4,7 @@
 
 Holds the whole log-probabilities of both variants on disk (600 kB a token and variant) while it runs.
 """
+
 import argparse
 import tempfile
 from pathlib import Path
@@ -11,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from itrex_chat import recipe as recipes
-from itrex_chat.chatbot import load_chatbot
+from itrex_chat.neuralchat.chatbot import load_chatbot
 from itrex_chat.quality import distributions, scoring
 from itrex_chat.quality.distributions import Compact
 from itrex_chat.quality.passages import of_text
+from itrex_chat.settings import recipe as recipes
 
 
 def main() -> None:
@@ -27,13 +28,14 @@ def main() -> None:
     recipe = recipes.load(arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         chatbot = load_chatbot(recipe, "fp32")
-        passages = of_text("text", chatbot._tokenizer.encode(arguments.text.read_text("utf-8"))[:arguments.tokens])
+        passages = of_text("text", chatbot._tokenizer.encode(arguments.text.read_text("utf-8"))[: arguments.tokens])
         kept = {}
         for passage in passages:
             for start, log_probs, targets in scoring.predictions(chatbot.decoder, passage):
                 np.save(f"{folder}/{passage.name}-{start}.npy", log_probs.numpy())
-                kept[passage.name, start] = [distributions.compact(log_probs, targets, torch.Generator().manual_seed(seed))
-                                             for seed in range(3)]
+                kept[passage.name, start] = [
+                    distributions.compact(log_probs, targets, torch.Generator().manual_seed(seed)) for seed in range(3)
+                ]
         del chatbot
         chatbot = load_chatbot(recipe, "int4")
         whole, lumped, compact = [], [], [[] for _seed in range(3)]
@@ -46,12 +48,16 @@ def main() -> None:
                     compact[seed].append(distributions.score(reference, q, targets))
     exact = float(torch.cat(whole).mean())
     print(f"{sum(map(len, whole))} positions; mean KL divergence of the whole distributions {exact:.6f}")
-    print(f"the likeliest {distributions.TOP} and one number for the rest: {100 * (float(torch.cat(lumped).mean()) / exact - 1):+.3f} %")
+    print(
+        f"the likeliest {distributions.TOP} and one number for the rest: {100 * (float(torch.cat(lumped).mean()) / exact - 1):+.3f} %"
+    )
     for seed, scores in enumerate(compact):
         kl = torch.cat([score.kl.double() for score in scores])
         stated = torch.cat([score.sampling_variance.double() for score in scores]).sum().sqrt() / len(kl)
-        print(f"as it is kept, draw {seed}: {100 * (float(kl.mean()) / exact - 1):+.3f} %, stated standard error "
-              f"{100 * float(stated) / exact:.3f} %")
+        print(
+            f"as it is kept, draw {seed}: {100 * (float(kl.mean()) / exact - 1):+.3f} %, stated standard error "
+            f"{100 * float(stated) / exact:.3f} %"
+        )
 
 
 def _lumped(reference: Compact, q: torch.Tensor) -> torch.Tensor:

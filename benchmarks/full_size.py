@@ -5,6 +5,7 @@
 Writes the folder (12.5 GB in seven safetensors files, once), quantizes it in a process of its own, and prints the time
 and the peak memory; then asks whether FP32 would fit, which a machine with 24 GB must refuse with the numbers.
 """
+
 import argparse
 import json
 import multiprocessing
@@ -15,13 +16,33 @@ import time
 from pathlib import Path
 
 CONFIG = {
-    "architectures": ["ChatGLMModel"], "model_type": "chatglm", "add_bias_linear": False, "add_qkv_bias": True,
-    "apply_query_key_layer_scaling": True, "apply_residual_connection_post_layernorm": False,
-    "attention_softmax_in_fp32": True, "ffn_hidden_size": 13696, "fp32_residual_connection": False,
-    "hidden_size": 4096, "kv_channels": 128, "layernorm_epsilon": 1e-05, "multi_query_attention": True,
-    "multi_query_group_num": 2, "num_attention_heads": 32, "num_layers": 28, "original_rope": True,
-    "padded_vocab_size": 65024, "post_layer_norm": True, "rmsnorm": True, "seq_length": 8192, "use_cache": True,
-    "torch_dtype": "float16", "tie_word_embeddings": False, "eos_token_id": 2, "pad_token_id": 0}
+    "architectures": ["ChatGLMModel"],
+    "model_type": "chatglm",
+    "add_bias_linear": False,
+    "add_qkv_bias": True,
+    "apply_query_key_layer_scaling": True,
+    "apply_residual_connection_post_layernorm": False,
+    "attention_softmax_in_fp32": True,
+    "ffn_hidden_size": 13696,
+    "fp32_residual_connection": False,
+    "hidden_size": 4096,
+    "kv_channels": 128,
+    "layernorm_epsilon": 1e-05,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 32,
+    "num_layers": 28,
+    "original_rope": True,
+    "padded_vocab_size": 65024,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "seq_length": 8192,
+    "use_cache": True,
+    "torch_dtype": "float16",
+    "tie_word_embeddings": False,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 SHARDS = 7
 
 
@@ -34,32 +55,41 @@ def shapes() -> dict[str, tuple[int, ...]]:
     for number in range(c["num_layers"]):
         block = f"transformer.encoder.layers.{number}."
         found |= {
-            block + "input_layernorm.weight": (hidden,), block + "post_attention_layernorm.weight": (hidden,),
+            block + "input_layernorm.weight": (hidden,),
+            block + "post_attention_layernorm.weight": (hidden,),
             block + "self_attention.query_key_value.weight": (qkv, hidden),
             block + "self_attention.query_key_value.bias": (qkv,),
             block + "self_attention.dense.weight": (hidden, hidden),
-            block + "mlp.dense_h_to_4h.weight": (2 * inner, hidden), block + "mlp.dense_4h_to_h.weight": (hidden, inner)}
-    return found | {"transformer.encoder.final_layernorm.weight": (hidden,),
-                    "transformer.output_layer.weight": (vocabulary, hidden)}
+            block + "mlp.dense_h_to_4h.weight": (2 * inner, hidden),
+            block + "mlp.dense_4h_to_h.weight": (hidden, inner),
+        }
+    return found | {
+        "transformer.encoder.final_layernorm.weight": (hidden,),
+        "transformer.output_layer.weight": (vocabulary, hidden),
+    }
 
 
 def write_model(folder: Path) -> None:
     """The folder with random weights, skipped where it is whole."""
     import torch
     from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     wanted = shapes()
     names = list(wanted)
     generator = torch.Generator().manual_seed(0)
     homes = {}
     for shard in range(SHARDS):
-        part = names[shard * len(names) // SHARDS:(shard + 1) * len(names) // SHARDS]
+        part = names[shard * len(names) // SHARDS : (shard + 1) * len(names) // SHARDS]
         file = folder / f"model-{shard + 1:05d}-of-{SHARDS:05d}.safetensors"
         homes |= dict.fromkeys(part, file.name)
         if not file.exists():
-            tensors = {name: torch.ones(wanted[name], dtype=torch.float16) if "layernorm" in name
-                       else torch.empty(wanted[name], dtype=torch.float16).normal_(0, 0.02, generator=generator)
-                       for name in part}
+            tensors = {
+                name: torch.ones(wanted[name], dtype=torch.float16)
+                if "layernorm" in name
+                else torch.empty(wanted[name], dtype=torch.float16).normal_(0, 0.02, generator=generator)
+                for name in part
+            }
             save_file(tensors, f"{file}.partial", metadata={"format": "pt"})
             os.replace(f"{file}.partial", file)
         print(f"  {file.name}", flush=True)
@@ -73,9 +103,15 @@ def write_tokenizer(folder: Path, given: Path | None) -> None:
         (folder / "tokenizer.model").write_bytes(given.read_bytes())
     elif not (folder / "tokenizer.model").exists():
         import sentencepiece
+
         sentencepiece.SentencePieceTrainer.train(
-            input=__file__, model_prefix=str(folder / "tokenizer"), vocab_size=400, byte_fallback=True,
-            model_type="bpe", minloglevel=2)
+            input=__file__,
+            model_prefix=str(folder / "tokenizer"),
+            vocab_size=400,
+            byte_fallback=True,
+            model_type="bpe",
+            minloglevel=2,
+        )
 
 
 def timed(arguments: list[str]) -> tuple[int, float, int, str]:

@@ -4,6 +4,7 @@
 
 Prints a line for each kill; exits non-zero if anything that was finished is lost or differs.
 """
+
 import argparse
 import json
 import os
@@ -17,8 +18,13 @@ from pathlib import Path
 
 def run(home: Path, *arguments: str, kill_after: float | None = None) -> int | None:
     """Run a command with a cache of its own, killed after some seconds if told; its exit code, or None if killed."""
-    process = subprocess.Popen([sys.executable, "-m", *arguments], env=dict(os.environ, ITREX_CHAT_CACHE=str(home)),
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        env=dict(os.environ, ITREX_CHAT_CACHE=str(home)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         _out, error = process.communicate(timeout=kill_after)
     except subprocess.TimeoutExpired:

@@ -6,6 +6,7 @@ The tool lives in an environment of its own, made once in the cache. Printed for
 greedy tokens are equal, and how far the logits of the prompt's last token are apart (root mean square, relative to their
 spread), beside what the rounding of activations to INT8 alone changes here. The tool computes with INT8 activations.
 """
+
 import argparse
 import json
 import subprocess
@@ -13,8 +14,13 @@ import sys
 import venv
 from pathlib import Path
 
-QUESTIONS = ["What is the capital of France?", "Write a haiku about rain.", "Give me three names for a cat.", "1 + 1 = ?",
-             "Say hello in one sentence."]
+QUESTIONS = [
+    "What is the capital of France?",
+    "Write a haiku about rain.",
+    "Give me three names for a cat.",
+    "1 + 1 = ?",
+    "Say hello in one sentence.",
+]
 PACKAGES = ["torch==2.13.0", "transformers==5.23.0", "auto-round==0.16.1", "auto-round-lib==0.16.0"]
 TOKENS = 32
 THEIRS = """
@@ -50,14 +56,19 @@ def environment(folder: Path) -> Path:
 def ours(recipe, compute_dtype: str, prompts: list[list[int]]) -> list[tuple[list[int], "torch.Tensor"]]:  # noqa: F821
     import dataclasses
 
-    from itrex_chat.chatbot import load_chatbot
     from itrex_chat.generation.loop import generate, prefill
-    from itrex_chat.generation_config import GenerationConfig
-    recipe = dataclasses.replace(recipe, quantization=dataclasses.replace(recipe.quantization, compute_dtype=compute_dtype))
+    from itrex_chat.neuralchat.chatbot import load_chatbot
+    from itrex_chat.settings.generation import GenerationConfig
+
+    recipe = dataclasses.replace(
+        recipe, quantization=dataclasses.replace(recipe.quantization, compute_dtype=compute_dtype)
+    )
     chatbot = load_chatbot(recipe, f"int{recipe.quantization.bits}")
     found = []
     for ids in prompts:
-        *_pieces, response = generate(chatbot._decoder, chatbot._tokenizer, ids, GenerationConfig(max_new_tokens=TOKENS))
+        *_pieces, response = generate(
+            chatbot._decoder, chatbot._tokenizer, ids, GenerationConfig(max_new_tokens=TOKENS)
+        )
         found.append((response.token_ids, prefill(chatbot._decoder, ids, chatbot._decoder.new_cache(len(ids)))))
     return found
 
@@ -65,11 +76,12 @@ def ours(recipe, compute_dtype: str, prompts: list[list[int]]) -> list[tuple[lis
 def main() -> None:
     import torch
 
-    from itrex_chat import recipe as recipes
     from itrex_chat.artifacts import obtain
     from itrex_chat.chat import load_tokenizer
     from itrex_chat.chat.messages import Message
-    from itrex_chat.places import cache_home
+    from itrex_chat.foundation.places import cache_home
+    from itrex_chat.settings import recipe as recipes
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=recipes.EMBEDDED)
     parser.add_argument("questions", nargs="*", default=QUESTIONS)
@@ -77,8 +89,11 @@ def main() -> None:
     recipe = recipes.load(arguments.model)
     artifact = obtain(recipe).artifact
     python = environment(cache_home() / "environments" / "auto-round")
-    run = subprocess.run([python, "-c", THEIRS, artifact.folder, json.dumps(arguments.questions), str(TOKENS)],
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [python, "-c", THEIRS, artifact.folder, json.dumps(arguments.questions), str(TOKENS)],
+        capture_output=True,
+        text=True,
+    )
     line = next((line for line in run.stdout.splitlines() if line.startswith("RESULT")), None)
     if line is None:
         sys.exit(run.stderr[-3000:])
@@ -93,10 +108,12 @@ def main() -> None:
         equal = next((i for i, (a, b) in enumerate(zip(tokens, expected)) if a != b), min(len(tokens), len(expected)))
         reference, spread = torch.tensor(answer["logits"]), exact.std()
         same_prompt = tokenizer.prompt([Message("user", question)]) == answer["ids"]
-        print(f"{question}: prompt {'equal' if same_prompt else 'DIFFERS'}; {equal} of {len(expected)} tokens equal; "
-              f"logits apart {(logits - reference).square().mean().sqrt() / spread:.4f} from ours with INT8 activations, "
-              f"{(exact - reference).square().mean().sqrt() / spread:.4f} from ours with FP32 ones; INT8 activations alone "
-              f"change ours by {(logits - exact).square().mean().sqrt() / spread:.4f}")
+        print(
+            f"{question}: prompt {'equal' if same_prompt else 'DIFFERS'}; {equal} of {len(expected)} tokens equal; "
+            f"logits apart {(logits - reference).square().mean().sqrt() / spread:.4f} from ours with INT8 activations, "
+            f"{(exact - reference).square().mean().sqrt() / spread:.4f} from ours with FP32 ones; INT8 activations alone "
+            f"change ours by {(logits - exact).square().mean().sqrt() / spread:.4f}"
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ were drafted and accepted, and decode with prompt lookup beside without (medians
 The questions are those of `prompts/` and `measuring/copying.yaml`, whose answers repeat much of the prompt. An answer
 that differs ends the run with an error.
 """
+
 import argparse
 import gc
 import sys
@@ -15,14 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean, median
 
-from itrex_chat import progress, questions as question_sets
-from itrex_chat import recipe as recipes
-from itrex_chat.chatbot import Chatbot, load_chatbot
-from itrex_chat.errors import ItrexChatError
-from itrex_chat.generation.loop import prefill
+from itrex_chat.foundation import progress
+from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.generation.lookup import LONGEST
-from itrex_chat.generation_config import GenerationConfig
-from itrex_chat.questions import Question
+from itrex_chat.generation.loop import prefill
+from itrex_chat.neuralchat.chatbot import Chatbot, load_chatbot
+from itrex_chat.settings import questions as question_sets
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.generation import GenerationConfig
+from itrex_chat.settings.questions import Question
 
 COPYING = Path(__file__).parent / "measuring" / "copying.yaml"
 PASSES = 12
@@ -31,6 +33,7 @@ PASSES = 12
 @dataclass(frozen=True)
 class Measured:
     """One question. `gain`: seconds per token without prompt lookup divided by those with it."""
+
     question: Question
     tokens: int
     drafted: int
@@ -60,29 +63,42 @@ def measure(chatbot: Chatbot, question: Question, tokens: int, rounds: int) -> M
     taken = {way: [] for way in ways}
     answers = {}
     for number in range(rounds):
-        for way in list(ways)[::1 if number % 2 else -1]:
+        for way in list(ways)[:: 1 if number % 2 else -1]:
             answers[way] = chatbot.chat([{"role": "user", "content": question.text}], ways[way])
             taken[way].append(answers[way].tpot)
     if answers["on"].token_ids != answers["off"].token_ids:
         raise SystemExit(f"{question.id}: the answers differ with and without prompt lookup")
     if None in taken["on"]:
         return None
-    return Measured(question, answers["on"].new_tokens, answers["on"].drafted_tokens, answers["on"].accepted_tokens,
-                    median(taken["off"]) / median(taken["on"]))
+    return Measured(
+        question,
+        answers["on"].new_tokens,
+        answers["on"].drafted_tokens,
+        answers["on"].accepted_tokens,
+        median(taken["off"]) / median(taken["on"]),
+    )
 
 
 def report(variant: str, seconds: dict[int, float], kinds: dict[str, list[Measured]]) -> str:
     one = seconds[1]
-    lines = [f"## {variant.upper()}", "",
-             f"A pass over one token takes {1000 * one:.1f} ms; over "
-             + ", ".join(f"{count}: {taken / one:.2f} ×" for count, taken in seconds.items() if count > 1) + ".", "",
-             "| question | tokens | drafted | accepted | speed |", "|---|--:|--:|--:|--:|"]
+    lines = [
+        f"## {variant.upper()}",
+        "",
+        f"A pass over one token takes {1000 * one:.1f} ms; over "
+        + ", ".join(f"{count}: {taken / one:.2f} ×" for count, taken in seconds.items() if count > 1)
+        + ".",
+        "",
+        "| question | tokens | drafted | accepted | speed |",
+        "|---|--:|--:|--:|--:|",
+    ]
     for kind, measured in kinds.items():
         lines += [f"| {m.question.id} | {m.tokens} | {m.drafted} | {m.accepted} | {m.gain:.2f} × |" for m in measured]
         if gains := [m.gain for m in measured]:
-            lines.append(f"| **{kind}** (mean; lowest–highest) | {sum(m.tokens for m in measured)} "
-                         f"| {sum(m.drafted for m in measured)} | {sum(m.accepted for m in measured)} "
-                         f"| **{geometric_mean(gains):.2f} ×** ({min(gains):.2f}–{max(gains):.2f}) |")
+            lines.append(
+                f"| **{kind}** (mean; lowest–highest) | {sum(m.tokens for m in measured)} "
+                f"| {sum(m.drafted for m in measured)} | {sum(m.accepted for m in measured)} "
+                f"| **{geometric_mean(gains):.2f} ×** ({min(gains):.2f}–{max(gains):.2f}) |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -95,24 +111,33 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=200, help="at most so many an answer")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    kinds = {"ordinary": list({question.id: question for name in arguments.prompts
-                               for question in question_sets.load(name).questions}.values()),
-             "copying": list(question_sets.load(str(COPYING)).questions)}
+    kinds = {
+        "ordinary": list(
+            {
+                question.id: question for name in arguments.prompts for question in question_sets.load(name).questions
+            }.values()
+        ),
+        "copying": list(question_sets.load(str(COPYING)).questions),
+    }
     if arguments.questions:
-        kinds = {kind: asked[::-(-len(asked) // arguments.questions)] for kind, asked in kinds.items()}
+        kinds = {kind: asked[:: -(-len(asked) // arguments.questions)] for kind, asked in kinds.items()}
     try:
         for variant in arguments.variants:
             chatbot = load_chatbot(recipes.load(arguments.model), variant)
             seconds = passes(chatbot)
-            with progress.bar(f"asking {variant}", arguments.rounds * sum(map(len, kinds.values())), "questions") as shown:
+            with progress.bar(
+                f"asking {variant}", arguments.rounds * sum(map(len, kinds.values())), "questions"
+            ) as shown:
                 found = {}
                 for kind, asked in kinds.items():
                     found[kind] = []
                     for question in asked:
                         found[kind].append(measure(chatbot, question, arguments.tokens, arguments.rounds))
                         shown.update(arguments.rounds)
-            print(report(variant, seconds, {kind: [m for m in measured if m] for kind, measured in found.items()}),
-                  flush=True)
+            print(
+                report(variant, seconds, {kind: [m for m in measured if m] for kind, measured in found.items()}),
+                flush=True,
+            )
             del chatbot
             gc.collect()
     except ItrexChatError as error:

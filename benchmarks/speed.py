@@ -6,18 +6,14 @@ Peers get environments of their own in the cache at the first run (llama.cpp is 
 in the format of each. A peer that cannot be had or fails is named with the reason, and the others go on. Nothing else
 should run on the machine meanwhile. Prints the report and writes it to OUT as speed.md and speed.json.
 """
+
 import argparse
 import shlex
 import signal
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
-from itrex_chat import machine
-from itrex_chat import recipe as recipes
-from itrex_chat.errors import ItrexChatError
-from itrex_chat.files import write_json, write_text
-from itrex_chat.places import cache_home
 from measuring import quantization
 from measuring.bandwidth import ReadBandwidth
 from measuring.contestants import PEERS, VARIANTS
@@ -27,6 +23,12 @@ from measuring.processes import Unavailable
 from measuring.prompts import prompts
 from measuring.report import Chapter, markdown
 from measuring.rounds import Plan, measure
+
+from itrex_chat.foundation import machine
+from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.foundation.files import write_json, write_text
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.settings import recipe as recipes
 
 AFTER_CONTEXT = 16  # tokens decoded behind a context, and for each question of a batch
 LOW_BIT = ("int4", "ark", "llama.cpp", "openvino")  # whose decode is measured against the context's length
@@ -39,20 +41,40 @@ def chapter(model: Model, arguments, bandwidth: ReadBandwidth) -> Chapter:
     everybody = ours + [PEERS[name] for name in arguments.peers]
 
     def run(contestants, **plan):
-        return measure(model, contestants, Plan(asked.text(max(arguments.prefill)), **plan), arguments.rounds,
-                       bandwidth.threads, bandwidth, arguments.out)
-    result = Chapter(run(everybody, samples=[
-        ("chat", asked.chat, arguments.tokens), *(("prefill", asked.text(length), 1) for length in arguments.prefill)]))
+        return measure(
+            model,
+            contestants,
+            Plan(asked.text(max(arguments.prefill)), **plan),
+            arguments.rounds,
+            bandwidth.threads,
+            bandwidth,
+            arguments.out,
+        )
+
+    result = Chapter(
+        run(
+            everybody,
+            samples=[
+                ("chat", asked.chat, arguments.tokens),
+                *(("prefill", asked.text(length), 1) for length in arguments.prefill),
+            ],
+        )
+    )
     result.formats = model.made()
     if result.main.interrupted:
         return result
     able = [contestant for contestant in everybody if contestant.name not in result.main.failures]
     if arguments.contexts:
-        result.contexts = run([contestant for contestant in able if contestant.name in LOW_BIT], samples=[
-            ("context", asked.text(length), AFTER_CONTEXT) for length in arguments.contexts])
+        result.contexts = run(
+            [contestant for contestant in able if contestant.name in LOW_BIT],
+            samples=[("context", asked.text(length), AFTER_CONTEXT) for length in arguments.contexts],
+        )
     if arguments.batches:
-        result.batches = run([contestant for contestant in able if contestant in ours], samples=[], batches=[
-            (size, asked.chat, AFTER_CONTEXT) for size in arguments.batches])
+        result.batches = run(
+            [contestant for contestant in able if contestant in ours],
+            samples=[],
+            batches=[(size, asked.chat, AFTER_CONTEXT) for size in arguments.batches],
+        )
     if arguments.quantization:
         result.quantization = quantization.compare(model, {contestant.name for contestant in able})
     return result
@@ -81,15 +103,19 @@ def _absolute(name: str) -> str:
 
 
 def main() -> int:
-    arguments, now = parser().parse_args(), datetime.now(timezone.utc)
+    arguments, now = parser().parse_args(), datetime.now(UTC)
     arguments.out = arguments.out or cache_home() / "benchmarks" / "results" / f"{now:%Y%m%d-%H%M%S}"
     arguments.out.mkdir(parents=True, exist_ok=True)
     models = [Model(_absolute(name)) for name in arguments.model or ([] if arguments.shapes else [recipes.EMBEDDED])]
     models += [Model(name, shape=True) for name in arguments.shapes]
     bandwidth, chapters = ReadBandwidth(machine.threads()), []
     facts = machine.description() | {
-        "date": f"{now:%Y-%m-%d %H:%M} UTC", "threads": bandwidth.threads, "rounds": arguments.rounds,
-        "bandwidth": bandwidth.method, "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]])}
+        "date": f"{now:%Y-%m-%d %H:%M} UTC",
+        "threads": bandwidth.threads,
+        "rounds": arguments.rounds,
+        "bandwidth": bandwidth.method,
+        "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
+    }
     for model in models:
         try:
             chapters.append(chapter(model, arguments, bandwidth))

@@ -1,28 +1,30 @@
 """INT4 chatbots on Intel CPUs, and what quantization costs and gives.
 
-    from itrex_chat import build_chatbot, PipelineConfig, RtnConfig
-    chatbot = build_chatbot(PipelineConfig(model_name_or_path="chatglm3-6b",
-                                           optimization_config=RtnConfig(bits=4, compute_dtype="int8",
-                                                                         weight_dtype="int4_fullrange")))
-    print(chatbot.predict("你好"))
+from itrex_chat import build_chatbot, PipelineConfig, RtnConfig
+chatbot = build_chatbot(PipelineConfig(model_name_or_path="chatglm3-6b",
+                                       optimization_config=RtnConfig(bits=4, compute_dtype="int8",
+                                                                     weight_dtype="int4_fullrange")))
+print(chatbot.predict("你好"))
 """
+
 import sys
 from importlib import import_module
 
 if getattr(sys, "argv", [])[:1] == ["-m"]:  # while Python looks for the command's module
-    from itrex_chat.starting import watch
+    from itrex_chat.foundation.starting import watch
+
     watch()
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "build_chatbot": "itrex_chat.chatbot",
-    "Chatbot": "itrex_chat.chatbot",
-    "PipelineConfig": "itrex_chat.chatbot",
-    "RtnConfig": "itrex_chat.chatbot",
-    "MixedPrecisionConfig": "itrex_chat.chatbot",
-    "GenerationConfig": "itrex_chat.chatbot",
-    "ItrexChatError": "itrex_chat.errors",
+    "build_chatbot": "itrex_chat.neuralchat.chatbot",
+    "Chatbot": "itrex_chat.neuralchat.chatbot",
+    "PipelineConfig": "itrex_chat.neuralchat.chatbot",
+    "RtnConfig": "itrex_chat.neuralchat.chatbot",
+    "MixedPrecisionConfig": "itrex_chat.neuralchat.chatbot",
+    "GenerationConfig": "itrex_chat.neuralchat.chatbot",
+    "ItrexChatError": "itrex_chat.foundation.errors",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -1,9 +1,10 @@
 """`itrex-chat VERB …`, the same as `python -m itrex_chat.VERB …`."""
+
 import sys
 from importlib import import_module
 
-from itrex_chat.choices import did_you_mean
-from itrex_chat.language import _
+from itrex_chat.foundation.choices import did_you_mean
+from itrex_chat.foundation.language import _
 
 VERBS = ("quantize", "ask", "measure", "compare", "sheet", "sweep", "attribute", "online", "judge", "cache", "doctor")
 

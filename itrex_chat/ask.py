@@ -1,31 +1,41 @@
 """Ask the same questions to the variants of models.
 
-    python -m itrex_chat.ask --model chatglm3-6b --variants fp32,int4
+python -m itrex_chat.ask --model chatglm3-6b --variants fp32,int4
 """
+
 import dataclasses
 import sys
 from pathlib import Path
 
-from itrex_chat import command_line, engines as engine_names, machine, questions as question_sets, recipe as recipes
+from itrex_chat import engines as engine_names
 from itrex_chat.artifacts.store import ArtifactStore
-from itrex_chat.choices import one_of
 from itrex_chat.engines import NATIVE, EngineOptions, titled
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
-from itrex_chat.questions import QuestionSet
-from itrex_chat.recipe import Recipe
+from itrex_chat.foundation import command_line, machine
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.foundation.units import readable
+from itrex_chat.jobs.protocol import work
 from itrex_chat.runs.display import Display
-from itrex_chat.runs.protocol import work
 from itrex_chat.runs.record import RunRecord, place, variants_of
-from itrex_chat.units import readable
+from itrex_chat.settings import questions as question_sets
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.questions import QuestionSet
+from itrex_chat.settings.recipe import Recipe
 
 VARIANTS = ("fp32", "bf16", "int4", "int8")
 
 
-def ask(models: list[Recipe], variants: list[str] | None = None, question_set: QuestionSet | None = None,
-        out: Path | None = None, command: str = "", engines: list[str] = (NATIVE,),
-        options: EngineOptions = EngineOptions()) -> RunRecord:
+def ask(
+    models: list[Recipe],
+    variants: list[str] | None = None,
+    question_set: QuestionSet | None = None,
+    out: Path | None = None,
+    command: str = "",
+    engines: list[str] = (NATIVE,),
+    options: EngineOptions = EngineOptions(),
+) -> RunRecord:
     """Ask each model's variants the questions and return the run's record.
 
     `variants` None is FP32 and what the recipe quantizes to; `question_set`
@@ -37,8 +47,11 @@ def ask(models: list[Recipe], variants: list[str] | None = None, question_set: Q
     ItrexChatError.
     """
     labelled = labels(models)
-    spec = {"models": [{"label": label, "recipe": recipe.as_dict()} for label, recipe in labelled],
-            "variants": variants, "questions": dataclasses.asdict(question_set) if question_set else None}
+    spec = {
+        "models": [{"label": label, "recipe": recipe.as_dict()} for label, recipe in labelled],
+        "variants": variants,
+        "questions": dataclasses.asdict(question_set) if question_set else None,
+    }
     if tuple(engines) != (NATIVE,):
         spec["engines"] = list(engines)
     if options.own_template:
@@ -50,8 +63,9 @@ def ask(models: list[Recipe], variants: list[str] | None = None, question_set: Q
     try:
         for label, recipe in labelled:
             _ask_model(record, display, label, recipe, variants_of(spec, recipe.as_dict()), question_set, options)
-        states = [facts.get("state") for model in record.content["models"].values()
-                  for facts in model["variants"].values()]
+        states = [
+            facts.get("state") for model in record.content["models"].values() for facts in model["variants"].values()
+        ]
         record.content["complete"] = all(state in ("done", "skipped") for state in states)
         record.save()
     finally:
@@ -65,32 +79,59 @@ def labels(models: list[Recipe]) -> list[tuple[str, Recipe]]:
     labelled = []
     for recipe in models:
         quantization = recipe.quantization
-        label = recipe.name if names.count(recipe.name) == 1 else (
-            f"{recipe.name} {quantization.weight_dtype} g{quantization.group_size} head {quantization.head}")
+        label = (
+            recipe.name
+            if names.count(recipe.name) == 1
+            else (f"{recipe.name} {quantization.weight_dtype} g{quantization.group_size} head {quantization.head}")
+        )
         if label in (other for other, _recipe in labelled):
             raise RunError(_("The model {label} is named twice.", label=label))
         labelled.append((label, recipe))
     return labelled
 
 
-def _ask_model(record: RunRecord, display: Display, label: str, recipe: Recipe, variants: list[str],
-               question_set: QuestionSet | None, options: EngineOptions) -> None:
-    candidates = [question_set] if question_set else [question_sets.load(name)
-                                                      for name in question_sets.DEFAULT.values()]
+def _ask_model(
+    record: RunRecord,
+    display: Display,
+    label: str,
+    recipe: Recipe,
+    variants: list[str],
+    question_set: QuestionSet | None,
+    options: EngineOptions,
+) -> None:
+    candidates = (
+        [question_set] if question_set else [question_sets.load(name) for name in question_sets.DEFAULT.values()]
+    )
     tokens = recipe.generation.max_new_tokens + _longest_prompt(candidates)
     try:
-        prepared = next(event for event in work({
-            "task": "prepare", "recipe": recipe.as_dict(), "variants": variants, "tokens": tokens,
-            "options": dataclasses.asdict(options)}) if event["event"] == "prepared")
+        prepared = next(
+            event
+            for event in work(
+                {
+                    "task": "prepare",
+                    "recipe": recipe.as_dict(),
+                    "variants": variants,
+                    "tokens": tokens,
+                    "options": dataclasses.asdict(options),
+                }
+            )
+            if event["event"] == "prepared"
+        )
     except RunError as error:
         for variant in variants:
             _failed(record, display, label, variant, str(error))
         return
     asked = question_set or question_sets.default_for(tuple(prepared["languages"]))
-    record.model(label).update({
-        "question_set": asked.name, "questions": [dataclasses.asdict(question) for question in asked.questions],
-        "languages": prepared["languages"], "artifacts": prepared["artifacts"],
-        "generation": dataclasses.asdict(recipe.generation), "needs": prepared["needs"]})
+    record.model(label).update(
+        {
+            "question_set": asked.name,
+            "questions": [dataclasses.asdict(question) for question in asked.questions],
+            "languages": prepared["languages"],
+            "artifacts": prepared["artifacts"],
+            "generation": dataclasses.asdict(recipe.generation),
+            "needs": prepared["needs"],
+        }
+    )
     record.save()
     display.model(label, asked.name, len(asked.questions))
     for variant in variants:
@@ -105,8 +146,16 @@ def _longest_prompt(sets: list[QuestionSet]) -> int:
     return 128 + 2 * max(len(question.text) + len(chosen.system) for chosen in sets for question in chosen.questions)
 
 
-def _ask_variant(record: RunRecord, display: Display, label: str, recipe: Recipe, variant: str, asked: QuestionSet,
-                 needs: dict[str, int], options: EngineOptions) -> None:
+def _ask_variant(
+    record: RunRecord,
+    display: Display,
+    label: str,
+    recipe: Recipe,
+    variant: str,
+    asked: QuestionSet,
+    needs: dict[str, int],
+    options: EngineOptions,
+) -> None:
     done = record.answered(label, variant)
     remaining = [question for question in asked.questions if question.id not in done]
     if not remaining:
@@ -116,9 +165,15 @@ def _ask_variant(record: RunRecord, display: Display, label: str, recipe: Recipe
         record.note(label, variant, state="skipped", reason=reason)
         display.notice(f"itrex_chat: {reason}")
         return
-    job = {"task": "ask", "recipe": recipe.as_dict(), "variant": variant, "system": asked.system,
-           "questions": [dataclasses.asdict(question) for question in remaining],
-           "generation": dataclasses.asdict(recipe.generation), "options": dataclasses.asdict(options)}
+    job = {
+        "task": "ask",
+        "recipe": recipe.as_dict(),
+        "variant": variant,
+        "system": asked.system,
+        "questions": [dataclasses.asdict(question) for question in remaining],
+        "generation": dataclasses.asdict(recipe.generation),
+        "options": dataclasses.asdict(options),
+    }
     count, number = len(asked.questions), len(done)
     try:
         for event in work(job):
@@ -155,8 +210,14 @@ def _too_large(label: str, variant: str, needs: dict[str, int]) -> str | None:
         return None
     fitting = [f"{titled(name)} ({readable(size)})" for name, size in needs.items() if size <= free]
     advice = _("What would fit: {names}.", names=", ".join(fitting)) if fitting else _("No variant of it would fit.")
-    return _("{label} {variant} needs {needed} of memory, but {free} is left: skipped. {advice}", label=label,
-             variant=titled(variant), needed=readable(needs[variant]), free=readable(free), advice=advice)
+    return _(
+        "{label} {variant} needs {needed} of memory, but {free} is left: skipped. {advice}",
+        label=label,
+        variant=titled(variant),
+        needed=readable(needs[variant]),
+        free=readable(free),
+        advice=advice,
+    )
 
 
 def cached_models(settings: list[str]) -> list[Recipe]:
@@ -189,15 +250,33 @@ def command(arguments) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("ask", _("Ask the same questions to the FP32 and the INT4 variant of models."))
-    parser.add_argument("--model", nargs="+", default=[], metavar="NAME|FOLDER|FILE",
-                        help=_("models to ask; default: all in the cache, or {default} if it is empty", default=recipes.EMBEDDED))
-    parser.add_argument("--variants", metavar="LIST", help=_("variants with commas between them, of {names}; default: fp32 and the quantized one",
-                                                             names=", ".join(VARIANTS)))
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="NAME|FOLDER|FILE",
+        help=_("models to ask; default: all in the cache, or {default} if it is empty", default=recipes.EMBEDDED),
+    )
+    parser.add_argument(
+        "--variants",
+        metavar="LIST",
+        help=_(
+            "variants with commas between them, of {names}; default: fp32 and the quantized one",
+            names=", ".join(VARIANTS),
+        ),
+    )
     engine_names.add_options(parser)
-    parser.add_argument("--prompts", metavar="NAME|FILE",
-                        help=_("a question set ({names}) or a YAML file; default: one that fits the model's languages",
-                               names=", ".join(question_sets.names())))
-    parser.add_argument("--max-new-tokens", type=command_line.positive, metavar="N", help=_("at most this many tokens an answer"))
+    parser.add_argument(
+        "--prompts",
+        metavar="NAME|FILE",
+        help=_(
+            "a question set ({names}) or a YAML file; default: one that fits the model's languages",
+            names=", ".join(question_sets.names()),
+        ),
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=command_line.positive, metavar="N", help=_("at most this many tokens an answer")
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to keep the run; default: in the cache"))
     command_line.add_settings(parser)
     return command_line.run(command, parser.parse_args(argv))

@@ -1,50 +1,71 @@
 """Where the loss comes from: rounded weights, the head, rounded activations; and which layers.
 
-    python -m itrex_chat.attribute --model qwen2.5-1.5b-instruct --text book.txt
+python -m itrex_chat.attribute --model qwen2.5-1.5b-instruct --text book.txt
 """
+
 import dataclasses
 import sys
 from datetime import datetime
 from pathlib import Path
 
-from itrex_chat import command_line, files, machine, recipe as recipes
-from itrex_chat.choices import one_of
-from itrex_chat.comparison.terminal import aligned
-from itrex_chat.errors import RunError
-from itrex_chat.language import _, speaking
+from itrex_chat.engines.native.weights import DENSE
+from itrex_chat.foundation import command_line, files, machine
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _, speaking
+from itrex_chat.foundation.places import cache_home
 from itrex_chat.measure import scored_answers
-from itrex_chat.places import cache_home
 from itrex_chat.quality import attribution
 from itrex_chat.quality.attribution import Attribution
 from itrex_chat.quality.passages import Passage
-from itrex_chat.recipe import Recipe
-from itrex_chat.report.recipes import attribution_page, attribution_verdict, layer_rows, step_rows
+from itrex_chat.report.sweeps import attribution_page, attribution_verdict, layer_rows, step_rows
+from itrex_chat.report.terminal import aligned
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sweep import add_arguments
-from itrex_chat.variants import DENSE
 
 SCHEMA_VERSION = 1
 SHOWN = 5  # layers
 
 
-def attribute(recipe: Recipe, baseline: str = "fp32", answers: list[Passage] = (), texts: list[Path] = (),
-              limit: int | None = None, layers: bool = True, out: Path | None = None, command: str = ""
-              ) -> tuple[Attribution, Path]:
+def attribute(
+    recipe: Recipe,
+    baseline: str = "fp32",
+    answers: list[Passage] = (),
+    texts: list[Path] = (),
+    limit: int | None = None,
+    layers: bool = True,
+    out: Path | None = None,
+    command: str = "",
+) -> tuple[Attribution, Path]:
     """Attribute a recipe's loss on answers and texts and write attribution.html and .json; the folder too.
 
     Layer by layer takes as many passes over the tokens as the model has layers, and the memory of the baseline.
     Raises RunError.
     """
     steps, measured = attribution.steps(recipe, baseline, list(answers), list(texts), limit)
-    found = Attribution(sum(passage.positions for passage in measured.passages), len(measured.passages),
-                        measured.plan["kernel"], steps,
-                        attribution.layers(recipe, baseline, measured, measured.plan["layers"]) if layers else [])
+    found = Attribution(
+        sum(passage.positions for passage in measured.passages),
+        len(measured.passages),
+        measured.plan["kernel"],
+        steps,
+        attribution.layers(recipe, baseline, measured, measured.plan["layers"]) if layers else [],
+    )
     out = out or cache_home() / "attributions" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):
         out.mkdir(parents=True, exist_ok=True)
         files.write_text(out / "attribution.html", attribution_page(recipe.name, baseline, found, command))
-        files.write_json(out / "attribution.json", {
-            "schema": SCHEMA_VERSION, "model": recipe.as_dict(), "baseline": baseline, "machine": machine.description(),
-            "command": command, **dataclasses.asdict(found)})
+        files.write_json(
+            out / "attribution.json",
+            {
+                "schema": SCHEMA_VERSION,
+                "model": recipe.as_dict(),
+                "baseline": baseline,
+                "machine": machine.description(),
+                "command": command,
+                **dataclasses.asdict(found),
+            },
+        )
     return found, out
 
 
@@ -55,8 +76,16 @@ def command(arguments) -> None:
         answers = scored_answers(arguments.run, arguments.baseline) if arguments.run else []
         if not answers and not arguments.text:
             raise RunError(_("Name what to measure on: --text FILE, or --run RUN for the answers of a run."))
-        found, out = attribute(recipe, arguments.baseline, answers, arguments.text, arguments.tokens,
-                               not arguments.no_layers, arguments.out, command_line.invocation("attribute"))
+        found, out = attribute(
+            recipe,
+            arguments.baseline,
+            answers,
+            arguments.text,
+            arguments.tokens,
+            not arguments.no_layers,
+            arguments.out,
+            command_line.invocation("attribute"),
+        )
         print("\n".join(aligned(step_rows(found))))
         if found.layers:
             print("\n" + "\n".join(aligned(layer_rows(found, SHOWN))))

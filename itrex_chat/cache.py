@@ -1,21 +1,22 @@
 """The cache: list, show, verify and remove quantized models.
 
-    python -m itrex_chat.cache
-    python -m itrex_chat.cache verify
+python -m itrex_chat.cache
+python -m itrex_chat.cache verify
 """
+
 import json
 import sys
 from pathlib import Path
 
-from itrex_chat import command_line
 from itrex_chat.artifacts import Artifact, ArtifactStore
 from itrex_chat.artifacts.store import PARTIAL
-from itrex_chat.choices import did_you_mean
 from itrex_chat.engines.itrex import storage
-from itrex_chat.errors import ArtifactError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
-from itrex_chat.units import readable
+from itrex_chat.foundation import command_line
+from itrex_chat.foundation.choices import did_you_mean
+from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.foundation.units import readable
 
 
 def list_artifacts(store: ArtifactStore) -> int:
@@ -61,15 +62,21 @@ def verify(store: ArtifactStore, name: str | None) -> int:
             damaged += 1
             print(_("{name}  damaged: {reason}", name=folder.name, reason=error))
     if damaged:
-        raise ArtifactError(_("{count} damaged; the next use quantizes again, or remove: "
-                              "python -m itrex_chat.cache remove NAME", count=damaged))
+        raise ArtifactError(
+            _(
+                "{count} damaged; the next use quantizes again, or remove: python -m itrex_chat.cache remove NAME",
+                count=damaged,
+            )
+        )
     return 0
 
 
 def remove(store: ArtifactStore, name: str) -> int:
     """Remove an artifact, a folder prepared for ITREX or a record of its quantization, or all of a model."""
     views = [view for view in storage.views(cache_home()) if name in (view.name, view.name.rpartition("-")[0])]
-    records = [record for record in storage.saved(cache_home()) if name == record.stem or record.stem.startswith(f"{name}-int")]
+    records = [
+        record for record in storage.saved(cache_home()) if name == record.stem or record.stem.startswith(f"{name}-int")
+    ]
     named = {path.stem for path in records} | {view.name for view in views}
     for folder in [] if name in named else chosen(store, name, partial=True, missing_ok=bool(named)):
         store.remove(folder)
@@ -86,11 +93,17 @@ def remove(store: ArtifactStore, name: str) -> int:
 def chosen(store: ArtifactStore, name: str, partial: bool = False, missing_ok: bool = False) -> list[Path]:
     """The artifacts that a name means: a folder's name, its key, or a model's name for all of its artifacts."""
     folders = store.folders() + (store.partial_folders() if partial else [])
-    found = [folder for folder in folders if name in (folder.name, _key(folder))] \
-        or [folder for folder in folders if folder.name.startswith(f"{name}-int")]
+    found = [folder for folder in folders if name in (folder.name, _key(folder))] or [
+        folder for folder in folders if folder.name.startswith(f"{name}-int")
+    ]
     if not found and not missing_ok:
-        raise ArtifactError(_("There is no artifact {name} in the cache.{hint}", name=name,
-                              hint=did_you_mean(name, [folder.name for folder in folders])))
+        raise ArtifactError(
+            _(
+                "There is no artifact {name} in the cache.{hint}",
+                name=name,
+                hint=did_you_mean(name, [folder.name for folder in folders]),
+            )
+        )
     return found
 
 

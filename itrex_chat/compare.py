@@ -1,22 +1,22 @@
 """Compare the variants' answers and figures.
 
-    python -m itrex_chat.compare
+python -m itrex_chat.compare
 """
+
 import sys
 from pathlib import Path
 
-from itrex_chat import command_line, files
 from itrex_chat.comparison import Comparison, gate
 from itrex_chat.comparison import compare as compare_records
-from itrex_chat.comparison.markdown import as_markdown
-from itrex_chat.comparison.tables import as_csv, figures_csv
-from itrex_chat.comparison.terminal import as_text
-from itrex_chat.errors import RunError
-from itrex_chat.language import LANGUAGES, _, speaking
-from itrex_chat.places import cache_home
+from itrex_chat.foundation import command_line, files
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import LANGUAGES, _, speaking
+from itrex_chat.foundation.places import cache_home
 from itrex_chat.report import as_html
+from itrex_chat.report.markdown import as_markdown
+from itrex_chat.report.tables import as_csv, figures_csv
+from itrex_chat.report.terminal import as_text
 from itrex_chat.runs.record import ANSWERS, RunRecord, existing
-
 
 GATE_CLOSED = 3  # the exit code where a --fail-if holds
 FILES = ("comparison.html", "comparison.md", "comparison.json", "comparison.csv", "comparison-figures.csv")
@@ -42,8 +42,13 @@ def compare_runs(runs: list[Path]) -> Comparison:
     try:
         return compare_records([RunRecord.read(run) for run in runs])
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=", ".join(map(str, runs)),
-                         reason=f"{type(error).__name__}: {error}")) from error
+        raise RunError(
+            _(
+                "{runs}: the record of the run is damaged ({reason}).",
+                runs=", ".join(map(str, runs)),
+                reason=f"{type(error).__name__}: {error}",
+            )
+        ) from error
 
 
 def _folder(run: Path) -> Path:
@@ -52,7 +57,9 @@ def _folder(run: Path) -> Path:
 
 def latest() -> Path:
     """The newest run in the cache that has an answer. Raises RunError when there is none."""
-    runs = [run for run in existing(cache_home() / "runs") if (run / ANSWERS).is_file() and (run / ANSWERS).stat().st_size]
+    runs = [
+        run for run in existing(cache_home() / "runs") if (run / ANSWERS).is_file() and (run / ANSWERS).stat().st_size
+    ]
     if not runs:
         raise RunError(_("There is no run to compare yet; make one with: python -m itrex_chat.ask"))
     return runs[-1]
@@ -76,10 +83,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=_("folders of runs; default: the newest"))
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to write; default: the last run's folder"))
     parser.add_argument("--lang", choices=LANGUAGES, help=_("the language of the report; default: the locale's"))
-    parser.add_argument("--fail-if", action="append", default=[], metavar="CONDITION",
-                        help=_("exit with {code} where this holds for a variant, such as 'kld_mean>0.1'; any number of times. "
-                               "Figures: {names}; .low and .high are the ends of a measured one's interval",
-                               code=GATE_CLOSED, names=", ".join(gate.NAMES)))
+    parser.add_argument(
+        "--fail-if",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help=_(
+            "exit with {code} where this holds for a variant, such as 'kld_mean>0.1'; any number of times. "
+            "Figures: {names}; .low and .high are the ends of a measured one's interval",
+            code=GATE_CLOSED,
+            names=", ".join(gate.NAMES),
+        ),
+    )
     return command_line.run(command, parser.parse_args(argv))
 
 

@@ -1,8 +1,9 @@
 """What is installed and what works here, and what to do about the rest.
 
-    python -m itrex_chat.doctor
-    python -m itrex_chat.doctor --engine itrex --install
+python -m itrex_chat.doctor
+python -m itrex_chat.doctor --engine itrex --install
 """
+
 import os
 import re
 import shutil
@@ -10,12 +11,13 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from itrex_chat import __version__, command_line, engines, machine
-from itrex_chat.choices import one_of
-from itrex_chat.errors import EngineError, ItrexChatError, RecipeError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
-from itrex_chat.units import readable
+from itrex_chat import __version__, engines
+from itrex_chat.foundation import command_line, machine
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import EngineError, ItrexChatError, RecipeError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.foundation.units import readable
 
 GOOD, NOTE, BAD = "ok", "--", "!!"
 LITTLE_MEMORY, LITTLE_DISK = 8 << 30, 10 << 30  # bytes: less is named
@@ -24,6 +26,7 @@ LITTLE_MEMORY, LITTLE_DISK = 8 << 30, 10 << 30  # bytes: less is named
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at: GOOD, NOTE (absent, and not needed) or BAD, and the command or step that mends it."""
+
     state: str
     text: str
     remedy: str = ""
@@ -41,7 +44,9 @@ def examine(engine: str = engines.NATIVE) -> list[Finding]:
 
 
 def _program() -> list[Finding]:
-    found = [Finding(GOOD, _("itrex_chat {version}, Python {python}", version=__version__, python=sys.version.split()[0]))]
+    found = [
+        Finding(GOOD, _("itrex_chat {version}, Python {python}", version=__version__, python=sys.version.split()[0]))
+    ]
     good, wrong = [], []
     for wanted in _pinned():
         name, _equals, pinned = wanted.partition("==")
@@ -50,17 +55,40 @@ def _program() -> list[Finding]:
         except PackageNotFoundError:
             installed = ""
         (good if installed == pinned else wrong).append((name, installed, pinned))
-    found.append(Finding(GOOD, _("packages: {count} as pinned ({names})", count=len(good), names=", ".join(
-        f"{name} {installed}" for name, installed, _pin in good if name in ("torch", "transformers", "neural-compressor-pt")))))
-    return found + [Finding(BAD, _("{name} is missing", name=name) if not installed else _(
-        "{name} is {installed} instead of {pinned}", name=name, installed=installed, pinned=pinned),
-        f"{sys.executable} -m pip install {name}=={pinned}") for name, installed, pinned in wrong]
+    found.append(
+        Finding(
+            GOOD,
+            _(
+                "packages: {count} as pinned ({names})",
+                count=len(good),
+                names=", ".join(
+                    f"{name} {installed}"
+                    for name, installed, _pin in good
+                    if name in ("torch", "transformers", "neural-compressor-pt")
+                ),
+            ),
+        )
+    )
+    return found + [
+        Finding(
+            BAD,
+            _("{name} is missing", name=name)
+            if not installed
+            else _("{name} is {installed} instead of {pinned}", name=name, installed=installed, pinned=pinned),
+            f"{sys.executable} -m pip install {name}=={pinned}",
+        )
+        for name, installed, pinned in wrong
+    ]
 
 
 def _pinned() -> list[str]:
     """What the installed package requires, without extras."""
     try:
-        return [line for line in requires("itrex_chat") or () if "extra ==" not in line and re.fullmatch(r"[\w.-]+==[\w.+]+", line)]
+        return [
+            line
+            for line in requires("itrex_chat") or ()
+            if "extra ==" not in line and re.fullmatch(r"[\w.-]+==[\w.+]+", line)
+        ]
     except PackageNotFoundError:
         return []
 
@@ -68,8 +96,18 @@ def _pinned() -> list[str]:
 def _processor() -> list[Finding]:
     facts = machine.description()
     instructions = facts["instructions"]
-    found = [Finding(GOOD, _("{name}, {cores} cores, {threads} threads in use; instructions: {instructions}", name=facts["cpu"],
-                             cores=facts["cores"], threads=machine.threads(), instructions=", ".join(instructions) or _("none that matter")))]
+    found = [
+        Finding(
+            GOOD,
+            _(
+                "{name}, {cores} cores, {threads} threads in use; instructions: {instructions}",
+                name=facts["cpu"],
+                cores=facts["cores"],
+                threads=machine.threads(),
+                instructions=", ".join(instructions) or _("none that matter"),
+            ),
+        )
+    ]
     if "avx2" not in instructions:
         found.append(Finding(NOTE, _("without AVX2 everything works, but slowly")))
     return found
@@ -77,12 +115,20 @@ def _processor() -> list[Finding]:
 
 def _kernels() -> list[Finding]:
     from itrex_chat.kernels import KERNELS, choose, described
+
     found = []
     for kernel in KERNELS.values():
         if reason := kernel.missing():
-            remedy = _("install a C compiler (Debian, Ubuntu: apt install gcc) and then the program again: pip install --force-reinstall --no-deps .") \
-                if kernel.name == "native" and not shutil.which("gcc") and not shutil.which("cc") else ""
-            found.append(Finding(NOTE, _("kernel {name}: cannot run here ({reason})", name=kernel.name, reason=reason), remedy))
+            remedy = (
+                _(
+                    "install a C compiler (Debian, Ubuntu: apt install gcc) and then the program again: pip install --force-reinstall --no-deps ."
+                )
+                if kernel.name == "native" and not shutil.which("gcc") and not shutil.which("cc")
+                else ""
+            )
+            found.append(
+                Finding(NOTE, _("kernel {name}: cannot run here ({reason})", name=kernel.name, reason=reason), remedy)
+            )
         else:
             found.append(Finding(GOOD, _("kernel {name}: usable", name=described(kernel))))
     try:
@@ -94,18 +140,29 @@ def _kernels() -> list[Finding]:
 
 def _itrex(tried: bool) -> list[Finding]:
     from itrex_chat.engines.itrex import environment
+
     try:
         found = environment.check() if tried else environment.find()
     except EngineError as error:
         text = str(error).replace(environment.INSTALL, "").rstrip(" :：")
         return [Finding(BAD if tried else NOTE, _("engine itrex: {reason}", reason=text), environment.INSTALL)]
-    return [Finding(GOOD, _("engine itrex: {versions}, Python {python}, in {path}{whose}", path=found.python,
-                            python=found.facts["python"], whose=_(" (your own environment)") if found.adopted else "",
-                            versions=", ".join(f"{name} {number}" for name, number in found.facts["versions"].items())))]
+    return [
+        Finding(
+            GOOD,
+            _(
+                "engine itrex: {versions}, Python {python}, in {path}{whose}",
+                path=found.python,
+                python=found.facts["python"],
+                whose=_(" (your own environment)") if found.adopted else "",
+                versions=", ".join(f"{name} {number}" for name, number in found.facts["versions"].items()),
+            ),
+        )
+    ]
 
 
 def _memory() -> list[Finding]:
     import psutil
+
     total, free = psutil.virtual_memory().total, machine.available_memory()
     text = _("memory: {free} of {total} free", free=readable(free), total=readable(total))
     if free < LITTLE_MEMORY:
@@ -117,12 +174,26 @@ def _cache() -> list[Finding]:
     home = cache_home()
     existing = next(folder for folder in (home, *home.parents) if os.path.exists(folder))
     if not os.access(existing, os.W_OK):
-        return [Finding(BAD, _("cache: {folder} cannot be written", folder=home), _("set ITREX_CHAT_CACHE to a folder that can be"))]
+        return [
+            Finding(
+                BAD,
+                _("cache: {folder} cannot be written", folder=home),
+                _("set ITREX_CHAT_CACHE to a folder that can be"),
+            )
+        ]
     free = shutil.disk_usage(existing).free
     count = sum(1 for path in (home / "artifacts").glob("*/manifest.json"))
-    text = _("cache: {folder}, {count} quantized models, {free} free on its disk", folder=home, count=count, free=readable(free))
-    return [Finding(NOTE, text, _("free some, or set ITREX_CHAT_CACHE to a folder on another disk")) if free < LITTLE_DISK
-            else Finding(GOOD, text)]
+    text = _(
+        "cache: {folder}, {count} quantized models, {free} free on its disk",
+        folder=home,
+        count=count,
+        free=readable(free),
+    )
+    return [
+        Finding(NOTE, text, _("free some, or set ITREX_CHAT_CACHE to a folder on another disk"))
+        if free < LITTLE_DISK
+        else Finding(GOOD, text)
+    ]
 
 
 def report(findings: list[Finding]) -> str:
@@ -138,9 +209,12 @@ def report(findings: list[Finding]) -> str:
 def command(arguments) -> int:
     one_of("--engine", arguments.engine, engines.ENGINES)
     if (arguments.install or arguments.python) and arguments.engine != engines.ITREX:
-        raise RecipeError(_("--install and --python are for --engine itrex; the native engine is installed with this program."))
+        raise RecipeError(
+            _("--install and --python are for --engine itrex; the native engine is installed with this program.")
+        )
     if arguments.install or arguments.python:
         from itrex_chat.engines.itrex import environment
+
         found = environment.install(arguments.python)
         print(_("ITREX {version} works: {python}", version=found.version, python=found.python))
         return 0
@@ -150,11 +224,25 @@ def command(arguments) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser("doctor", _("Show what is installed, what works on this machine, and what to do about the rest."))
-    parser.add_argument("--engine", default=engines.NATIVE, metavar="NAME", help=_("try this engine out: {names}; default: {default}",
-                                                                                names=", ".join(engines.ENGINES), default=engines.NATIVE))
-    parser.add_argument("--install", action="store_true", help=_("make the environment of --engine itrex, or repair it (up to 7 GB; later runs are immediate)"))
-    parser.add_argument("--python", metavar="PATH", help=_("use ITREX in an environment that you have, by its interpreter"))
+    parser = command_line.parser(
+        "doctor", _("Show what is installed, what works on this machine, and what to do about the rest.")
+    )
+    parser.add_argument(
+        "--engine",
+        default=engines.NATIVE,
+        metavar="NAME",
+        help=_(
+            "try this engine out: {names}; default: {default}", names=", ".join(engines.ENGINES), default=engines.NATIVE
+        ),
+    )
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help=_("make the environment of --engine itrex, or repair it (up to 7 GB; later runs are immediate)"),
+    )
+    parser.add_argument(
+        "--python", metavar="PATH", help=_("use ITREX in an environment that you have, by its interpreter")
+    )
     return command_line.run(command, parser.parse_args(argv))
 
 

@@ -1,19 +1,21 @@
 """Have another model judge which of two answers is better, in both orders.
 
-    OPENAI_API_KEY=… python -m itrex_chat.judge --model gpt-4o --endpoint https://api.openai.com/v1
+OPENAI_API_KEY=… python -m itrex_chat.judge --model gpt-4o --endpoint https://api.openai.com/v1
 """
+
 import sys
 from pathlib import Path
 
-from itrex_chat import command_line, progress
 from itrex_chat.compare import compare_runs, latest
-from itrex_chat.comparison.quality_tables import judged_line
-from itrex_chat.endpoints import judging, stored
 from itrex_chat.endpoints.endpoint import Endpoint
-from itrex_chat.endpoints.stored import Judged
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
+from itrex_chat.foundation import command_line, progress
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
 from itrex_chat.online import add_endpoint
+from itrex_chat.ratings import judgements as stored
+from itrex_chat.ratings import judging
+from itrex_chat.ratings.judgements import Judged
+from itrex_chat.report.quality_tables import judged_line
 
 
 def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> dict[str, dict[str, Judged]]:
@@ -22,8 +24,13 @@ def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> di
     What this judge has said already is not asked again.
     """
     comparison = compare_runs([run])
-    pairs = [(model.model, variant, pair) for model in comparison.models for variant, given in model.pairs.items()
-             for pair in given if pair.baseline and pair.answer and not pair.identical]
+    pairs = [
+        (model.model, variant, pair)
+        for model in comparison.models
+        for variant, given in model.pairs.items()
+        for pair in given
+        if pair.baseline and pair.answer and not pair.identical
+    ]
     if not pairs:
         raise RunError(_("There is nothing to score in {run}: no two answers differ.", run=run))
     found = stored.given_by(run, endpoint.model)
@@ -32,8 +39,10 @@ def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> di
             given = found.setdefault(label, {}).setdefault(variant, [])
             before = next((judgement for judgement in given if judgement.id == pair.id), None)
             if before is None or embedder and before.similarity is None:
-                given[:] = [*(judgement for judgement in given if judgement is not before),
-                            judging.judge(endpoint, pair, embedder)]
+                given[:] = [
+                    *(judgement for judgement in given if judgement is not before),
+                    judging.judge(endpoint, pair, embedder),
+                ]
                 stored.write(run, endpoint.model, found)
             bar.update(1)
     return stored.read(run)
@@ -52,8 +61,11 @@ def command(arguments) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("judge", _("Have another model judge the answers of a run in pairs."))
     add_endpoint(parser)
-    parser.add_argument("--embeddings", metavar="NAME", help=_("an embedding model at the endpoint, to tell how alike the "
-                                                               "answers' meanings are"))
+    parser.add_argument(
+        "--embeddings",
+        metavar="NAME",
+        help=_("an embedding model at the endpoint, to tell how alike the answers' meanings are"),
+    )
     return command_line.run(command, parser.parse_args(argv))
 
 

@@ -1,28 +1,32 @@
 """Measure what the variants of a run predict where the baseline's answers, or a text, are given token by token.
 
-    python -m itrex_chat.measure --text book.txt
+python -m itrex_chat.measure --text book.txt
 """
+
 import sys
 from pathlib import Path
 
-from itrex_chat import command_line, recipe as recipes
-from itrex_chat.choices import one_of
 from itrex_chat.compare import latest
 from itrex_chat.comparison import PRECISION
-from itrex_chat.comparison.quality_tables import corpora, quality_rows
-from itrex_chat.comparison.terminal import aligned
 from itrex_chat.engines import titled
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
-from itrex_chat.quality import measuring, record as quality_record
+from itrex_chat.foundation import command_line
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
+from itrex_chat.quality import measuring
+from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.passages import Passage, of_answers
 from itrex_chat.quality.record import ModelQuality
+from itrex_chat.report.quality_tables import corpora, quality_rows
+from itrex_chat.report.terminal import aligned
 from itrex_chat.runs.record import RunRecord
-from itrex_chat.units import readable
+from itrex_chat.settings import recipe as recipes
 
 
-def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None, limit: int | None = None,
-            command: str = "") -> dict[str, ModelQuality]:
+def measure(
+    run: Path, texts: list[Path] = (), variants: list[str] | None = None, limit: int | None = None, command: str = ""
+) -> dict[str, ModelQuality]:
     """Measure the models of a run and keep the figures in its folder, where `compare` finds them.
 
     The most precise variant that answered is the baseline; `variants` None are
@@ -39,15 +43,30 @@ def measure(run: Path, texts: list[Path] = (), variants: list[str] | None = None
             if not ready:
                 continue
             answers = [answer for answer in record.answers if (answer["model"], answer["variant"]) == (label, ready[0])]
-            measured[label] = quality_record.of(measuring.measure(
-                recipes.from_dict(model["recipe"]), ready[0], variants or ready[1:], of_answers(answers), texts, limit),
-                command)
+            measured[label] = quality_record.of(
+                measuring.measure(
+                    recipes.from_dict(model["recipe"]),
+                    ready[0],
+                    variants or ready[1:],
+                    of_answers(answers),
+                    texts,
+                    limit,
+                ),
+                command,
+            )
             quality_record.write(run, measured)
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(_("{runs}: the record of the run is damaged ({reason}).", runs=run,
-                         reason=f"{type(error).__name__}: {error}")) from error
+        raise RunError(
+            _(
+                "{runs}: the record of the run is damaged ({reason}).",
+                runs=run,
+                reason=f"{type(error).__name__}: {error}",
+            )
+        ) from error
     if not measured and record.answers:
-        raise RunError(_("{run} has answers of other engines only; measure is for this program's own variants.", run=run))
+        raise RunError(
+            _("{run} has answers of other engines only; measure is for this program's own variants.", run=run)
+        )
     if not measured:
         raise RunError(_("{run} has no answers yet; let it go on with: python -m itrex_chat.ask", run=run))
     return measured
@@ -69,8 +88,14 @@ def report(label: str, quality: ModelQuality) -> str:
     for name, variant in quality.variants.items():
         if variant.reason:
             lines.append(f"{titled(name)}: {variant.reason}")
-    lines += ["", _("{size} of the baseline's predictions are kept in the cache; the next variant is compared without "
-                    "computing them again.", size=readable(quality.reference_bytes))]
+    lines += [
+        "",
+        _(
+            "{size} of the baseline's predictions are kept in the cache; the next variant is compared without "
+            "computing them again.",
+            size=readable(quality.reference_bytes),
+        ),
+    ]
     return "\n".join(lines)
 
 
@@ -88,13 +113,26 @@ def command(arguments) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser("measure", _("Measure how far the variants' predictions are from the baseline's, token by token."))
+    parser = command_line.parser(
+        "measure", _("Measure how far the variants' predictions are from the baseline's, token by token.")
+    )
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help=_("the folder of a run; default: the newest"))
-    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE",
-                        help=_("texts in UTF-8 to measure on, besides the baseline's answers"))
-    parser.add_argument("--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text"))
-    parser.add_argument("--variants", metavar="LIST", help=_("variants with commas between them, of {names}; default: those of the run",
-                                                             names=", ".join(PRECISION)))
+    parser.add_argument(
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help=_("texts in UTF-8 to measure on, besides the baseline's answers"),
+    )
+    parser.add_argument(
+        "--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text")
+    )
+    parser.add_argument(
+        "--variants",
+        metavar="LIST",
+        help=_("variants with commas between them, of {names}; default: those of the run", names=", ".join(PRECISION)),
+    )
     return command_line.run(command, parser.parse_args(argv))
 
 

@@ -1,15 +1,16 @@
 """Have people score answers without knowing which variant gave them.
 
-    python -m itrex_chat.sheet make sheet.csv
-    python -m itrex_chat.sheet read sheet.csv
+python -m itrex_chat.sheet make sheet.csv
+python -m itrex_chat.sheet read sheet.csv
 """
+
 import sys
 from pathlib import Path
 
-from itrex_chat import command_line
 from itrex_chat.compare import compare_runs, latest
-from itrex_chat.errors import RunError
-from itrex_chat.language import LANGUAGES, _, speaking
+from itrex_chat.foundation import command_line
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import LANGUAGES, _, speaking
 from itrex_chat.ratings import sheet
 
 
@@ -31,13 +32,21 @@ def command(arguments) -> None:
         if arguments.action == "make":
             out = arguments.sheet or Path("score-sheet.csv")
             count = make(run, out)
-            print(_("{count} pairs of answers in {out}. Give each answer one to five stars, as a number, and - where a "
-                    "criterion does not apply. The key stays in {folder}: do not look.", count=count, out=out,
-                    folder=run / sheet.FOLDER))
+            print(
+                _(
+                    "{count} pairs of answers in {out}. Give each answer one to five stars, as a number, and - where a "
+                    "criterion does not apply. The key stays in {folder}: do not look.",
+                    count=count,
+                    out=out,
+                    folder=run / sheet.FOLDER,
+                )
+            )
             print(_("Then: python -m itrex_chat.sheet read {out} --run {run}", out=out, run=run))
             return
         count = read(arguments.sheet, run, arguments.rater)
-        print(_("{count} pairs of ratings kept with {run}; now: python -m itrex_chat.compare {run}", count=count, run=run))
+        print(
+            _("{count} pairs of ratings kept with {run}; now: python -m itrex_chat.compare {run}", count=count, run=run)
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Several recipes of one model in one table and one chart: quality against size and speed.
 
-    python -m itrex_chat.sweep --model qwen2.5-1.5b-instruct --text book.txt
+python -m itrex_chat.sweep --model qwen2.5-1.5b-instruct --text book.txt
 """
+
 import csv
 import dataclasses
 import io
@@ -9,30 +10,52 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from itrex_chat import command_line, files, machine, recipe as recipes
-from itrex_chat.choices import one_of
-from itrex_chat.comparison.tables import harmless
-from itrex_chat.comparison.terminal import aligned
-from itrex_chat.errors import RunError
-from itrex_chat.language import LANGUAGES, _, speaking
+from itrex_chat.engines.native.weights import DENSE
+from itrex_chat.foundation import command_line, files, machine
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import LANGUAGES, _, speaking
+from itrex_chat.foundation.places import cache_home
 from itrex_chat.measure import scored_answers
-from itrex_chat.places import cache_home
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import Passage
-from itrex_chat.quality.sweeping import GRID, Outcome, label, sweep as outcomes_of
-from itrex_chat.recipe import Quantization, Recipe
-from itrex_chat.report.recipes import sweep_page, sweep_rows, sweep_verdict
-from itrex_chat.variants import DENSE
+from itrex_chat.report.sweeps import sweep_page, sweep_rows, sweep_verdict
+from itrex_chat.report.tables import harmless
+from itrex_chat.report.terminal import aligned
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.recipe import Quantization, Recipe
+from itrex_chat.sweeps.sweeping import GRID, Outcome, label
+from itrex_chat.sweeps.sweeping import sweep as outcomes_of
 
 SCHEMA_VERSION = 1
-CSV_FIELDS = ("recipe", "disk_bytes", "bits_per_weight", "positions",
-              *(f"{name}{end}" for name in ("kld_mean", "kld_more_than_first", "same_top", "ppl_ratio")
-                for end in ("", "_low", "_high")), "tokens_per_second", "prefill_tokens_per_second", "peak_memory")
+CSV_FIELDS = (
+    "recipe",
+    "disk_bytes",
+    "bits_per_weight",
+    "positions",
+    *(
+        f"{name}{end}"
+        for name in ("kld_mean", "kld_more_than_first", "same_top", "ppl_ratio")
+        for end in ("", "_low", "_high")
+    ),
+    "tokens_per_second",
+    "prefill_tokens_per_second",
+    "peak_memory",
+)
 
 
-def sweep(recipe: Recipe, grid: list[Quantization] = GRID, baseline: str = "fp32", answers: list[Passage] = (),
-          texts: list[Path] = (), limit: int | None = None, keep: bool = False, out: Path | None = None, command: str = "",
-          told=lambda outcome: None) -> tuple[list[Outcome], Path]:
+def sweep(
+    recipe: Recipe,
+    grid: list[Quantization] = GRID,
+    baseline: str = "fp32",
+    answers: list[Passage] = (),
+    texts: list[Path] = (),
+    limit: int | None = None,
+    keep: bool = False,
+    out: Path | None = None,
+    command: str = "",
+    told=lambda outcome: None,
+) -> tuple[list[Outcome], Path]:
     """Measure quantizations of a model on answers and texts, and write sweep.html, .json and .csv.
 
     The first of the grid is what the others are compared with; `told` gets each outcome as it comes. Returns the
@@ -51,9 +74,17 @@ def _write(out: Path, recipe: Recipe, baseline: str, outcomes: list[Outcome], co
     with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):
         out.mkdir(parents=True, exist_ok=True)
         files.write_text(out / "sweep.html", sweep_page(recipe.name, baseline, outcomes, command))
-        files.write_json(out / "sweep.json", {
-            "schema": SCHEMA_VERSION, "model": recipe.as_dict(), "baseline": baseline, "machine": machine.description(),
-            "command": command, "recipes": [dataclasses.asdict(outcome) for outcome in outcomes]})
+        files.write_json(
+            out / "sweep.json",
+            {
+                "schema": SCHEMA_VERSION,
+                "model": recipe.as_dict(),
+                "baseline": baseline,
+                "machine": machine.description(),
+                "command": command,
+                "recipes": [dataclasses.asdict(outcome) for outcome in outcomes],
+            },
+        )
         files.write_text(out / "sweep.csv", as_csv(outcomes))
 
 
@@ -66,9 +97,18 @@ def as_csv(outcomes: list[Outcome]) -> str:
         if outcome.total:
             figures, difference = outcome.total.figures, outcome.difference or Estimate(0.0)
             estimates = (figures["kld_mean"], difference, figures["same_top"], figures["ppl_ratio"])
-            writer.writerow([harmless(outcome.label), outcome.disk_bytes, outcome.bits_per_weight, outcome.total.positions,
-                             *(end for found in estimates for end in (found.value, found.low, found.high)),
-                             outcome.tokens_per_second, outcome.prefill_tokens_per_second, outcome.peak_memory])
+            writer.writerow(
+                [
+                    harmless(outcome.label),
+                    outcome.disk_bytes,
+                    outcome.bits_per_weight,
+                    outcome.total.positions,
+                    *(end for found in estimates for end in (found.value, found.low, found.high)),
+                    outcome.tokens_per_second,
+                    outcome.prefill_tokens_per_second,
+                    outcome.peak_memory,
+                ]
+            )
     return text.getvalue()
 
 
@@ -77,8 +117,12 @@ def parsed(text: str) -> Quantization:
     weight_dtype, _colon, rest = text.partition(":")
     group, _colon, head = rest.partition(":")
     if group and not group.isdigit():
-        raise RunError(_("--recipes: {text!r} cannot be read; write WEIGHT_DTYPE:GROUP:HEAD, such as int4_clip:64:int8.",
-                         text=text))
+        raise RunError(
+            _(
+                "--recipes: {text!r} cannot be read; write WEIGHT_DTYPE:GROUP:HEAD, such as int4_clip:64:int8.",
+                text=text,
+            )
+        )
     return Quantization(weight_dtype=weight_dtype, group_size=int(group or 32), head=head or "int8")
 
 
@@ -91,9 +135,17 @@ def command(arguments) -> int:
         if not answers and not arguments.text:
             raise RunError(_("Name what to measure on: --text FILE, or --run RUN for the answers of a run."))
         outcomes, out = sweep(
-            recipe, list(dict.fromkeys(grid)), arguments.baseline, answers, arguments.text, arguments.tokens, arguments.keep,
-            arguments.out, command_line.invocation("sweep"),
-            told=lambda o: print(f"{o.label}: {o.reason}" if o.reason else aligned(sweep_rows([o]))[1], flush=True))
+            recipe,
+            list(dict.fromkeys(grid)),
+            arguments.baseline,
+            answers,
+            arguments.text,
+            arguments.tokens,
+            arguments.keep,
+            arguments.out,
+            command_line.invocation("sweep"),
+            told=lambda o: print(f"{o.label}: {o.reason}" if o.reason else aligned(sweep_rows([o]))[1], flush=True),
+        )
         print("\n" + "\n".join(aligned(sweep_rows(outcomes))))
         print("\n".join(sweep_verdict(outcomes)))
         print(_("Written to {folder}: {files}", folder=out, files="sweep.html, sweep.json, sweep.csv"))
@@ -103,22 +155,40 @@ def command(arguments) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("sweep", _("Measure several recipes of one model: quality against size and speed."))
     add_arguments(parser)
-    parser.add_argument("--recipes", metavar="LIST", help=_("WEIGHT_DTYPE:GROUP:HEAD with commas between them, the first is "
-                                                            "compared with; default: {default}",
-                                                            default=", ".join(label(each) for each in GRID)))
+    parser.add_argument(
+        "--recipes",
+        metavar="LIST",
+        help=_(
+            "WEIGHT_DTYPE:GROUP:HEAD with commas between them, the first is compared with; default: {default}",
+            default=", ".join(label(each) for each in GRID),
+        ),
+    )
     parser.add_argument("--keep", action="store_true", help=_("keep the artifacts that were made for this"))
     return command_line.run(command, parser.parse_args(argv))
 
 
 def add_arguments(parser) -> None:
     """What `sweep` and `attribute` share."""
-    parser.add_argument("--model", default=recipes.EMBEDDED, metavar="NAME|FOLDER|FILE",
-                        help=_("a recipe ({names}) or a recipe file, a folder, a .gguf file or a hub's owner/name; default: {default}",
-                               names=", ".join(recipes.names()), default=recipes.EMBEDDED))
-    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE", help=_("texts in UTF-8 to measure on"))
+    parser.add_argument(
+        "--model",
+        default=recipes.EMBEDDED,
+        metavar="NAME|FOLDER|FILE",
+        help=_(
+            "a recipe ({names}) or a recipe file, a folder, a .gguf file or a hub's owner/name; default: {default}",
+            names=", ".join(recipes.names()),
+            default=recipes.EMBEDDED,
+        ),
+    )
+    parser.add_argument(
+        "--text", type=Path, nargs="+", default=[], metavar="FILE", help=_("texts in UTF-8 to measure on")
+    )
     parser.add_argument("--run", type=Path, metavar="RUN", help=_("measure on the baseline's answers in this run, too"))
-    parser.add_argument("--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text"))
-    parser.add_argument("--baseline", default="fp32", metavar="VARIANT", help=_("what to compare with: fp32 (the default), or bf16"))
+    parser.add_argument(
+        "--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text")
+    )
+    parser.add_argument(
+        "--baseline", default="fp32", metavar="VARIANT", help=_("what to compare with: fp32 (the default), or bf16")
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to write; default: in the cache"))
     parser.add_argument("--lang", choices=LANGUAGES, help=_("the language of the report; default: the locale's"))
     command_line.add_settings(parser)

@@ -1,4 +1,5 @@
 """Debian's Chromium, driven without a window: what a page shows, says on its console and asks of the network."""
+
 import json
 import shutil
 from pathlib import Path
@@ -6,8 +7,17 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--hide-scrollbars")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
 
 
 def missing() -> str | None:
@@ -26,6 +36,7 @@ class Browser:
 
     def __init__(self, profile: Path, language: str = "en"):
         from selenium import webdriver
+
         options = webdriver.ChromeOptions()
         options.binary_location = next(path for name in CHROMIUM if (path := shutil.which(name)))
         for flag in (*FLAGS, f"--user-data-dir={profile}", f"--lang={language}"):
@@ -35,10 +46,14 @@ class Browser:
         self.driver = webdriver.Chrome(options=options, service=service)
 
     def open(self, page: Path, width: int, dark: bool = False) -> None:
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {
-            "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600})
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {
-            "features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        self.driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]},
+        )
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self.driver.get(page.as_uri())
@@ -52,16 +67,24 @@ class Browser:
     def requests(self) -> list[str]:
         """The addresses that were asked for since the page was opened."""
         messages = (json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance"))
-        return [message["params"]["request"]["url"] for message in messages
-                if message["method"] == "Network.requestWillBeSent"]
+        return [
+            message["params"]["request"]["url"]
+            for message in messages
+            if message["method"] == "Network.requestWillBeSent"
+        ]
 
     def screenshot(self, file: Path) -> None:
         """The whole page."""
         import base64
+
         size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {
-            "captureBeyondViewport": True, "clip": {"x": 0, "y": 0, "width": size["width"],
-                                                    "height": min(size["height"], 8000), "scale": 1}})
+        shot = self.driver.execute_cdp_cmd(
+            "Page.captureScreenshot",
+            {
+                "captureBeyondViewport": True,
+                "clip": {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 8000), "scale": 1},
+            },
+        )
         file.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self) -> None:

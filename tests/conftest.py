@@ -1,4 +1,5 @@
 """Fixtures: a cache of the test's own, tiny models, and the golden values where they are at hand."""
+
 import os
 import signal
 from pathlib import Path
@@ -9,15 +10,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # In the background of a shell an interrupt is ignored, and processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import platformdirs  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-
 import fuzzing  # noqa: E402
 import native_cases  # noqa: E402
+import platformdirs  # noqa: E402
+import pytest  # noqa: E402
 import tiny_models  # noqa: E402
+import torch  # noqa: E402
+
 from itrex_chat import native  # noqa: E402
-from itrex_chat.errors import KernelError  # noqa: E402
+from itrex_chat.foundation.errors import KernelError  # noqa: E402
 
 SHARED = Path(os.environ.get("ITREX_CHAT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -64,7 +65,9 @@ def level(request, monkeypatch):
 def text(tmp_path):
     """A text file in two languages."""
     file = tmp_path / "text.txt"
-    file.write_text("今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 90, "utf-8")
+    file.write_text(
+        "今天天气很好，我们一起去公园散步。What is the capital of France? def f(x): return x ** 2\n" * 90, "utf-8"
+    )
     return file
 
 

@@ -6,6 +6,7 @@ In both, AMX tiles are emulated where the processor has none. Objects are kept
 in build/fuzz by the digest of what they are made of, so that only what changed
 is compiled again.
 """
+
 import hashlib
 import os
 import shutil
@@ -18,8 +19,11 @@ TOP = Path(__file__).resolve().parents[1]
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-fopenmp")
 LIBRARY = ("-O2", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-DEMULATE_TILES")
 # The check for leaks needs ptrace, which containers often forbid; where it is allowed, ASAN_OPTIONS=detect_leaks=1 is clean.
-ENVIRONMENT = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0"), "UBSAN_OPTIONS": "print_stacktrace=1",
-               "OMP_WAIT_POLICY": "passive"}
+ENVIRONMENT = {
+    "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0"),
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "OMP_WAIT_POLICY": "passive",
+}
 
 
 def compiler() -> str:
@@ -66,7 +70,9 @@ def has_tiles() -> bool:
 
 
 def run(cases: int, first: int = 0) -> subprocess.CompletedProcess:
-    return subprocess.run([build(), str(cases), str(first)], env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(
+        [build(), str(cases), str(first)], env=os.environ | ENVIRONMENT, capture_output=True, text=True
+    )
 
 
 def _kernels() -> list[Path]:

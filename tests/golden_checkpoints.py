@@ -1,4 +1,5 @@
 """The tiny checkpoints that the golden values belong to: random weights drawn in a fixed order (numpy PCG64)."""
+
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,12 @@ def chatglm3(folder: Path) -> Path:
     draw.norm("transformer.encoder.final_layernorm.weight")
     draw.matrix("transformer.output_layer.weight", vocabulary, HIDDEN, spread=0.3)
     draw.tensors["transformer.rotary_pos_emb.inv_freq"] = torch.ones(8)  # derived in the published model: to be ignored
-    config = tiny_models.CHATGLM3 | {"hidden_size": HIDDEN, "ffn_hidden_size": INNER, "num_layers": LAYERS,
-                                     "kv_channels": 32}
+    config = tiny_models.CHATGLM3 | {
+        "hidden_size": HIDDEN,
+        "ffn_hidden_size": INNER,
+        "num_layers": LAYERS,
+        "kv_channels": 32,
+    }
     tiny_models.sharded(tiny_models.described(folder, config), draw.tensors, 2)
     return folder
 
@@ -61,8 +66,14 @@ def qwen(folder: Path) -> Path:
     draw.norm("transformer.ln_f.weight")
     draw.matrix("lm_head.weight", vocabulary, HIDDEN, spread=0.3)
     config = tiny_models.QWEN | {
-        "hidden_size": HIDDEN, "intermediate_size": 2 * INNER, "num_hidden_layers": LAYERS, "kv_channels": 32,
-        "vocab_size": vocabulary, "seq_length": 64, "max_position_embeddings": 32768}
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * INNER,
+        "num_hidden_layers": LAYERS,
+        "kv_channels": 32,
+        "vocab_size": vocabulary,
+        "seq_length": 64,
+        "max_position_embeddings": 32768,
+    }
     tiny_models.sharded(tiny_models.described(folder, config), draw.tensors, 3)
     return folder
 

@@ -1,4 +1,5 @@
 """Waiting for what a process does, instead of for a time that differs between machines."""
+
 import subprocess
 import time
 from collections.abc import Callable

@@ -1,4 +1,5 @@
 """Matrices and activations for the native kernels: of every format, and of the sizes and values that are easy to get wrong."""
+
 import importlib.machinery
 
 import torch
@@ -9,13 +10,15 @@ from itrex_chat.kernels.native import NativeWeight
 from itrex_chat.quantization.tensor import QuantizedTensor, packed_words
 
 LIBRARY = f"_kernels{importlib.machinery.EXTENSION_SUFFIXES[0]}"
-UNIT = 2.0 ** -24  # the rounding of one float32 operation, relative
+UNIT = 2.0**-24  # the rounding of one float32 operation, relative
 ROWS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 18, 22, 23, 33, 70)
 OUTPUTS = (1, 7, 15, 16, 17, 32, 33, 100)
 FORMATS = [(bits, group, compute) for bits in (4, 8) for group in (32, 64, 128) for compute in ("int8", "bf16", "fp32")]
 
 
-def matrix(outputs: int, inputs: int, group: int, bits: int, scales: torch.Tensor | float | None = None) -> QuantizedTensor:
+def matrix(
+    outputs: int, inputs: int, group: int, bits: int, scales: torch.Tensor | float | None = None
+) -> QuantizedTensor:
     """A matrix in which every integer of the format occurs; scales of both signs, near 0.01 unless given."""
     random = torch.Generator().manual_seed(outputs * 7919 + inputs + bits)
     half = 1 << (bits - 1)
@@ -40,8 +43,9 @@ def packed(weight: QuantizedTensor, compute: str) -> NativeWeight:
 
 def bit_equal(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Equal to the last bit; NaN equals NaN."""
-    return first.shape == second.shape and bool(((first.view(torch.int32) == second.view(torch.int32))
-                                                 | (first.isnan() & second.isnan())).all())
+    return first.shape == second.shape and bool(
+        ((first.view(torch.int32) == second.view(torch.int32)) | (first.isnan() & second.isnan())).all()
+    )
 
 
 def use(instructions: str | None, monkeypatch) -> None:

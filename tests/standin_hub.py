@@ -4,6 +4,7 @@ It answers as the hubs do, unhelpful parts included: large files are behind a
 redirect, ModelScope ignores ranges of small files and lists no files for an
 unknown revision instead of an error.
 """
+
 import hashlib
 import json
 import socket
@@ -20,6 +21,7 @@ REPOSITORY = "owner/model"
 @dataclass
 class Commit:
     """The files of the repository at one commit, and for each the commit that changed it last."""
+
     sha: str
     date: int
     files: dict[str, bytes]
@@ -29,6 +31,7 @@ class Commit:
 @dataclass
 class Transfer:
     """One request for a file: the byte it starts at, and how many were sent."""
+
     name: str
     start: int
     commit: str
@@ -38,6 +41,7 @@ class Transfer:
 @dataclass
 class StandinHub:
     """One repository on both hubs. The fields after `files` are what tests turn."""
+
     files: dict[str, bytes]
     status: int | None = None  # the answer to all questions about the repository
     gated: int | None = None  # the answer to requests for its files
@@ -76,8 +80,10 @@ class StandinHub:
     def find(self, revision: str) -> Commit | None:
         return self.head if revision in ("main", "master") else self.commits.get(revision) if self.pins else None
 
+
 class StandinServer(ThreadingHTTPServer):
     """Serves `hub`, which tests replace, at one address on this machine."""
+
     daemon_threads = True
     hub: StandinHub
 
@@ -122,16 +128,29 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(refused, {"Code": 10010205001, "Message": "record not found", "Success": False})
             else:
                 commit = self.hub.find(query["Revision"])
-                self._json(200, {"Code": 200, "Success": True,
-                                 "Data": {"Files": commit and [self._entry(commit, name) for name in commit.files]}})
+                self._json(
+                    200,
+                    {
+                        "Code": 200,
+                        "Success": True,
+                        "Data": {"Files": commit and [self._entry(commit, name) for name in commit.files]},
+                    },
+                )
         else:
             self._resolve(query["Revision"], query["FilePath"], huggingface=False)
 
     def _entry(self, commit: Commit, name: str) -> dict:
         changed = commit.changed_by[name]
-        return {"Path": name, "Name": name.split("/")[-1], "Type": "blob", "Revision": changed.sha,
-                "CommittedDate": 1700000000 + changed.date, "Size": self._size(commit, name),
-                "Sha256": hashlib.sha256(commit.files[name]).hexdigest(), "IsLFS": _is_large(name)}
+        return {
+            "Path": name,
+            "Name": name.split("/")[-1],
+            "Type": "blob",
+            "Revision": changed.sha,
+            "CommittedDate": 1700000000 + changed.date,
+            "Size": self._size(commit, name),
+            "Sha256": hashlib.sha256(commit.files[name]).hexdigest(),
+            "IsLFS": _is_large(name),
+        }
 
     def _huggingface(self, repository: str, revision: str) -> None:
         self.hub.questions += 1
@@ -141,13 +160,18 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 200:
             return self._json(status, {"error": "no"}, {"X-Error-Code": code} if status in (401, 404) else {})
         commit = self.hub.find(revision)
-        self._json(200, {"id": repository, "sha": commit.sha,
-                         "siblings": [self._sibling(commit, name) for name in commit.files]})
+        self._json(
+            200,
+            {"id": repository, "sha": commit.sha, "siblings": [self._sibling(commit, name) for name in commit.files]},
+        )
 
     def _sibling(self, commit: Commit, name: str) -> dict:
         content, size = commit.files[name], self._size(commit, name)
-        sibling = {"rfilename": name, "size": size,
-                   "blobId": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()}
+        sibling = {
+            "rfilename": name,
+            "size": size,
+            "blobId": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+        }
         lfs = {"sha256": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 134}
         return sibling | ({"lfs": lfs} if _is_large(name) else {})
 

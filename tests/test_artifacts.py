@@ -1,4 +1,5 @@
 """Artifacts: whole or not at all, found again, checked, resumed, repaired, safe from a second process."""
+
 import json
 import os
 import shutil
@@ -10,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from itrex_chat import recipe as recipes
 from itrex_chat import sources
 from itrex_chat.artifacts import Artifact, ArtifactStore, manifest, obtain, writer
 from itrex_chat.artifacts.obtain import verified
 from itrex_chat.checkpoints import open_checkpoint
-from itrex_chat.errors import ArtifactError, ItrexChatError
+from itrex_chat.foundation.errors import ArtifactError, ItrexChatError
 from itrex_chat.quantization.tensor import QuantizedTensor
+from itrex_chat.settings import recipe as recipes
 
 FAMILIES = ("chatglm3", "qwen", "baichuan2", "llama", "qwen3", "glm4")
 
@@ -48,7 +49,7 @@ def test_an_artifact_holds_the_rounded_weights_of_its_checkpoint(family, models)
             # Half a step, a whole one for what full range cuts off at 7, and the scale's rounding to float16.
             assert ((matrix.dequantize() - exact).abs() <= steps * (1.01 if matrix.bits == 4 else 0.6)).all()
         else:
-            assert torch.allclose(artifact.tensor(spec.name).float(), exact, rtol=2 ** -11, atol=1e-7)
+            assert torch.allclose(artifact.tensor(spec.name).float(), exact, rtol=2**-11, atol=1e-7)
 
 
 def test_the_same_recipe_is_answered_from_the_cache(models):
@@ -59,9 +60,11 @@ def test_the_same_recipe_is_answered_from_the_cache(models):
 
 def test_the_cache_answers_in_another_process_without_torch(models):
     made(models("qwen2"))
-    script = ("import sys\nfrom itrex_chat import quantize\n"
-              f"code = quantize.main(['--model', {str(models('qwen2'))!r}])\n"
-              "assert code == 0 and 'torch' not in sys.modules, sorted(sys.modules)")
+    script = (
+        "import sys\nfrom itrex_chat import quantize\n"
+        f"code = quantize.main(['--model', {str(models('qwen2'))!r}])\n"
+        "assert code == 0 and 'torch' not in sys.modules, sorted(sys.modules)"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "From the cache" in run.stdout
@@ -72,15 +75,23 @@ def test_the_same_files_elsewhere_are_the_same_model(copied, models):
     assert made(copied()).folder == first.folder
 
 
-@pytest.mark.parametrize("settings", [
-    ["quantization.group_size", "64"], ["quantization.weight_dtype", "int4_clip"], ["quantization.weight_dtype", "int8"],
-    ["quantization.head", "int4"], ["quantization.head", "none"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["quantization.group_size", "64"],
+        ["quantization.weight_dtype", "int4_clip"],
+        ["quantization.weight_dtype", "int8"],
+        ["quantization.head", "int4"],
+        ["quantization.head", "none"],
+    ],
+)
 def test_other_settings_make_another_artifact(settings, models):
     assert made(models("qwen2"), *settings).folder != made(models("qwen2")).folder
 
 
-@pytest.mark.parametrize("settings", [["quantization.compute_dtype", "fp32"], ["generation.max_new_tokens", "5"],
-                                      ["chat.system", "x"]])
+@pytest.mark.parametrize(
+    "settings", [["quantization.compute_dtype", "fp32"], ["generation.max_new_tokens", "5"], ["chat.system", "x"]]
+)
 def test_settings_that_do_not_change_the_weights_do_not_quantize_again(settings, models):
     assert made(models("qwen2"), *settings).folder == made(models("qwen2")).folder
 
@@ -154,8 +165,15 @@ def damage(artifact: Artifact, how: str) -> Path:
     return file
 
 
-DAMAGE = ("bit flip", "truncation", "missing file", "wrong size", "damaged manifest", "missing manifest",
-          "other configuration")
+DAMAGE = (
+    "bit flip",
+    "truncation",
+    "missing file",
+    "wrong size",
+    "damaged manifest",
+    "missing manifest",
+    "other configuration",
+)
 
 
 @pytest.mark.parametrize("how", DAMAGE)
@@ -203,8 +221,9 @@ def test_an_interrupted_writing_is_no_artifact_and_the_next_goes_on_behind_it(mo
     first = list(quantized)
 
     quantized.clear()
-    monkeypatch.setattr(writer, "artifact_tensors",
-                        lambda *arguments: quantized.append(arguments[1].name) or original(*arguments))
+    monkeypatch.setattr(
+        writer, "artifact_tensors", lambda *arguments: quantized.append(arguments[1].name) or original(*arguments)
+    )
     artifact = made(models("qwen2"))
     artifact.verify()
     assert len(set(first) & set(quantized)) < len(first)  # only the unfinished weight file's again
@@ -240,8 +259,12 @@ QUANTIZE = [sys.executable, "-m", "itrex_chat.quantize", "--model"]
 
 
 def test_two_quantizations_at_once_make_one_artifact(models):
-    both = [subprocess.Popen([*QUANTIZE, str(models("chatglm3"))], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             text=True) for _number in range(2)]
+    both = [
+        subprocess.Popen(
+            [*QUANTIZE, str(models("chatglm3"))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _number in range(2)
+    ]
     results = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], results
     assert len(ArtifactStore().whole()) == 1
@@ -250,7 +273,9 @@ def test_two_quantizations_at_once_make_one_artifact(models):
 
 @pytest.mark.parametrize("seconds", [2.0, 3.0, 4.0, 4.5, 5.0])
 def test_a_quantization_killed_at_any_moment_leaves_nothing_half_done(seconds, models):
-    process = subprocess.Popen([*QUANTIZE, str(models("chatglm3"))], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*QUANTIZE, str(models("chatglm3"))], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     time.sleep(seconds)
     process.kill()
     process.wait()
@@ -264,8 +289,9 @@ def test_a_quantization_killed_at_any_moment_leaves_nothing_half_done(seconds, m
 def test_an_artifact_in_use_cannot_be_removed_and_one_not_in_use_can(models):
     artifact, store = made(models("qwen2")), ArtifactStore()
     with store.lock(artifact.manifest["key"]):
-        other = subprocess.run([sys.executable, "-m", "itrex_chat.cache", "remove", artifact.folder.name],
-                               capture_output=True, text=True)
+        other = subprocess.run(
+            [sys.executable, "-m", "itrex_chat.cache", "remove", artifact.folder.name], capture_output=True, text=True
+        )
     assert other.returncode == 1 and "Another process" in other.stderr
     assert artifact.folder.exists()
     store.remove(artifact.folder)

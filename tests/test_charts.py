@@ -1,4 +1,5 @@
 """Charts: drawn from whatever figures there are, and as harmless as the rest of the page."""
+
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -24,9 +25,15 @@ def test_bars_are_as_long_as_their_values():
     assert widths[1] == pytest.approx(4 * widths[0], abs=0.5) and widths[2] >= 1
 
 
-@pytest.mark.parametrize("line", [
-    [Estimate(0.1, 0.05, 0.2), Estimate(1.0, 0.5, None)], [Estimate(1e-9), Estimate(5.0)], [NOTHING, Estimate(0.3)],
-    [Estimate(-1e-8), Estimate(0.01)]])
+@pytest.mark.parametrize(
+    "line",
+    [
+        [Estimate(0.1, 0.05, 0.2), Estimate(1.0, 0.5, None)],
+        [Estimate(1e-9), Estimate(5.0)],
+        [NOTHING, Estimate(0.3)],
+        [Estimate(-1e-8), Estimate(0.01)],
+    ],
+)
 def test_quantiles_are_drawn_on_a_logarithmic_scale_with_what_ends_there_are(line):
     root = parsed(charts.quantiles("kl", ["50 %", "99 %"], {"int4": line, "fp32": [NOTHING, NOTHING]}, "nats"))
     assert len(list(root.iter("polyline"))) == 1  # what is nothing has no line on a logarithmic scale

@@ -1,15 +1,18 @@
 """`build_chatbot`: the seeds' snippet with one import changed, ITREX's names, and refusals with a sentence."""
+
 import pytest
 
 from itrex_chat import GenerationConfig, MixedPrecisionConfig, PipelineConfig, RtnConfig, build_chatbot
 from itrex_chat.artifacts import ArtifactStore
-from itrex_chat.errors import GenerationError, ItrexChatError, RecipeError
+from itrex_chat.foundation.errors import GenerationError, ItrexChatError, RecipeError
 
 
 @pytest.fixture
 def chatbot(models):
-    config = PipelineConfig(model_name_or_path=str(models("chatglm3")),
-                            optimization_config=RtnConfig(bits=4, compute_dtype="int8", weight_dtype="int4_fullrange"))
+    config = PipelineConfig(
+        model_name_or_path=str(models("chatglm3")),
+        optimization_config=RtnConfig(bits=4, compute_dtype="int8", weight_dtype="int4_fullrange"),
+    )
     return build_chatbot(config)
 
 
@@ -23,9 +26,11 @@ def test_the_snippet_of_itrexs_users_works_and_fills_the_cache(chatbot):
 
 def test_a_second_chatbot_comes_from_the_cache(chatbot, models, monkeypatch):
     from itrex_chat.artifacts import writer
+
     monkeypatch.setattr(writer, "write", lambda *arguments: pytest.fail("quantized again"))
-    again = build_chatbot(PipelineConfig(str(models("chatglm3")), RtnConfig(
-        compute_dtype="int8", weight_dtype="int4_fullrange")))
+    again = build_chatbot(
+        PipelineConfig(str(models("chatglm3")), RtnConfig(compute_dtype="int8", weight_dtype="int4_fullrange"))
+    )
     config = GenerationConfig(max_new_tokens=8)
     assert again.predict("你好", config=config) == chatbot.predict("你好", config=config)
 
@@ -37,8 +42,12 @@ def test_streaming_gives_the_same_text_in_pieces(chatbot):
 
 def test_a_conversation_has_its_history(chatbot):
     config = GenerationConfig(max_new_tokens=4)
-    messages = [{"role": "system", "content": "简短"}, {"role": "user", "content": "你好"},
-                {"role": "assistant", "content": "你好！"}, {"role": "user", "content": "再见"}]
+    messages = [
+        {"role": "system", "content": "简短"},
+        {"role": "user", "content": "你好"},
+        {"role": "assistant", "content": "你好！"},
+        {"role": "user", "content": "再见"},
+    ]
     response = chatbot.chat(messages, config)
     assert response.prompt_tokens > chatbot.chat(messages[-1:], config).prompt_tokens
     assert str(response) == response.text and response.finish_reason in ("stop", "length")
@@ -54,7 +63,10 @@ def test_the_unquantized_variants_are_mixed_precision(models):
 def test_defaults_are_itrexs():
     config = RtnConfig()
     assert (config.quantization.weight_dtype, config.quantization.group_size, config.quantization.compute_dtype) == (
-        "int4_clip", 32, "fp32")
+        "int4_clip",
+        32,
+        "fp32",
+    )
     assert RtnConfig(bits=8).quantization.weight_dtype == "int8"
     assert GenerationConfig().max_new_tokens == 256
     assert (GenerationConfig().temperature, GenerationConfig().top_k, GenerationConfig().top_p) == (0.1, 40, 0.75)
@@ -67,25 +79,28 @@ def test_arguments_without_meaning_are_accepted_with_their_defaults(models):
     GenerationConfig(num_beams=1, use_cache=True, device="cpu", ipex_int8=False)
 
 
-@pytest.mark.parametrize("make, sentence", [
-    (lambda: RtnConfig(bits=3), "RtnConfig: bits cannot be 3"),
-    (lambda: RtnConfig(weight_dtype="nf4"), "cannot be 'nf4'"),
-    (lambda: RtnConfig(bits=8, weight_dtype="int4_clip"), "does not have 8 bits"),
-    (lambda: RtnConfig(group_size=-1), "group_size cannot be -1"),
-    (lambda: RtnConfig(scale_dtype="bf16"), "scale_dtype cannot be 'bf16'"),
-    (lambda: RtnConfig(sym=False), "sym=False is not supported"),
-    (lambda: RtnConfig(use_neural_speed=True), "use_neural_speed"),
-    (lambda: RtnConfig(group_sise=32), "no argument group_sise"),
-    (lambda: PipelineConfig(device="cuda"), "device='cuda' is not supported"),
-    (lambda: PipelineConfig(plugins={"tts": {"enable": True}}), "plugins"),
-    (lambda: PipelineConfig(hf_endpoint_url="http://x"), "hf_endpoint_url"),
-    (lambda: PipelineConfig(optimization_config="int4"), "optimization_config"),
-    (lambda: PipelineConfig(model_name_or_path=7), "name or a path"),
-    (lambda: PipelineConfig("./chatglm3-6"), "Did you mean chatglm3-6b"),
-    (lambda: MixedPrecisionConfig("float16"), "cannot be 'float16'"),
-    (lambda: GenerationConfig(num_beams=4), "num_beams=4 is not supported"),
-    (lambda: GenerationConfig(max_tokens=4), "no argument max_tokens"),
-])
+@pytest.mark.parametrize(
+    "make, sentence",
+    [
+        (lambda: RtnConfig(bits=3), "RtnConfig: bits cannot be 3"),
+        (lambda: RtnConfig(weight_dtype="nf4"), "cannot be 'nf4'"),
+        (lambda: RtnConfig(bits=8, weight_dtype="int4_clip"), "does not have 8 bits"),
+        (lambda: RtnConfig(group_size=-1), "group_size cannot be -1"),
+        (lambda: RtnConfig(scale_dtype="bf16"), "scale_dtype cannot be 'bf16'"),
+        (lambda: RtnConfig(sym=False), "sym=False is not supported"),
+        (lambda: RtnConfig(use_neural_speed=True), "use_neural_speed"),
+        (lambda: RtnConfig(group_sise=32), "no argument group_sise"),
+        (lambda: PipelineConfig(device="cuda"), "device='cuda' is not supported"),
+        (lambda: PipelineConfig(plugins={"tts": {"enable": True}}), "plugins"),
+        (lambda: PipelineConfig(hf_endpoint_url="http://x"), "hf_endpoint_url"),
+        (lambda: PipelineConfig(optimization_config="int4"), "optimization_config"),
+        (lambda: PipelineConfig(model_name_or_path=7), "name or a path"),
+        (lambda: PipelineConfig("./chatglm3-6"), "Did you mean chatglm3-6b"),
+        (lambda: MixedPrecisionConfig("float16"), "cannot be 'float16'"),
+        (lambda: GenerationConfig(num_beams=4), "num_beams=4 is not supported"),
+        (lambda: GenerationConfig(max_tokens=4), "no argument max_tokens"),
+    ],
+)
 def test_what_cannot_be_done_is_refused_with_a_sentence(make, sentence):
     with pytest.raises(ItrexChatError, match=sentence):
         make()
@@ -98,6 +113,7 @@ def test_a_question_that_is_no_text_is_refused(chatbot):
 
 def test_public_names_are_there_and_only_these():
     import itrex_chat
+
     assert all(hasattr(itrex_chat, name) for name in itrex_chat.__all__)
     with pytest.raises(AttributeError):
         itrex_chat.nothing

@@ -1,4 +1,5 @@
 """Checkpoints in every layout are the same model; bad ones are refused with a sentence, and none runs code."""
+
 import json
 import pickle
 import shutil
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from itrex_chat import sources
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
-from itrex_chat.errors import CheckpointError, SourceError
+from itrex_chat.foundation.errors import CheckpointError, SourceError
 
 CHANGED_FILES = {"config.json", "model.safetensors.index.json"}
 
@@ -28,8 +29,9 @@ def tensors_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name].float(), second[name].float())
-                                                 for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name].float(), second[name].float()) for name in first
+    )
 
 
 @pytest.fixture
@@ -70,8 +72,10 @@ def as_layout(folder: Path, layout: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("layout", ["one safetensors", "three shards", "shards without an index", "one bin",
-                                    "bin of before torch 1.6", "two bins"])
+@pytest.mark.parametrize(
+    "layout",
+    ["one safetensors", "three shards", "shards without an index", "one bin", "bin of before torch 1.6", "two bins"],
+)
 @pytest.mark.parametrize("family", ["chatglm3", "qwen", "llama"])
 def test_every_layout_holds_the_same_tensors(family, layout, models, copied):
     assert same(tensors_of(opened(as_layout(copied(family), layout))), tensors_of(opened(models(family))))
@@ -91,9 +95,14 @@ def test_rows_are_read_where_a_family_keeps_them(models):
 
 def test_an_older_qwen_configuration_is_the_same_model(models, copied):
     """The first revisions of Qwen-7B-Chat name their sizes otherwise."""
-    older = {"num_hidden_layers": "n_layer", "hidden_size": "n_embd", "num_attention_heads": "n_head",
-             "vocab_size": "padded_vocab_size", "intermediate_size": "ffn_hidden_size",
-             "max_position_embeddings": "n_positions"}
+    older = {
+        "num_hidden_layers": "n_layer",
+        "hidden_size": "n_embd",
+        "num_attention_heads": "n_head",
+        "vocab_size": "padded_vocab_size",
+        "intermediate_size": "ffn_hidden_size",
+        "max_position_embeddings": "n_positions",
+    }
     folder = copied("qwen")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({older.get(key, key): value for key, value in config.items()}))
@@ -109,7 +118,7 @@ def test_parts_of_a_tensor_join_to_the_whole(models):
     checkpoint = opened(models("baichuan2"))
     for spec in checkpoint.specs():
         parts = [checkpoint.rows(spec.name, start, min(start + 7, 50)) for start in range(0, min(spec.shape[0], 50), 7)]
-        assert torch.equal(torch.cat(parts)[:50], checkpoint.tensor(spec)[:min(spec.shape[0], 50)])
+        assert torch.equal(torch.cat(parts)[:50], checkpoint.tensor(spec)[: min(spec.shape[0], 50)])
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
@@ -128,7 +137,7 @@ def test_quantized_gguf_tensors_are_dequantized(tmp_path):
     assert checkpoint.description == "GGUF Q8_0"
     for name, exact in tensors_of(opened(folder)).items():
         error = (checkpoint.tensor(next(s for s in checkpoint.specs() if s.name == name)) - exact).abs().max()
-        assert error <= exact.abs().max() * (1 / 254 + 2 ** -11)  # half a step, and the scale's rounding to float16
+        assert error <= exact.abs().max() * (1 / 254 + 2**-11)  # half a step, and the scale's rounding to float16
 
 
 def test_a_split_gguf_is_one_model(models, tmp_path):
@@ -139,8 +148,14 @@ def test_a_split_gguf_is_one_model(models, tmp_path):
 
 
 def test_llama3_scaling_is_recovered_from_a_ggufs_factors(tmp_path):
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 8192, "rope_theta": 10000.0}
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_theta": 10000.0,
+    }
     folder = tiny_models.native(tmp_path / "model", "llama", rope_parameters=scaling, head_dim=64, hidden_size=256)
     exact = opened(folder).decoder.rotary
     plain = 1 / 10000.0 ** (np.arange(0, 64, 2) / 64)
@@ -152,8 +167,9 @@ def test_llama3_scaling_is_recovered_from_a_ggufs_factors(tmp_path):
 def test_code_in_a_folder_is_not_run(models, copied, tmp_path):
     folder = copied("chatglm3")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model",
-                                                                         "AutoTokenizer": ["evil.T", None]}}))
+    (folder / "config.json").write_text(
+        json.dumps(config | {"auto_map": {"AutoModel": "evil.Model", "AutoTokenizer": ["evil.T", None]}})
+    )
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     assert same(tensors_of(opened(folder)), tensors_of(opened(models("chatglm3"))))
     assert not (tmp_path / "ran").exists()
@@ -184,25 +200,28 @@ def edit_config(folder: Path, **changes) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family, changes, sentence", [
-    ("llama", {"model_type": "mamba"}, "architecture mamba is not supported. Known: chatglm"),
-    ("llama", {"quantization_config": {"quant_method": "gptq"}}, "already quantized .gptq."),
-    ("llama", {"hidden_act": "gelu"}, "activation gelu"),
-    ("llama", {"hidden_size": "many"}, "does not fit the architecture llama"),
-    ("llama", {"num_attention_heads": 0}, "does not fit the architecture llama"),
-    ("llama", {"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
-    ("llama", {"num_hidden_layers": 1}, "is not part of the architecture"),
-    ("llama", {"intermediate_size": 80}, "does not fit config.json"),
-    ("llama", {"vocab_size": 600}, "does not fit config.json"),
-    ("llama", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "longrope"),
-    ("chatglm3", {"padded_vocab_size": 151552}, "only ChatGLM3-6B"),
-    ("chatglm3", {"ffn_hidden_size": "REMOVED"}, "no ffn_hidden_size"),
-    ("chatglm3", {"rmsnorm": False}, "rmsnorm is False"),
-    ("baichuan2", {"hidden_size": 5120}, "Baichuan2-13B"),
-    ("baichuan2", {"max_position_embeddings": "REMOVED"}, "Baichuan2-13B"),
-    ("baichuan2", {"vocab_size": 64000}, "first Baichuan"),
-    ("qwen", {"no_bias": False}, "no_bias is False"),
-])
+@pytest.mark.parametrize(
+    "family, changes, sentence",
+    [
+        ("llama", {"model_type": "mamba"}, "architecture mamba is not supported. Known: chatglm"),
+        ("llama", {"quantization_config": {"quant_method": "gptq"}}, "already quantized .gptq."),
+        ("llama", {"hidden_act": "gelu"}, "activation gelu"),
+        ("llama", {"hidden_size": "many"}, "does not fit the architecture llama"),
+        ("llama", {"num_attention_heads": 0}, "does not fit the architecture llama"),
+        ("llama", {"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight is missing"),
+        ("llama", {"num_hidden_layers": 1}, "is not part of the architecture"),
+        ("llama", {"intermediate_size": 80}, "does not fit config.json"),
+        ("llama", {"vocab_size": 600}, "does not fit config.json"),
+        ("llama", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "longrope"),
+        ("chatglm3", {"padded_vocab_size": 151552}, "only ChatGLM3-6B"),
+        ("chatglm3", {"ffn_hidden_size": "REMOVED"}, "no ffn_hidden_size"),
+        ("chatglm3", {"rmsnorm": False}, "rmsnorm is False"),
+        ("baichuan2", {"hidden_size": 5120}, "Baichuan2-13B"),
+        ("baichuan2", {"max_position_embeddings": "REMOVED"}, "Baichuan2-13B"),
+        ("baichuan2", {"vocab_size": 64000}, "first Baichuan"),
+        ("qwen", {"no_bias": False}, "no_bias is False"),
+    ],
+)
 def test_a_configuration_that_cannot_be_used_is_named(family, changes, sentence, copied):
     with pytest.raises(CheckpointError, match=sentence):
         opened(edit_config(copied(family), **changes))
@@ -243,12 +262,24 @@ def damage(folder: Path, how: str) -> None:
         (folder / "model.safetensors.index.json").unlink()
 
 
-@pytest.mark.parametrize("how, sentence", [
-    ("missing shard", "is missing"), ("truncated", "damaged or truncated"), ("empty", "damaged or truncated"),
-    ("huge header", "damaged or truncated"), ("index lists a path outside", "is missing"),
-    ("index is no JSON", "index.json is damaged"), ("config is no JSON", "not valid JSON"),
-    ("config is a list", "not valid JSON"), ("no weights", "no weights"), ("nothing at all", "holds no model"),
-    ("not a number", "not finite"), ("integers", "stored as I32"), ("the same tensor twice", "in two files")])
+@pytest.mark.parametrize(
+    "how, sentence",
+    [
+        ("missing shard", "is missing"),
+        ("truncated", "damaged or truncated"),
+        ("empty", "damaged or truncated"),
+        ("huge header", "damaged or truncated"),
+        ("index lists a path outside", "is missing"),
+        ("index is no JSON", "index.json is damaged"),
+        ("config is no JSON", "not valid JSON"),
+        ("config is a list", "not valid JSON"),
+        ("no weights", "no weights"),
+        ("nothing at all", "holds no model"),
+        ("not a number", "not finite"),
+        ("integers", "stored as I32"),
+        ("the same tensor twice", "in two files"),
+    ],
+)
 def test_damage_to_a_folder_is_named(how, sentence, copied):
     folder = copied("chatglm3")
     damage(folder, how)

@@ -1,4 +1,5 @@
 """The commands: what they print, how they end, and that they can be installed anywhere."""
+
 import subprocess
 import sys
 import zipfile
@@ -7,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from itrex_chat import __main__ as entry
-from itrex_chat import cache, command_line, quantize, starting
-from itrex_chat import recipe as recipes
+from itrex_chat import cache, quantize
 from itrex_chat.artifacts import ArtifactStore, obtain
-from itrex_chat.errors import ItrexChatError
+from itrex_chat.foundation import command_line, starting
+from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.settings import recipe as recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,7 +29,11 @@ def test_quantize_prints_the_table_the_line_and_the_place(models, capsys):
 def test_a_python_without_the_packages_is_one_sentence(verb):
     bare = subprocess.run([sys.executable, "-S", "-m", f"itrex_chat.{verb}"], cwd=ROOT, capture_output=True, text=True)
     assert bare.returncode == 1 and bare.stdout == ""
-    assert len(bare.stderr.splitlines()) == 1 and "does not have the package" in bare.stderr and "bin/activate" in bare.stderr
+    assert (
+        len(bare.stderr.splitlines()) == 1
+        and "does not have the package" in bare.stderr
+        and "bin/activate" in bare.stderr
+    )
 
 
 def test_a_python_that_is_too_old_is_one_sentence(monkeypatch):
@@ -56,9 +62,15 @@ def test_the_cache_lists_shows_verifies_and_removes(models, capsys):
     assert ArtifactStore().folders() == []
 
 
-@pytest.mark.parametrize("arguments, sentence", [
-    (["show"], "Say which"), (["remove"], "Say which"), (["remove", "nothing"], "no artifact nothing"),
-    (["verify", "nothing"], "no artifact nothing")])
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["show"], "Say which"),
+        (["remove"], "Say which"),
+        (["remove", "nothing"], "no artifact nothing"),
+        (["verify", "nothing"], "no artifact nothing"),
+    ],
+)
 def test_the_cache_needs_to_know_which(arguments, sentence, capsys):
     assert cache.main(arguments) == 1
     assert sentence in capsys.readouterr().err
@@ -71,6 +83,7 @@ def test_an_empty_cache_is_listed_and_good(capsys):
 def raised(error):
     def command(arguments):
         raise error
+
     return command
 
 
@@ -84,7 +97,9 @@ def test_errors_are_one_sentence_and_exit_codes(capsys):
 
 
 def test_a_reader_that_goes_away_is_no_error_message():
-    command = f"{sys.executable} -m itrex_chat.cache show x 2>&1 | true; {sys.executable} -m itrex_chat.ask --help | true"
+    command = (
+        f"{sys.executable} -m itrex_chat.cache show x 2>&1 | true; {sys.executable} -m itrex_chat.ask --help | true"
+    )
     run = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "Traceback" not in run.stderr
 
@@ -117,12 +132,14 @@ def test_a_wheel_has_the_recipes_the_questions_and_the_command(tmp_path):
         names = archive.namelist()
         archive.extractall(tmp_path / "installed")
     assert "itrex_chat/recipes/chatglm3-6b.yaml" in names and "itrex_chat/prompts/semantics-5.yaml" in names
-    assert "itrex_chat/locale/zh.yaml" in names
+    assert "itrex_chat/foundation/locale/zh.yaml" in names
     assert not any(name.startswith(("tests/", "cache/", "benchmarks/")) for name in names)
-    script = ("from itrex_chat import recipe, questions, places; import itrex_chat\n"
-              f"assert itrex_chat.__file__.startswith({str(tmp_path)!r})\n"
-              "assert recipe.load('chatglm3-6b') and questions.load('semantics-5')\n"
-              "assert places.CHECKOUT is None and 'itrex_chat' in str(places.cache_home())")
+    script = (
+        "from itrex_chat import recipe, questions, places; import itrex_chat\n"
+        f"assert itrex_chat.__file__.startswith({str(tmp_path)!r})\n"
+        "assert recipe.load('chatglm3-6b') and questions.load('semantics-5')\n"
+        "assert places.CHECKOUT is None and 'itrex_chat' in str(places.cache_home())"
+    )
     environment = {"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin", "HOME": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -1,4 +1,5 @@
 """Comparing: what differs, by how much, and how it is written down."""
+
 import csv
 import io
 import json
@@ -9,36 +10,76 @@ import pytest
 
 from itrex_chat import compare as comparing
 from itrex_chat.comparison import compare
-from itrex_chat.comparison.markdown import as_markdown, escaped
 from itrex_chat.comparison.metrics import bleu, chrf, contains, equal_tokens, language_of, matches, repetition
-from itrex_chat.comparison.tables import as_csv, figure_rows
-from itrex_chat.comparison.terminal import aligned, as_text
-from itrex_chat.errors import RunError
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.report.markdown import as_markdown, escaped
+from itrex_chat.report.tables import as_csv, figure_rows
+from itrex_chat.report.terminal import aligned, as_text
 from itrex_chat.runs.display import safe
 from itrex_chat.runs.record import RunRecord
 
-NASTY = "=1+1 | <script>alert(1)</script> & \"quotes\" `code` \x1b[31m *bold*\nsecond line"
+NASTY = '=1+1 | <script>alert(1)</script> & "quotes" `code` \x1b[31m *bold*\nsecond line'
 
 
 def answer(variant: str, id: str, text: str, tokens: list[int], tpot: float = 0.1, **fields) -> dict:
-    return {"id": id, "model": "m", "variant": variant, "text": text, "token_ids": tokens, "prompt_token_ids": [1, 2],
-            "finish_reason": "stop", "prompt_tokens": 2, "new_tokens": len(tokens), "ttft": 2 * tpot, "tpot": tpot,
-            "tokens_per_second": 1 / tpot, "prefill_tokens_per_second": 2 / tpot, "seconds": 1.0} | fields
+    return {
+        "id": id,
+        "model": "m",
+        "variant": variant,
+        "text": text,
+        "token_ids": tokens,
+        "prompt_token_ids": [1, 2],
+        "finish_reason": "stop",
+        "prompt_tokens": 2,
+        "new_tokens": len(tokens),
+        "ttft": 2 * tpot,
+        "tpot": tpot,
+        "tokens_per_second": 1 / tpot,
+        "prefill_tokens_per_second": 2 / tpot,
+        "seconds": 1.0,
+    } | fields
 
 
-def record(folder: Path, answers: list[dict], variants: dict | None = None, stored: str = "float16",
-           texts: tuple = ("你好", "two?")) -> RunRecord:
-    load = {"seconds": 3.0, "disk_bytes": 100, "weight_bytes": 50, "kernel": "torch", "threads": 2, "stored": stored,
-            "origin": {"kind": "local", "path": "/m"}}
+def record(
+    folder: Path,
+    answers: list[dict],
+    variants: dict | None = None,
+    stored: str = "float16",
+    texts: tuple = ("你好", "two?"),
+) -> RunRecord:
+    load = {
+        "seconds": 3.0,
+        "disk_bytes": 100,
+        "weight_bytes": 50,
+        "kernel": "torch",
+        "threads": 2,
+        "stored": stored,
+        "origin": {"kind": "local", "path": "/m"},
+    }
     questions = [{"id": id, "text": text, "category": "c", "expected": ""} for id, text in zip("ab", texts)]
-    variants = variants or {name: {"state": "done", "load": load, "peak_memory": 10 ** 9}
-                            for name in {entry["variant"] for entry in answers}}
+    variants = variants or {
+        name: {"state": "done", "load": load, "peak_memory": 10**9} for name in {entry["variant"] for entry in answers}
+    }
     for facts in variants.values():
         facts.setdefault("load", load)
-    content = {"format": 1, "digest": "", "spec": {}, "created": "2026-01-01", "complete": True,
-               "machine": {"cpu": "CPU", "cores": 2, "memory": 8 * 10 ** 9, "itrex_chat": "0", "packages": {"torch": "2"}},
-               "models": {"m": {"question_set": "two", "questions": questions, "artifacts": {}, "languages": ["zh"],
-                                "generation": {"max_new_tokens": 9, "do_sample": False}, "variants": variants}}}
+    content = {
+        "format": 1,
+        "digest": "",
+        "spec": {},
+        "created": "2026-01-01",
+        "complete": True,
+        "machine": {"cpu": "CPU", "cores": 2, "memory": 8 * 10**9, "itrex_chat": "0", "packages": {"torch": "2"}},
+        "models": {
+            "m": {
+                "question_set": "two",
+                "questions": questions,
+                "artifacts": {},
+                "languages": ["zh"],
+                "generation": {"max_new_tokens": 9, "do_sample": False},
+                "variants": variants,
+            }
+        },
+    }
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(content))
     (folder / "answers.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in answers))
@@ -48,9 +89,15 @@ def record(folder: Path, answers: list[dict], variants: dict | None = None, stor
 @pytest.fixture
 def two(tmp_path):
     """FP32 and INT4, one answer equal and one not."""
-    return record(tmp_path / "run", [
-        answer("fp32", "a", "今天天气很好", [5, 6, 7]), answer("fp32", "b", "same", [1, 2]),
-        answer("int4", "a", "今天天气不好", [5, 6, 9, 9], 0.05), answer("int4", "b", "same", [1, 2], 0.05)])
+    return record(
+        tmp_path / "run",
+        [
+            answer("fp32", "a", "今天天气很好", [5, 6, 7]),
+            answer("fp32", "b", "same", [1, 2]),
+            answer("int4", "a", "今天天气不好", [5, 6, 9, 9], 0.05),
+            answer("int4", "b", "same", [1, 2], 0.05),
+        ],
+    )
 
 
 def test_the_first_divergent_token_is_where_two_answers_part():
@@ -65,29 +112,68 @@ def test_chrf_is_sacrebleus(tmp_path):
     for name, text in (("reference", reference), ("hypothesis", hypothesis)):
         (tmp_path / name).write_text(text + "\n", "utf-8")
     import sys
-    command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "reference"), "-i", str(tmp_path / "hypothesis"),
-               "-m", "chrf", "-b", "-w", "4"]
+
+    command = [
+        sys.executable,
+        "-m",
+        "sacrebleu",
+        str(tmp_path / "reference"),
+        "-i",
+        str(tmp_path / "hypothesis"),
+        "-m",
+        "chrf",
+        "-b",
+        "-w",
+        "4",
+    ]
     expected = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert chrf(hypothesis, reference) == pytest.approx(expected, abs=1e-4)
     assert 20 < expected < 80
 
 
-@pytest.mark.parametrize("reference, hypothesis, tokenizer", [
-    ("今天天气很好，我们去公园散步吧。", "今天天气不错，我们去公园散步。", "zh"),
-    ("The quick brown fox jumps over the lazy dog.", "The quick fox jumped over the lazy dog.", "13a")])
+@pytest.mark.parametrize(
+    "reference, hypothesis, tokenizer",
+    [
+        ("今天天气很好，我们去公园散步吧。", "今天天气不错，我们去公园散步。", "zh"),
+        ("The quick brown fox jumps over the lazy dog.", "The quick fox jumped over the lazy dog.", "13a"),
+    ],
+)
 def test_bleu_is_sacrebleus_with_the_tokenizer_of_the_language(tmp_path, reference, hypothesis, tokenizer):
     import sys
+
     for name, text in (("reference", reference), ("hypothesis", hypothesis)):
         (tmp_path / name).write_text(text + "\n", "utf-8")
-    command = [sys.executable, "-m", "sacrebleu", str(tmp_path / "reference"), "-i", str(tmp_path / "hypothesis"),
-               "-m", "bleu", "-tok", tokenizer, "-b", "-w", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "sacrebleu",
+        str(tmp_path / "reference"),
+        "-i",
+        str(tmp_path / "hypothesis"),
+        "-m",
+        "bleu",
+        "-tok",
+        tokenizer,
+        "-b",
+        "-w",
+        "4",
+    ]
     expected = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert bleu(hypothesis, reference) == pytest.approx(expected, abs=1e-4) and 20 < expected < 95
 
 
-@pytest.mark.parametrize("text, language", [
-    ("今天天气很好", "zh"), ("可以用 quick sort 排序：\n```python\ndef f(x): return x\n```", "zh"), ("It is 北京.", "en"), ("東京へ行きます", "ja"),
-    ("서울에 갑니다", "ko"), ("3.14!", ""), ("", "")])
+@pytest.mark.parametrize(
+    "text, language",
+    [
+        ("今天天气很好", "zh"),
+        ("可以用 quick sort 排序：\n```python\ndef f(x): return x\n```", "zh"),
+        ("It is 北京.", "en"),
+        ("東京へ行きます", "ja"),
+        ("서울에 갑니다", "ko"),
+        ("3.14!", ""),
+        ("", ""),
+    ],
+)
 def test_the_language_of_an_answer_is_told_by_its_letters(text, language):
     assert language_of(text) == language
 
@@ -99,7 +185,9 @@ def test_what_was_expected_is_found_whatever_its_width_case_and_punctuation():
 
 
 def test_repetition_counts_runs_of_tokens_that_came_before():
-    assert repetition([1, 2, 3, 4] * 3) == pytest.approx(5 / 9) and repetition(list(range(20))) == repetition([1, 2]) == 0
+    assert (
+        repetition([1, 2, 3, 4] * 3) == pytest.approx(5 / 9) and repetition(list(range(20))) == repetition([1, 2]) == 0
+    )
 
 
 def test_chrf_of_the_same_is_100_and_of_nothing_0():
@@ -132,14 +220,19 @@ def test_one_variant_alone_is_shown_without_ratios(tmp_path):
 
 
 def test_variants_of_several_runs_are_put_beside_each_other(tmp_path):
-    runs = [record(tmp_path / "1", [answer("fp32", "a", "x", [1])]), record(tmp_path / "2", [answer("int4", "a", "x", [1])])]
+    runs = [
+        record(tmp_path / "1", [answer("fp32", "a", "x", [1])]),
+        record(tmp_path / "2", [answer("int4", "a", "x", [1])]),
+    ]
     [model] = compare(runs).models
     assert [figures.variant for figures in model.figures] == ["fp32", "int4"]
 
 
 def test_runs_with_different_questions_under_one_id_are_refused(tmp_path):
-    runs = [record(tmp_path / "1", [answer("fp32", "a", "x", [1])]),
-            record(tmp_path / "2", [answer("int4", "a", "x", [1])], texts=("other", "two?"))]
+    runs = [
+        record(tmp_path / "1", [answer("fp32", "a", "x", [1])]),
+        record(tmp_path / "2", [answer("int4", "a", "x", [1])], texts=("other", "two?")),
+    ]
     with pytest.raises(RunError, match="different questions under the id a"):
         compare(runs)
 
@@ -198,7 +291,16 @@ def test_text_for_a_terminal_keeps_words_and_drops_what_steers_it():
 
 def test_figures_have_a_row_for_everything_that_the_issue_of_quantization_is_about(two):
     titles = [row[0] for row in figure_rows(compare([two]).models[0])]
-    for word in ("first token", "per token", "tokens per second", "peak memory", "disk", "load time", "identical", "chrF"):
+    for word in (
+        "first token",
+        "per token",
+        "tokens per second",
+        "peak memory",
+        "disk",
+        "load time",
+        "identical",
+        "chrF",
+    ):
         assert any(word in title for title in titles), word
 
 

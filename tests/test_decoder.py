@@ -1,15 +1,22 @@
 """The decoder computes what transformers computes, for every architecture and setting."""
+
 import pytest
 import tiny_models
 import torch
 
 from itrex_chat import sources
 from itrex_chat.checkpoints import open_checkpoint
-from itrex_chat.variants import load_dense
+from itrex_chat.engines.native.weights import load_dense
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-          "original_max_position_embeddings": 32, "rope_theta": 10000.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 10000.0,
+}
 LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
 CASES = {
     "llama": ("llama", {}),
@@ -21,8 +28,10 @@ CASES = {
     "mistral without a window": ("mistral", {"sliding_window": None}),
     "qwen2": ("qwen2", {}),
     "qwen2 with YaRN": ("qwen2", {"rope_parameters": YARN}),
-    "qwen2 with windows in some layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 8,
-                                                    "max_window_layers": 1}),
+    "qwen2 with windows in some layers": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
     "qwen3": ("qwen3", {}),
     "qwen3 with one key head": ("qwen3", {"num_key_value_heads": 1, "attention_bias": True}),
     "glm": ("glm", {}),
@@ -34,6 +43,7 @@ CASES = {
 def pair(request, tmp_path):
     """Our decoder and transformers' model of the same folder."""
     from transformers import AutoModelForCausalLM
+
     architecture, changes = request.param
     folder = tiny_models.native(tmp_path / "model", architecture, **changes)
     theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
@@ -67,8 +77,9 @@ def test_logits_of_every_position_equal_those_of_transformers(pair):
 def test_decoding_with_the_cache_gives_the_tokens_of_transformers(pair):
     decoder, theirs = pair
     ids = list(range(3, 15))
-    expected = theirs.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False, eos_token_id=None,
-                               pad_token_id=0)[0, len(ids):].tolist()
+    expected = theirs.generate(
+        torch.tensor([ids]), max_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0
+    )[0, len(ids) :].tolist()
     assert greedy(decoder, ids, 24) == expected
 
 

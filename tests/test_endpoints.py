@@ -1,4 +1,5 @@
 """Online models, through an endpoint of the test's own: one more column, and a judge whose bias shows."""
+
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ from test_compare import answer, record
 from itrex_chat import compare as comparing
 from itrex_chat import judge as judging
 from itrex_chat import online
-from itrex_chat.comparison.verdict import verdicts
+from itrex_chat.report.verdict import verdicts
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -24,12 +25,28 @@ class Endpoint(ThreadingHTTPServer):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.asked.append((self.path, body))
                 server.keys.append(self.headers.get("Authorization"))
-                said = reply(body["messages"][-1]["content"]) if "messages" in body else json.dumps({"data": [
-                    {"index": index, "embedding": [1.0, float(len(text))]} for index, text in enumerate(body["input"])
-                ][::-1]}).encode()
-                content = said if isinstance(said, bytes) else json.dumps({
-                    "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
-                    "usage": {"prompt_tokens": 5, "completion_tokens": 7}}).encode()
+                said = (
+                    reply(body["messages"][-1]["content"])
+                    if "messages" in body
+                    else json.dumps(
+                        {
+                            "data": [
+                                {"index": index, "embedding": [1.0, float(len(text))]}
+                                for index, text in enumerate(body["input"])
+                            ][::-1]
+                        }
+                    ).encode()
+                )
+                content = (
+                    said
+                    if isinstance(said, bytes)
+                    else json.dumps(
+                        {
+                            "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
+                            "usage": {"prompt_tokens": 5, "completion_tokens": 7},
+                        }
+                    ).encode()
+                )
                 self.send_response(said if isinstance(said, int) else 200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -63,10 +80,17 @@ def serve():
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
-    made = record(tmp_path / "run", [answer(variant, id, f"{variant} says {id}", [1, len(variant) + ord(variant[0])])
-                                     for variant in ("fp32", "int4") for id in "ab"])
+    made = record(
+        tmp_path / "run",
+        [
+            answer(variant, id, f"{variant} says {id}", [1, len(variant) + ord(variant[0])])
+            for variant in ("fp32", "int4")
+            for id in "ab"
+        ],
+    )
     content = json.loads((made.folder / "run.json").read_text())
     from itrex_chat.runs.record import digest
+
     (made.folder / "run.json").write_text(json.dumps(content | {"digest": digest(content["spec"])}))
     return made.folder
 
@@ -79,7 +103,7 @@ def test_an_online_model_is_one_more_column(run, serve, capsys):
     assert [pair.answer["text"] for pair in model.pairs["online"]] == ["online on 你好 <b>", "online on two? <b>"]
     assert [verdict.variant for verdict in verdicts(model)] == ["int4"]
     page = (run / "comparison.html").read_text("utf-8")
-    assert "online on 你好 &lt;b&gt;" in page.replace("<mark>▸</mark><span class=\"rest\">", "")
+    assert "online on 你好 &lt;b&gt;" in page.replace('<mark>▸</mark><span class="rest">', "")
     assert server.keys == ["Bearer secret-key"] * 2 and server.asked[0][0] == "/v1/chat/completions"
     assert not any("secret-key" in file.read_text("utf-8") for file in run.iterdir() if file.is_file())
     assert online.main([str(run), "--model", "gpt-x", "--endpoint", server.address]) == 0
@@ -88,12 +112,18 @@ def test_an_online_model_is_one_more_column(run, serve, capsys):
     assert "answers of gpt-x already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("reply, expected", [
-    (lambda prompt: "1", "INT4 better in 0, FP32 better in 0, equal in 0, decided by the order alone in 2"),
-    (lambda prompt: "2" if "<answer_1>\nint4" in prompt else "1",
-     "INT4 better in 0, FP32 better in 2, equal in 0, decided by the order alone in 0"),
-    (lambda prompt: "0", "INT4 better in 0, FP32 better in 0, equal in 2, decided by the order alone in 0"),
-    (lambda prompt: "hmm", "decided by the order alone in 0, not to be read in 2")])
+@pytest.mark.parametrize(
+    "reply, expected",
+    [
+        (lambda prompt: "1", "INT4 better in 0, FP32 better in 0, equal in 0, decided by the order alone in 2"),
+        (
+            lambda prompt: "2" if "<answer_1>\nint4" in prompt else "1",
+            "INT4 better in 0, FP32 better in 2, equal in 0, decided by the order alone in 0",
+        ),
+        (lambda prompt: "0", "INT4 better in 0, FP32 better in 0, equal in 2, decided by the order alone in 0"),
+        (lambda prompt: "hmm", "decided by the order alone in 0, not to be read in 2"),
+    ],
+)
 def test_a_judge_sees_both_orders_so_that_its_bias_shows(run, serve, capsys, reply, expected):
     server = serve(reply)
     assert judging.main([str(run), "--model", "judge-x", "--endpoint", server.address]) == 0
@@ -129,8 +159,14 @@ def test_the_likeness_of_meanings_comes_from_an_embedding_model(run, serve, caps
     assert "Similarity of the embeddings" in (run / "comparison.md").read_text("utf-8").replace("\\", "")
 
 
-@pytest.mark.parametrize("reply, reason", [
-    (lambda prompt: 401, "refuses the key"), (lambda prompt: 404, "HTTP 404"), (lambda prompt: b'{"choices": []}', "no chat completion")])
+@pytest.mark.parametrize(
+    "reply, reason",
+    [
+        (lambda prompt: 401, "refuses the key"),
+        (lambda prompt: 404, "HTTP 404"),
+        (lambda prompt: b'{"choices": []}', "no chat completion"),
+    ],
+)
 def test_an_endpoint_that_fails_is_told_in_a_sentence(run, serve, capsys, reply, reason):
     assert online.main([str(run), "--model", "gpt-x", "--endpoint", serve(reply).address]) == 1
     error = capsys.readouterr().err

@@ -1,4 +1,5 @@
 """The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer, with buffers of exactly the right size."""
+
 import fuzzing
 import pytest
 

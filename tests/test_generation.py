@@ -1,4 +1,5 @@
 """Answers: stopping, sampling with a seed, streaming, and figures."""
+
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -7,12 +8,12 @@ import torch
 from itrex_chat import sources
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
-from itrex_chat.errors import GenerationError
+from itrex_chat.engines.native.weights import load_dense
+from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.generation import loop
-from itrex_chat.generation_config import GenerationConfig
 from itrex_chat.generation.loop import generate
 from itrex_chat.generation.sampling import Sampler
-from itrex_chat.variants import load_dense
+from itrex_chat.settings.generation import GenerationConfig
 
 PROMPT = list(range(5, 30))
 
@@ -49,7 +50,7 @@ def test_an_answer_ends_at_a_stop_token_which_is_not_part_of_it(decoder, tokeniz
     tokenizer.stop_ids = frozenset((stop,))
     cut = answer(decoder, tokenizer, max_new_tokens=20)[1]
     assert cut.finish_reason == "stop"
-    assert cut.token_ids == whole.token_ids[:whole.token_ids.index(stop)]
+    assert cut.token_ids == whole.token_ids[: whole.token_ids.index(stop)]
 
 
 def test_an_answer_that_stops_at_once_is_empty(decoder, tokenizer):
@@ -146,10 +147,22 @@ def test_repetition_penalty_is_itrexs_when_sampling_and_none_when_greedy():
     assert GenerationConfig(repetition_penalty=1.3).effective_repetition_penalty == 1.3
 
 
-@pytest.mark.parametrize("settings", [
-    {"max_new_tokens": 0}, {"max_new_tokens": 2.5}, {"max_new_tokens": True}, {"temperature": -1}, {"top_p": 2},
-    {"top_k": -1}, {"temperature": float("nan")}, {"temperature": "hot"}, {"do_sample": "yes"}, {"seed": -1},
-    {"repetition_penalty": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": True},
+        {"temperature": -1},
+        {"top_p": 2},
+        {"top_k": -1},
+        {"temperature": float("nan")},
+        {"temperature": "hot"},
+        {"do_sample": "yes"},
+        {"seed": -1},
+        {"repetition_penalty": 0},
+    ],
+)
 def test_settings_that_cannot_be_meant_are_refused(settings):
     with pytest.raises(GenerationError, match=next(iter(settings))):
         GenerationConfig(**settings)

@@ -1,4 +1,5 @@
 """Golden values: what the models' own published code and neural-compressor 2.6 gave."""
+
 import json
 import shutil
 from pathlib import Path
@@ -14,8 +15,8 @@ from itrex_chat.chat import load_tokenizer
 from itrex_chat.chat.messages import as_messages
 from itrex_chat.chat.streaming import TextStream
 from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.engines.native.weights import load_dense
 from itrex_chat.quantization.rtn import quantize_rows
-from itrex_chat.variants import load_dense
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ("hello", "winter-summer", "system-multi-turn", "long-meaning")
@@ -84,7 +85,9 @@ def texts(family, real_vocabularies):
 
 def test_prompts_are_the_published_models_id_for_id(tokenizer, texts):
     for conversation in texts["conversations"]:
-        assert tokenizer.prompt(as_messages(conversation["messages"])) == conversation["input_ids"], conversation["name"]
+        assert tokenizer.prompt(as_messages(conversation["messages"])) == conversation["input_ids"], conversation[
+            "name"
+        ]
 
 
 def test_texts_become_the_published_ids_and_back(tokenizer, texts):

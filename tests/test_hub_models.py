@@ -1,4 +1,5 @@
 """A model on a hub, by the commands: downloaded, quantized, asked, and then without the network."""
+
 import json
 import os
 import subprocess
@@ -52,6 +53,7 @@ def test_a_hubs_model_is_downloaded_quantized_asked_and_then_needs_no_network(na
 
 def test_int4_is_answered_without_the_downloaded_files_and_fp32_says_that_it_needs_them(hub, address, home, tmp_path):
     import shutil
+
     assert run(address.endpoint, "itrex_chat.quantize", "--model", REPOSITORY).returncode == 0
     shutil.rmtree(home / "sources")
     dead = "http://127.0.0.1:9"

@@ -2,6 +2,7 @@
 
 The libraries read their settings when they are imported, hence the processes.
 """
+
 import json
 import os
 import signal
@@ -13,7 +14,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from moments import PATIENCE, until
 from standin_hub import REPOSITORY, StandinHub, StandinServer
 
@@ -40,19 +40,28 @@ for line in sys.stdin:
     print(json.dumps(result), flush=True)
 """
 CONFIG, VOCABULARY = b'{"model_type": "chatglm"}', b"vocabulary" * 50
-DATA = {"config.json": CONFIG, "tokenizer.model": VOCABULARY, "model.safetensors.index.json": b'{"weight_map": {}}',
-        "model-00001-of-00002.safetensors": b"first" * 400, "model-00002-of-00002.safetensors": b"second" * 400}
+DATA = {
+    "config.json": CONFIG,
+    "tokenizer.model": VOCABULARY,
+    "model.safetensors.index.json": b'{"weight_map": {}}',
+    "model-00001-of-00002.safetensors": b"first" * 400,
+    "model-00002-of-00002.safetensors": b"second" * 400,
+}
 PUBLISHED = DATA | {
-    "pytorch_model-00001-of-00002.bin": b"first again" * 400, "pytorch_model-00002-of-00002.bin": b"second again" * 400,
-    "pytorch_model.bin.index.json": b'{"weight_map": {}}', "modeling_chatglm.py": b"import os", "quantization.py": b"",
-    "README.md": b"# A model", "assets/config.json": b"{}", ".gitattributes": b""}
+    "pytorch_model-00001-of-00002.bin": b"first again" * 400,
+    "pytorch_model-00002-of-00002.bin": b"second again" * 400,
+    "pytorch_model.bin.index.json": b'{"weight_map": {}}',
+    "modeling_chatglm.py": b"import os",
+    "quantization.py": b"",
+    "README.md": b"# A model",
+    "assets/config.json": b"{}",
+    ".gitattributes": b"",
+}
 WEIGHTS = "model-00002-of-00002.safetensors"
-LARGE = {"config.json": CONFIG, "model-00001-of-00002.safetensors": os.urandom(1 << 20),
-         WEIGHTS: os.urandom(24 << 20)}
+LARGE = {"config.json": CONFIG, "model-00001-of-00002.safetensors": os.urandom(1 << 20), WEIGHTS: os.urandom(24 << 20)}
 STALL = 22 << 20  # huggingface_hub writes in pieces of 10 MiB
 
 on_both = pytest.mark.parametrize("hub", HUBS)
-
 
 
 class Process:
@@ -60,11 +69,22 @@ class Process:
 
     def __init__(self, endpoint: str, home: Path, **environment):
         variables = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-        variables |= {"HF_ENDPOINT": endpoint, "MODELSCOPE_ENDPOINT": endpoint, "HOME": str(home / "user"),
-                      "ITREX_CHAT_LANG": "en", "PYTHONPATH": str(ROOT)} | environment
+        variables |= {
+            "HF_ENDPOINT": endpoint,
+            "MODELSCOPE_ENDPOINT": endpoint,
+            "HOME": str(home / "user"),
+            "ITREX_CHAT_LANG": "en",
+            "PYTHONPATH": str(ROOT),
+        } | environment
         self.stderr = tempfile.TemporaryFile("a+")
-        self.process = subprocess.Popen([sys.executable, "-c", ANSWER], env=variables, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ANSWER],
+            env=variables,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.stderr,
+        )
 
     def ask(self, home: Path, hub: str, refresh=False, patience=20, **spec) -> None:
         spec = {"hub": hub, hub: REPOSITORY} | spec
@@ -133,9 +153,11 @@ def common(at_address, tmp_path_factory):
 @pytest.fixture
 def call(common, tmp_path):
     """Calls `download` with a cache of its own."""
+
     def ask(hub: str, process: Process = common, **options) -> dict:
         process.ask(tmp_path, hub, **options)
         return process.answer()
+
     return ask
 
 
@@ -271,33 +293,48 @@ def test_two_processes_at_once_download_once(server, process, tmp_path, hub):
 @on_both
 def test_a_file_with_the_wrong_content_is_refused_and_the_rest_kept(server, call, hub):
     server.damaged.add(WEIGHTS)
-    assert call(hub)["error"] == (f"SourceError: {WEIGHTS} arrived damaged: its content is not what the hub lists. "
-                                  "Try again; files that are complete are kept.")
+    assert call(hub)["error"] == (
+        f"SourceError: {WEIGHTS} arrived damaged: its content is not what the hub lists. "
+        "Try again; files that are complete are kept."
+    )
     server.damaged.clear()
     server.transfers.clear()
     assert contents(call(hub)) == DATA
     assert WEIGHTS in names(server) and "model-00001-of-00002.safetensors" not in names(server)
 
 
-NOT_FOUND = ("{hub} has no public repository owner/other. Check the name; if it is a private one, set {token} to your "
-             "access token.")
-NOT_FOR_ALL = ("{hub} does not give owner/model to everyone. Accept its conditions on the hub's page if it has some, "
-               "and set {token} to your access token.")
-NO_REVISION = ("owner/model on {hub} has no revision v9. Set source.revision to one of its branches, tags or commits, "
-               "or leave it empty for the default branch.")
+NOT_FOUND = (
+    "{hub} has no public repository owner/other. Check the name; if it is a private one, set {token} to your "
+    "access token."
+)
+NOT_FOR_ALL = (
+    "{hub} does not give owner/model to everyone. Accept its conditions on the hub's page if it has some, "
+    "and set {token} to your access token."
+)
+NO_REVISION = (
+    "owner/model on {hub} has no revision v9. Set source.revision to one of its branches, tags or commits, "
+    "or leave it empty for the default branch."
+)
 
 
-@pytest.mark.parametrize("turns, spec, sentence", [
-    ({}, {"repository": "owner/other"}, NOT_FOUND),
-    ({"status": 403}, {}, NOT_FOR_ALL),
-    ({"gated": 403}, {}, NOT_FOR_ALL),
-    ({}, {"revision": "v9"}, NO_REVISION),
-    ({"status": 410}, {}, "{hub} answered with an error (HTTP 410). "),
-    ({"page": b"<html>Please log in</html>"}, {}, "{hub} gave an answer that cannot be understood "),
-    ({"sizes": {"config.json": -1}}, {}, "{hub} gave an answer that cannot be understood (the size of config.json is "),
-    ({"sizes": {WEIGHTS: 1 << 60}}, {}, "Downloading owner/model failed: there is no space left on the disk; "),
-    ({}, {"repository": "../evil"}, "'../evil' is not the name of a repository; it should look like owner/name."),
-])
+@pytest.mark.parametrize(
+    "turns, spec, sentence",
+    [
+        ({}, {"repository": "owner/other"}, NOT_FOUND),
+        ({"status": 403}, {}, NOT_FOR_ALL),
+        ({"gated": 403}, {}, NOT_FOR_ALL),
+        ({}, {"revision": "v9"}, NO_REVISION),
+        ({"status": 410}, {}, "{hub} answered with an error (HTTP 410). "),
+        ({"page": b"<html>Please log in</html>"}, {}, "{hub} gave an answer that cannot be understood "),
+        (
+            {"sizes": {"config.json": -1}},
+            {},
+            "{hub} gave an answer that cannot be understood (the size of config.json is ",
+        ),
+        ({"sizes": {WEIGHTS: 1 << 60}}, {}, "Downloading owner/model failed: there is no space left on the disk; "),
+        ({}, {"repository": "../evil"}, "'../evil' is not the name of a repository; it should look like owner/name."),
+    ],
+)
 @on_both
 def test_what_goes_wrong_is_one_sentence(server, call, hub, turns, spec, sentence):
     for knob, value in turns.items():
@@ -340,8 +377,16 @@ def test_a_repository_without_a_model_is_told(server, call, hub, lacking):
 
 @on_both
 def test_files_cannot_get_out_of_their_folder(server, call, tmp_path, hub):
-    hostile = ["../config.json", "/config.json", "model-/../../../x-of-1.safetensors", "..\\model.safetensors",
-               "model-..\\..\\x-of-1.safetensors", "folder/tokenizer.json", "model-\n-of-1.safetensors", "..tiktoken"]
+    hostile = [
+        "../config.json",
+        "/config.json",
+        "model-/../../../x-of-1.safetensors",
+        "..\\model.safetensors",
+        "model-..\\..\\x-of-1.safetensors",
+        "folder/tokenizer.json",
+        "model-\n-of-1.safetensors",
+        "..tiktoken",
+    ]
     server.push(PUBLISHED | dict.fromkeys(hostile, b"evil"))
     assert contents(call(hub)) == DATA
     assert names(server) == sorted(DATA)
@@ -381,7 +426,7 @@ def test_modelscopes_older_variable_for_the_address_works_without_a_word(at_addr
 
 def test_a_damaged_record_is_as_good_as_none(server, call, tmp_path):
     first = call("huggingface")
-    record, = (tmp_path / "hubs").glob("*.json")
+    (record,) = (tmp_path / "hubs").glob("*.json")
     record.write_text("{")
     assert call("huggingface")["origin"] == first["origin"]
     assert names(server) == sorted(DATA)  # the files are still there

@@ -1,4 +1,5 @@
 """ITREX itself as an engine. Tests that need its environment are skipped, and say so, where there is none."""
+
 import contextlib
 import json
 import os
@@ -10,21 +11,25 @@ from pathlib import Path
 
 import platformdirs
 import pytest
+import tiny_models
 from safetensors.torch import load_file, save_file
 
-import tiny_models
-from itrex_chat import MixedPrecisionConfig, PipelineConfig, RtnConfig, ask as asking, build_chatbot, cache, compare, quantize
-from itrex_chat import recipe as recipes
-from itrex_chat.chatbot import load_chatbot
+from itrex_chat import MixedPrecisionConfig, PipelineConfig, RtnConfig, build_chatbot, cache, compare, quantize
+from itrex_chat import ask as asking
 from itrex_chat.engines.itrex import environment
 from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.saved import obtain
-from itrex_chat.errors import EngineError, ItrexChatError
-from itrex_chat.generation_config import GenerationConfig
-from itrex_chat.places import CHECKOUT
+from itrex_chat.foundation.errors import EngineError, ItrexChatError
+from itrex_chat.foundation.places import CHECKOUT
+from itrex_chat.neuralchat.chatbot import load_chatbot
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.generation import GenerationConfig
 
 # Where `doctor --install` puts it: the folder that is named, the checkout's cache, or, in CI, the user's cache.
-PLACES = [os.environ.get("ITREX_CHAT_ENGINES") or CHECKOUT / "cache" / "engines", platformdirs.user_cache_path("itrex_chat") / "engines"]
+PLACES = [
+    os.environ.get("ITREX_CHAT_ENGINES") or CHECKOUT / "cache" / "engines",
+    platformdirs.user_cache_path("itrex_chat") / "engines",
+]
 ENGINES = next((Path(place) for place in PLACES if (Path(place) / "itrex.json").is_file()), Path(PLACES[0]))
 SHORT = ["generation.max_new_tokens", "16"]
 QUESTION = [{"role": "user", "content": "你好 hello"}]
@@ -63,6 +68,7 @@ def test_fp32_has_the_same_tokens_in_both_engines(itrex, models, family):
 
 def test_a_model_in_the_right_form_is_linked_and_any_other_is_copied(models, home):
     from itrex_chat.engines.itrex.view import prepared
+
     linked, copied = (prepared(recipes.load(str(models(family)))).folder for family in ("qwen2", "chatglm3"))
     assert (linked / "model.safetensors").is_symlink() and not list(linked.glob("blocks-*"))
     assert list(copied.glob("blocks-*")) and not any(path.is_symlink() for path in copied.iterdir())
@@ -70,6 +76,7 @@ def test_a_model_in_the_right_form_is_linked_and_any_other_is_copied(models, hom
 
 def test_a_model_that_has_moved_is_linked_anew(models, home, tmp_path):
     from itrex_chat.engines.itrex.view import prepared
+
     first, second = tmp_path / "first" / "m", tmp_path / "second" / "m"
     shutil.copytree(models("qwen2"), first)
     view = prepared(recipes.load(str(first))).folder
@@ -79,11 +86,19 @@ def test_a_model_that_has_moved_is_linked_anew(models, home, tmp_path):
     assert (view / "model.safetensors").resolve() == second / "model.safetensors"
 
 
-@pytest.mark.parametrize("family, damaged", [("qwen2", "rest.safetensors"), ("qwen2", "config.json"), ("chatglm3", "blocks-00001.safetensors"),
-                                             ("chatglm3", "model.safetensors.index.json")])
+@pytest.mark.parametrize(
+    "family, damaged",
+    [
+        ("qwen2", "rest.safetensors"),
+        ("qwen2", "config.json"),
+        ("chatglm3", "blocks-00001.safetensors"),
+        ("chatglm3", "model.safetensors.index.json"),
+    ],
+)
 @pytest.mark.parametrize("how", ["damaged", "gone"])
 def test_what_is_damaged_or_gone_in_a_prepared_folder_is_written_again(models, family, damaged, how):
     from itrex_chat.engines.itrex.view import prepared
+
     recipe = recipes.load(str(models(family)))
     file = prepared(recipe).folder / damaged
     good, times = file.read_bytes(), file.stat()
@@ -98,7 +113,10 @@ def test_what_is_damaged_or_gone_in_a_prepared_folder_is_written_again(models, f
 
 def test_sampling_is_the_same_in_both_engines(itrex, models):
     config = GenerationConfig(max_new_tokens=16, do_sample=True, temperature=0.9, top_p=0.9, seed=5)
-    assert answer(models("qwen2"), "itrex-fp32", config=config)[0].token_ids == answer(models("qwen2"), "fp32", config=config)[0].token_ids
+    assert (
+        answer(models("qwen2"), "itrex-fp32", config=config)[0].token_ids
+        == answer(models("qwen2"), "fp32", config=config)[0].token_ids
+    )
 
 
 def test_itrex_quantizes_once_and_the_saved_model_gives_the_same_tokens(itrex, models, capsys):
@@ -147,22 +165,55 @@ def asked(tmp_path):
 @pytest.fixture
 def both(itrex, models, asked, tmp_path):
     """A run of both engines on a model whose recipe asks for int4_fullrange."""
-    assert asking.main(["--engine", "native,itrex", "--model", str(models("chatglm3")), "--variants", "fp32,bf16,int4",
-                        "--max-new-tokens", "8", "--prompts", asked, "--out", str(tmp_path / "run")]) == 1
+    assert (
+        asking.main(
+            [
+                "--engine",
+                "native,itrex",
+                "--model",
+                str(models("chatglm3")),
+                "--variants",
+                "fp32,bf16,int4",
+                "--max-new-tokens",
+                "8",
+                "--prompts",
+                asked,
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 1
+    )
     return tmp_path / "run"
 
 
 def test_one_comparison_has_both_engines_and_what_itrex_said(both, capsys):
     content = json.loads((both / "run.json").read_text())["models"]["chatglm3-tiny"]["variants"]
     assert {name: facts["state"] for name, facts in content.items()} == {
-        "fp32": "done", "bf16": "done", "int4": "done", "itrex-fp32": "done", "itrex-bf16": "failed", "itrex-int4": "done"}
+        "fp32": "done",
+        "bf16": "done",
+        "int4": "done",
+        "itrex-fp32": "done",
+        "itrex-bf16": "failed",
+        "itrex-int4": "done",
+    }
     assert "intel-extension-for-pytorch" in content["itrex-bf16"]["reason"]
     engine = content["itrex-int4"]["load"]["engine"]
-    assert any("Mixed Precision Statistics" in line for line in engine["log"]) and any("elapsed time" in line for line in engine["log"])
-    assert engine["saved"]["made"] == "int4_clip" and engine["saved"]["asked"] == "int4_fullrange" and engine["saved"]["different"] == 0
+    assert any("Mixed Precision Statistics" in line for line in engine["log"]) and any(
+        "elapsed time" in line for line in engine["log"]
+    )
+    assert (
+        engine["saved"]["made"] == "int4_clip"
+        and engine["saved"]["asked"] == "int4_fullrange"
+        and engine["saved"]["different"] == 0
+    )
     assert compare.main([str(both)]) == 0
     out = capsys.readouterr().out
-    assert "INT4 (ITREX)" in out and "quantization, once" in out and "makes int4_clip where int4_fullrange is asked for" in out
+    assert (
+        "INT4 (ITREX)" in out
+        and "quantization, once" in out
+        and "makes int4_clip where int4_fullrange is asked for" in out
+    )
     written = json.loads((both / "comparison.json").read_text())["models"][0]
     figures = {figure["variant"]: figure for figure in written["figures"]}
     assert figures["itrex-fp32"]["identical"] == figures["itrex-fp32"]["answers"]
@@ -171,7 +222,9 @@ def test_one_comparison_has_both_engines_and_what_itrex_said(both, capsys):
 
 def test_itrexs_chatbot_has_the_names_of_its_own(itrex, models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with contextlib.closing(build_chatbot(PipelineConfig(str(models("qwen2")), MixedPrecisionConfig("float32"), engine="itrex"))) as chatbot:
+    with contextlib.closing(
+        build_chatbot(PipelineConfig(str(models("qwen2")), MixedPrecisionConfig("float32"), engine="itrex"))
+    ) as chatbot:
         config = GenerationConfig(max_new_tokens=8)
         text = chatbot.predict("hello", config=config)
         assert "".join(chatbot.predict_stream("hello", config=config)) == text
@@ -187,6 +240,7 @@ def test_itrexs_chatbot_has_the_names_of_its_own(itrex, models, tmp_path, monkey
 
 def test_questions_can_be_put_in_itrexs_own_template(itrex, models):
     from itrex_chat.engines import EngineOptions
+
     recipe = recipes.load(str(models("qwen2")), SHORT)
     with contextlib.closing(load_chatbot(recipe, "itrex-fp32", options=EngineOptions(own_template=True))) as chatbot:
         own = chatbot.chat(QUESTION)
@@ -200,7 +254,9 @@ def test_a_worker_that_dies_is_one_sentence_with_the_place_of_the_log(itrex, hom
     with Process(models("qwen2"), "qwen-gpt", "fp32", home) as process:
         os.kill(process._worker.pid, number)
         with pytest.raises(EngineError, match=words) as error:
-            process.load(variant="fp32", quantization=None, artifact=None, matrices={}, frequencies=[], trust=False, own=None)
+            process.load(
+                variant="fp32", quantization=None, artifact=None, matrices={}, frequencies=[], trust=False, own=None
+            )
     assert str(process.log) in str(error.value)
 
 
@@ -210,22 +266,33 @@ def test_what_itrex_keeps_to_itself_is_told(itrex, home, models, tmp_path):
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64}))
     with Process(folder, "llama", "fp32", home) as process, pytest.raises(EngineError, match="build_chatbot said"):
-        process.load(variant="fp32", quantization=None, artifact=None, matrices={}, frequencies=[], trust=False, own=None)
+        process.load(
+            variant="fp32", quantization=None, artifact=None, matrices={}, frequencies=[], trust=False, own=None
+        )
 
 
 def own_code(folder: Path, ran: Path) -> Path:
     """A model that says it is a Qwen and brings its own code, which leaves a file where it ran."""
     tiny_models.native(folder, "qwen2")
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "qwen", "torch_dtype": "float32", "rope_theta": 10000.0, "auto_map": {
-        "AutoConfig": "configuration_tiny.TinyConfig", "AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM"}}
+    config |= {
+        "model_type": "qwen",
+        "torch_dtype": "float32",
+        "rope_theta": 10000.0,
+        "auto_map": {
+            "AutoConfig": "configuration_tiny.TinyConfig",
+            "AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM",
+        },
+    }
     config.pop("dtype", None)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "configuration_tiny.py").write_text(
-        "from transformers import Qwen2Config\nclass TinyConfig(Qwen2Config):\n    model_type = 'qwen'\n")
+        "from transformers import Qwen2Config\nclass TinyConfig(Qwen2Config):\n    model_type = 'qwen'\n"
+    )
     (folder / "modeling_tiny.py").write_text(
         "from transformers import Qwen2ForCausalLM\nfrom .configuration_tiny import TinyConfig\n"
-        f"open({str(ran)!r}, 'w').close()\nclass TinyForCausalLM(Qwen2ForCausalLM):\n    config_class = TinyConfig\n")
+        f"open({str(ran)!r}, 'w').close()\nclass TinyForCausalLM(Qwen2ForCausalLM):\n    config_class = TinyConfig\n"
+    )
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -237,14 +304,21 @@ def test_code_that_comes_with_a_model_is_run_only_where_the_user_said_so(itrex, 
     with pytest.raises(ItrexChatError, match="--trust-remote-code"):
         build_chatbot(PipelineConfig(str(folder), MixedPrecisionConfig("float32"), engine="itrex"))
     assert not ran.exists()
-    chatbot = build_chatbot(PipelineConfig(str(folder), RtnConfig(compute_dtype="int8"), engine="itrex", trust_remote_code=True))
+    chatbot = build_chatbot(
+        PipelineConfig(str(folder), RtnConfig(compute_dtype="int8"), engine="itrex", trust_remote_code=True)
+    )
     with contextlib.closing(chatbot):
         assert chatbot.chat(QUESTION, GenerationConfig(max_new_tokens=8)).new_tokens and ran.exists()
 
 
-@pytest.mark.parametrize("make", [
-    lambda: PipelineConfig("smollm2-135m", trust_remote_code=True), lambda: PipelineConfig("smollm2-135m", engine="itrx"),
-    lambda: recipes.load("smollm2-135m", ["trust_remote_code", "true"])])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PipelineConfig("smollm2-135m", trust_remote_code=True),
+        lambda: PipelineConfig("smollm2-135m", engine="itrx"),
+        lambda: recipes.load("smollm2-135m", ["trust_remote_code", "true"]),
+    ],
+)
 def test_a_recipe_cannot_say_that_code_is_to_be_run(make):
     with pytest.raises(ItrexChatError):
         make()
@@ -256,16 +330,38 @@ def test_an_architecture_that_itrex_does_not_know_is_refused_by_name(itrex, mode
 
 
 def test_without_itrex_the_other_variants_still_run(no_itrex, models, asked, tmp_path, capsys):
-    assert asking.main(["--engine", "native,itrex", "--model", str(models("qwen2")), "--variants", "int4", "--prompts", asked,
-                        "--max-new-tokens", "4", "--out", str(tmp_path / "run")]) == 1
+    assert (
+        asking.main(
+            [
+                "--engine",
+                "native,itrex",
+                "--model",
+                str(models("qwen2")),
+                "--variants",
+                "int4",
+                "--prompts",
+                asked,
+                "--max-new-tokens",
+                "4",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 1
+    )
     states = json.loads((tmp_path / "run" / "run.json").read_text())["models"]["qwen2-tiny"]["variants"]
     assert states["int4"]["state"] == "done" and states["itrex-int4"]["state"] == "failed"
     assert f"ITREX is not installed. Install it: {environment.INSTALL}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("python, words", [
-    (sys.executable, "No module named 'intel_extension_for_transformers'"), ("/nowhere/python", "No such file"),
-    ("/bin/true", "cannot|exit code|does not work")])
+@pytest.mark.parametrize(
+    "python, words",
+    [
+        (sys.executable, "No module named 'intel_extension_for_transformers'"),
+        ("/nowhere/python", "No such file"),
+        ("/bin/true", "cannot|exit code|does not work"),
+    ],
+)
 def test_an_interpreter_without_itrex_is_not_adopted(no_itrex, python, words):
     with pytest.raises(EngineError, match=words):
         environment.install(python)
@@ -295,14 +391,21 @@ def test_a_damaged_environment_is_seen_and_a_whole_one_is_found_at_once(itrex):
 
 def test_doctor_names_a_package_that_is_missing(no_itrex, monkeypatch):
     from itrex_chat import doctor
+
     monkeypatch.setattr(doctor, "requires", lambda name: ["torch==2.13.0", "not-there==1.0"])
     bad = [finding for finding in doctor.examine() if finding.state == doctor.BAD]
-    assert [(finding.text, "pip install not-there==1.0" in finding.remedy) for finding in bad] == [("not-there is missing", True)]
+    assert [(finding.text, "pip install not-there==1.0" in finding.remedy) for finding in bad] == [
+        ("not-there is missing", True)
+    ]
 
 
 def test_doctor_names_what_works_and_the_command_for_the_rest(no_itrex):
-    run = subprocess.run([sys.executable, "-m", "itrex_chat.doctor", "--engine", "itrex"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "itrex_chat.doctor", "--engine", "itrex"], capture_output=True, text=True
+    )
     assert run.returncode == 1 and "Traceback" not in run.stderr
-    assert "engine native: works" in run.stdout and "[!!] engine itrex" in run.stdout and environment.INSTALL in run.stdout
+    assert (
+        "engine native: works" in run.stdout and "[!!] engine itrex" in run.stdout and environment.INSTALL in run.stdout
+    )
     healthy = subprocess.run([sys.executable, "-m", "itrex_chat.doctor"], capture_output=True, text=True)
     assert healthy.returncode == 0 and "kernel reference (torch): usable" in healthy.stdout

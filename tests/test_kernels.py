@@ -1,9 +1,10 @@
 """Kernels compute with the same weights to the last bit, and their products agree within the rounding of activations."""
+
 import pytest
 import torch
 
 from itrex_chat import native
-from itrex_chat.errors import KernelError
+from itrex_chat.foundation.errors import KernelError
 from itrex_chat.kernels import KERNELS, choose, why_not_faster
 from itrex_chat.kernels.reference import quantize_activations
 from itrex_chat.quantization.rtn import quantize_rows
@@ -75,7 +76,7 @@ def test_int8_activations_err_by_at_most_half_a_step_each(kernel, shape, rows):
 def test_bf16_activations_err_by_the_rounding_of_both_factors(kernel, shape, rows):
     weight, x = quantized(*shape, "int4_clip"), activations(rows, shape[1])
     exact = x.double() @ weight.dequantize().double().t()
-    bound = 2 ** -7 * (x.abs().double() @ weight.dequantize().abs().double().t()) + 1e-6
+    bound = 2**-7 * (x.abs().double() @ weight.dequantize().abs().double().t()) + 1e-6
     assert ((kernel.pack([weight], "bf16").matmul(x) - exact).abs() <= bound).all()
 
 

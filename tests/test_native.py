@@ -4,6 +4,7 @@ Bounds: a float32 operation errs by at most UNIT = 2^-24 of its result. A sum
 of n terms, added in any order, errs by at most n · UNIT of the sum of the
 terms' magnitudes, to first order; SLACK covers the higher ones.
 """
+
 import functools
 
 import pytest
@@ -11,23 +12,27 @@ import torch
 from native_cases import FORMATS, OUTPUTS, ROWS, UNIT, activations, bit_equal, matrix, packed, use
 
 from itrex_chat import native
-from itrex_chat.errors import KernelError
+from itrex_chat.foundation.errors import KernelError
 from itrex_chat.kernels import KERNELS
 from itrex_chat.kernels.reference import quantize_activations
 from itrex_chat.quantization.tensor import QuantizedTensor, concatenated
 
 SLACK = 1.01
-SMALLEST = 2.0 ** -126  # normal float32; BF16 instructions take and give 0 for what is smaller
+SMALLEST = 2.0**-126  # normal float32; BF16 instructions take and give 0 for what is smaller
 
 
-def rounded_magnitudes(compute: str, weight: QuantizedTensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+def rounded_magnitudes(
+    compute: str, weight: QuantizedTensor, x: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     """The product of the rounded factors in float64, the sum of its terms' magnitudes, and the roundings of a float32 sum."""
     w = weight.dequantize().double()
     if compute == "int8":
         # A group's sum is an exact integer below 2^24: a conversion, two scales, and one addition for each group are rounded.
         integers, scales = quantize_activations(x, weight.group_size)
         x = (integers.double() * scales.double()[..., None]).flatten(1)
-        groups = torch.stack([part @ of.t() for part, of in zip(x.split(weight.group_size, 1), w.split(weight.group_size, 1))])
+        groups = torch.stack(
+            [part @ of.t() for part, of in zip(x.split(weight.group_size, 1), w.split(weight.group_size, 1))]
+        )
         return groups.sum(0), groups.abs().sum(0), len(groups) + 3
     if compute == "bf16":
         # Products of two bfloat16 are exact in float32.
@@ -43,11 +48,15 @@ def rounding(level: str, compute: str, rows: int) -> str:
     return "bf16" if level == "amx" and compute == "int8" and rows > native.STEP_ROWS else compute
 
 
-def bound(compute: str, weight: QuantizedTensor, x: torch.Tensor, magnitudes: torch.Tensor, roundings: int) -> torch.Tensor:
+def bound(
+    compute: str, weight: QuantizedTensor, x: torch.Tensor, magnitudes: torch.Tensor, roundings: int
+) -> torch.Tensor:
     """How far a float32 product may be from the exact one. Below the normal numbers the error is absolute."""
-    tiny = torch.tensor(weight.in_features * 2.0 ** -149, dtype=torch.float64)
+    tiny = torch.tensor(weight.in_features * 2.0**-149, dtype=torch.float64)
     if compute == "bf16":
-        tiny = SMALLEST * (weight.in_features + x.abs().double().sum(1)[:, None] + weight.dequantize().abs().double().sum(1))
+        tiny = SMALLEST * (
+            weight.in_features + x.abs().double().sum(1)[:, None] + weight.dequantize().abs().double().sum(1)
+        )
     return SLACK * (roundings * UNIT * magnitudes + tiny)
 
 
@@ -89,8 +98,12 @@ def test_int8_activations_cost_at_most_half_a_step_each(level, bits, group):
 
 
 EXTREMES = {
-    "zeros": 0.0, "the smallest float16": 2.0 ** -24, "subnormal float16": -3.1e-6, "the largest float16": 65504.0,
-    "the largest negative float16": -65504.0}
+    "zeros": 0.0,
+    "the smallest float16": 2.0**-24,
+    "subnormal float16": -3.1e-6,
+    "the largest float16": 65504.0,
+    "the largest negative float16": -65504.0,
+}
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 1e-45, 1e-38, 1e-36, 1e-30, 1e28])
@@ -173,7 +186,7 @@ def test_columns_of_a_wider_matrix_are_packed_where_they_lie(level):
 @pytest.mark.parametrize("bits, group, compute", FORMATS)
 def test_a_row_does_not_depend_on_the_other_rows_of_a_few(level, bits, group, compute):
     weight, x = packed(matrix(33, 3 * group, group, bits), compute), activations(native.STEP_ROWS, 3 * group)
-    alone = torch.cat([weight.matmul(x[row:row + 1]) for row in range(native.STEP_ROWS)])
+    alone = torch.cat([weight.matmul(x[row : row + 1]) for row in range(native.STEP_ROWS)])
     for rows in range(2, native.STEP_ROWS + 1):
         assert bit_equal(weight.matmul(x[:rows]), alone[:rows])
 
@@ -216,8 +229,9 @@ def test_instructions_that_the_processor_lacks_are_refused_with_a_sentence(monke
                 use(name, here)
                 assert native.library().itrex_level().decode() == name
             except KernelError as error:
-                assert str(error) == (f"This processor does not have the instructions {name} that "
-                                      "ITREX_CHAT_INSTRUCTIONS asks for.")
+                assert str(error) == (
+                    f"This processor does not have the instructions {name} that ITREX_CHAT_INSTRUCTIONS asks for."
+                )
                 refused += 1
     assert native.instructions() in native.INSTRUCTIONS
     if not refused:

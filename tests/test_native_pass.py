@@ -1,4 +1,5 @@
 """A decoder's pass with the native kernels computes what the decoder computes in PyTorch, whatever the instructions and threads."""
+
 import dataclasses
 
 import pytest
@@ -7,22 +8,28 @@ import torch
 from native_cases import bit_equal, matrix
 
 from itrex_chat import native, sources
-from itrex_chat import recipe as recipes
 from itrex_chat.artifacts import obtain
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.linear import DenseLinear, QuantizedLinear, StackedLinear
 from itrex_chat.decoder.model import Decoder
+from itrex_chat.engines.native.weights import load_dense, load_quantized
 from itrex_chat.kernels import KERNELS
-from itrex_chat.variants import load_dense, load_quantized
+from itrex_chat.settings import recipe as recipes
 
 ODD = {"hidden_size": 72, "intermediate_size": 100, "head_dim": 20, "vocab_size": 645}  # whole vectors of no level
 ARCHITECTURES = {
     "llama": ("llama", {}),
     "llama of odd sizes": ("llama", ODD),
-    "llama with six heads that share keys": ("llama", {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 24}),
+    "llama with six heads that share keys": (
+        "llama",
+        {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 1, "head_dim": 24},
+    ),
     "llama with biases everywhere": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "mistral with a window": ("mistral", {"sliding_window": 8}),
-    "qwen2 with windows in some layers": ("qwen2", {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1}),
+    "qwen2 with windows in some layers": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 70, "max_window_layers": 1},
+    ),
     "qwen3": ("qwen3", {}),
     "glm": ("glm", {}),
     "glm4": ("glm4", {}),
@@ -39,7 +46,12 @@ VARIANTS = {
     "llama, int4": ("llama", (), "fp32", SUMS),
     "llama, int4 with int8 activations": ("llama", (), "int8", ROUNDED),
     "llama, int4 with bf16 activations": ("llama", (), "bf16", ROUNDED),
-    "llama with biases everywhere, int8": ("llama with biases everywhere", ("quantization.weight_dtype", "int8"), "fp32", SUMS),
+    "llama with biases everywhere, int8": (
+        "llama with biases everywhere",
+        ("quantization.weight_dtype", "int8"),
+        "fp32",
+        SUMS,
+    ),
     "glm4, int4 with int8 activations": ("glm4", (), "int8", ROUNDED),
     "qwen3, a head that is not quantized": ("qwen3", ("quantization.head", "none"), "fp32", SUMS),
     "mistral, groups of 64": ("mistral with a window", ("quantization.group_size", "64"), "fp32", SUMS),
@@ -58,8 +70,11 @@ def decoders(tmp_path_factory):
         if architecture not in folders:
             family, changes = ARCHITECTURES[architecture]
             folder = tmp_path_factory.mktemp("model") / family
-            folders[architecture] = (tiny_models.qwen(folder, **changes) if family == "qwen"
-                                     else tiny_models.native(folder, family, **changes))
+            folders[architecture] = (
+                tiny_models.qwen(folder, **changes)
+                if family == "qwen"
+                else tiny_models.native(folder, family, **changes)
+            )
         if name not in made:
             if settings is None:
                 ours = load_dense(open_checkpoint(sources.local(folders[architecture])), compute)
@@ -67,7 +82,9 @@ def decoders(tmp_path_factory):
             else:
                 recipe = recipes.load(str(folders[architecture]), list(settings))
                 artifact = obtain(recipe, tmp_path_factory.mktemp("cache")).artifact
-                ours, theirs = (load_quantized(artifact, KERNELS[kernel], compute) for kernel in ("native", "reference"))
+                ours, theirs = (
+                    load_quantized(artifact, KERNELS[kernel], compute) for kernel in ("native", "reference")
+                )
             assert ours.native and not theirs.native
             made[name] = ours, theirs
         return made[name]
@@ -87,7 +104,7 @@ def conversation(decoder: Decoder) -> torch.Tensor:
     cache = decoder.new_cache(CAPACITY)
     cache.begin([64])
     for count in (3, 17, 1, 16, 30, 2, 200, 4, 1, 45, 1):
-        part = ids[at:at + count]
+        part = ids[at : at + count]
         if count == 1:
             out.append(decoder.decode(part, cache).clone())
         else:
@@ -133,8 +150,12 @@ def test_a_batch_of_different_lengths_equals_pytorch(variant, decoders):
         logits = [decoder.forward(ids, cache, lengths)]
         for step in range(3):
             logits.append(decoder.forward(torch.tensor([[5 + step], [60], [700 % (70 + step)]]), cache))
-        logits.append(decoder.forward(torch.tensor([tokens(4, row) for row in range(3)]), cache, all_logits=True).flatten(0, 1))
-        logits.append(decoder.forward(torch.tensor([tokens(9, row) for row in range(3)]), cache, all_logits=True).flatten(0, 1))
+        logits.append(
+            decoder.forward(torch.tensor([tokens(4, row) for row in range(3)]), cache, all_logits=True).flatten(0, 1)
+        )
+        logits.append(
+            decoder.forward(torch.tensor([tokens(9, row) for row in range(3)]), cache, all_logits=True).flatten(0, 1)
+        )
         out.append(torch.cat(logits))
     assert apart(*out) <= VARIANTS[variant][3]
 
@@ -147,9 +168,17 @@ def test_matrices_whose_parts_are_of_different_precision_equal_pytorch(level, de
         outputs, inputs = linear.weight.shape
         first, second = outputs // 2, outputs - outputs // 4
         quantized = KERNELS["native"].pack([matrix(outputs - second, inputs, 32, 4)], "fp32")
-        return StackedLinear((DenseLinear(linear.weight[:first], torch.ones(first)),
-                              DenseLinear(linear.weight[first:second].bfloat16()), QuantizedLinear(quantized)))
-    blocks = tuple(dataclasses.replace(block, qkv=mixed(block.qkv), gate_up=mixed(block.gate_up)) for block in decoder.blocks)
+        return StackedLinear(
+            (
+                DenseLinear(linear.weight[:first], torch.ones(first)),
+                DenseLinear(linear.weight[first:second].bfloat16()),
+                QuantizedLinear(quantized),
+            )
+        )
+
+    blocks = tuple(
+        dataclasses.replace(block, qkv=mixed(block.qkv), gate_up=mixed(block.gate_up)) for block in decoder.blocks
+    )
     theirs = dataclasses.replace(decoder, blocks=blocks)
     ours = theirs.with_native_pass()
     assert ours.native and apart(conversation(ours), conversation(theirs)) <= ROUNDED
@@ -171,7 +200,7 @@ def test_a_sequence_does_not_depend_on_the_others_of_its_step(level, variant, de
         cache = decoder.new_cache(CAPACITY, batch=rows)
         cache.begin([1] * rows)
         for step in range(5):
-            logits = decoder.forward(torch.tensor([ids[step:step + 1] for ids in texts[:rows]]), cache)
+            logits = decoder.forward(torch.tensor([ids[step : step + 1] for ids in texts[:rows]]), cache)
             assert bit_equal(logits, expected[:rows, step])
 
 
@@ -184,7 +213,7 @@ def test_drafted_tokens_at_once_equal_one_after_the_other(variant, decoders):
         cache = decoder.new_cache(CAPACITY)
         cache.begin([250])
         decoder.forward(torch.tensor([ids[:250]]), cache)
-        parts = [ids[at:min(at + size, 282)] for at in range(250, 282, size)]
+        parts = [ids[at : min(at + size, 282)] for at in range(250, 282, size)]
         logits[size] = torch.cat([decoder.decode(part, cache).clone() for part in parts])
     assert all(bit_equal(logits[size], logits[1]) for size in logits)
 
@@ -212,8 +241,10 @@ def test_tokens_past_the_capacity_are_refused_before_anything_is_written(count, 
         cache.begin([10])
         decoder.forward(torch.tensor([tokens(10)]), cache)
         before = cache.keys.clone(), cache.values.clone(), cache.lengths.clone(), cache.longest
-        for read in (lambda: decoder.forward(torch.tensor([tokens(count)]), cache),
-                     lambda: decoder.decode(tokens(count), cache)):
+        for read in (
+            lambda: decoder.forward(torch.tensor([tokens(count)]), cache),
+            lambda: decoder.decode(tokens(count), cache),
+        ):
             with pytest.raises(ValueError, match=f"{count} more tokens than the 10 in a cache for {9 + count}"):
                 read()
             assert bit_equal(cache.keys, before[0]) and bit_equal(cache.values, before[1])

@@ -1,4 +1,5 @@
 """Prompt lookup: text that was there before comes several tokens at a time, and no answer changes."""
+
 import dataclasses
 
 import pytest
@@ -8,11 +9,11 @@ import torch
 from itrex_chat import sources
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
-from itrex_chat.errors import GenerationError
-from itrex_chat.generation.loop import generate, prefill
+from itrex_chat.engines.native.weights import load_dense
+from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.generation.lookup import LONGEST, LONGEST_PAUSE, SHORTEST, PromptLookup
-from itrex_chat.generation_config import GenerationConfig
-from itrex_chat.variants import load_dense
+from itrex_chat.generation.loop import generate, prefill
+from itrex_chat.settings.generation import GenerationConfig
 
 PHRASE = [40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51]
 PROMPT = PHRASE + [7, 8] + PHRASE + [9] + PHRASE[:4]
@@ -46,7 +47,11 @@ def same_with_and_without(decoder, tokenizer, prompt=PROMPT, **settings):
     plain_pieces, plain = answer(decoder, tokenizer, prompt, prompt_lookup=False, **settings)
     pieces, response = answer(decoder, tokenizer, prompt, prompt_lookup=True, **settings)
     assert pieces == plain_pieces
-    assert (response.token_ids, response.text, response.finish_reason) == (plain.token_ids, plain.text, plain.finish_reason)
+    assert (response.token_ids, response.text, response.finish_reason) == (
+        plain.token_ids,
+        plain.text,
+        plain.finish_reason,
+    )
     assert (plain.drafted_tokens, plain.accepted_tokens) == (0, 0)
     assert 0 <= response.accepted_tokens <= response.drafted_tokens
     return response
@@ -70,10 +75,11 @@ def test_the_models_other_kernels_answer_without_drafts(models, tokenizer, monke
 
 
 def test_an_int4_models_answers_are_the_same(models, tokenizer, home):
-    from itrex_chat import recipe as recipes
     from itrex_chat.artifacts.obtain import verified
+    from itrex_chat.engines.native.weights import load_quantized
     from itrex_chat.kernels import choose
-    from itrex_chat.variants import load_quantized
+    from itrex_chat.settings import recipe as recipes
+
     artifact = verified(recipes.load(str(models("qwen2"))))
     for compute_dtype in ("int8", "fp32"):
         decoder = load_quantized(artifact, choose(), compute_dtype)
@@ -81,10 +87,17 @@ def test_an_int4_models_answers_are_the_same(models, tokenizer, home):
         assert (response.accepted_tokens > 0) == (decoder.independent_tokens > 1)
 
 
-@pytest.mark.parametrize("settings", [
-    {"repetition_penalty": 1.0}, {"repetition_penalty": 1.3}, {"repetition_penalty": 0.3},
-    {"do_sample": True, "temperature": 0.3, "seed": 3}, {"do_sample": True, "temperature": 1.0, "top_k": 3, "seed": 4},
-    {"do_sample": True, "temperature": 0.5, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"repetition_penalty": 1.0},
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 0.3},
+        {"do_sample": True, "temperature": 0.3, "seed": 3},
+        {"do_sample": True, "temperature": 1.0, "top_k": 3, "seed": 4},
+        {"do_sample": True, "temperature": 0.5, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0},
+    ],
+)
 def test_penalized_and_sampled_answers_are_the_same(decoder, tokenizer, settings):
     same_with_and_without(decoder, tokenizer, max_new_tokens=150, **settings)
 
@@ -112,13 +125,14 @@ def test_an_answer_has_no_more_tokens_than_allowed(decoder, tokenizer, count):
 
 @pytest.mark.parametrize("left", [1, 2, 3, 7, 16, 40])
 def test_an_answer_ends_where_the_models_context_does(decoder, tokenizer, left):
-    prompt = (PHRASE * 50)[:decoder.config.context_length - left]
+    prompt = (PHRASE * 50)[: decoder.config.context_length - left]
     response = same_with_and_without(decoder, tokenizer, prompt, max_new_tokens=100)
     assert response.new_tokens == left and response.finish_reason == "length"
 
 
-@pytest.mark.parametrize("family, changes", [
-    ("mistral", {"sliding_window": 8}), ("qwen3", {}), ("glm4", {}), ("qwen", {}), ("chatglm3", {})])
+@pytest.mark.parametrize(
+    "family, changes", [("mistral", {"sliding_window": 8}), ("qwen3", {}), ("glm4", {}), ("qwen", {}), ("chatglm3", {})]
+)
 def test_other_families_answer_the_same(family, changes, tokenizer, tmp_path):
     """Windows, norms of queries and keys, other rotations, log-n attention past the trained length."""
     make = getattr(tiny_models, family, None)
@@ -149,7 +163,7 @@ def test_a_cache_that_forgets_tokens_goes_on_as_if_they_had_never_been(decoder):
 
 def test_a_draft_is_what_followed_the_last_tokens_before():
     lookup = PromptLookup(PHRASE + [7] + PHRASE[:3], NOTHING_STOPS)
-    assert lookup.draft(PHRASE[3], 100) == PHRASE[4:4 + SHORTEST]
+    assert lookup.draft(PHRASE[3], 100) == PHRASE[4 : 4 + SHORTEST]
 
 
 def test_the_longest_and_then_the_latest_occurrence_counts():
@@ -182,7 +196,7 @@ def test_right_drafts_grow_to_the_longest():
     lookup, lengths, position = PromptLookup(text + [7] + text[:4], NOTHING_STOPS), [], 4
     while position < 100:
         draft = lookup.draft(text[position], 100)
-        assert draft == text[position + 1:position + 1 + len(draft)]
+        assert draft == text[position + 1 : position + 1 + len(draft)]
         lookup.checked(draft, len(draft))
         lengths.append(len(draft))
         position += 1 + len(draft)

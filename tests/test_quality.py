@@ -1,4 +1,5 @@
 """Teacher-forced figures: true to the full distributions, to an independent implementation, and honest about chance."""
+
 import dataclasses
 import json
 import math
@@ -9,13 +10,16 @@ import torch
 
 from itrex_chat import ask as asking
 from itrex_chat import measure as measuring_verb
-from itrex_chat import questions, recipe as recipes
 from itrex_chat.artifacts import obtain
-from itrex_chat.errors import RunError
-from itrex_chat.quality import distributions, intervals, measuring, metrics, record as quality_record, scoring
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.quality import distributions, intervals, measuring, metrics, scoring
+from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.intervals import Sample
 from itrex_chat.quality.passages import ANSWERS, Passage, of_answers, of_text
 from itrex_chat.quality.store import Parts
+from itrex_chat.settings import questions
+from itrex_chat.settings import recipe as recipes
+
 
 @pytest.fixture
 def recipe(models):
@@ -27,7 +31,9 @@ def spread(vocabulary: int, positions: int, noise: float) -> tuple[torch.Tensor,
     """Log-probabilities with the heavy tail of a large vocabulary, and a noisy copy."""
     generator = torch.Generator().manual_seed(1)
     ranks = torch.arange(1, vocabulary + 1).log()
-    logits = torch.stack([-1.2 * ranks[torch.randperm(vocabulary, generator=generator)] for _position in range(positions)])
+    logits = torch.stack(
+        [-1.2 * ranks[torch.randperm(vocabulary, generator=generator)] for _position in range(positions)]
+    )
     noisy = logits + noise * torch.randn(logits.shape, generator=generator)
     return logits.log_softmax(-1), noisy.log_softmax(-1)
 
@@ -70,6 +76,7 @@ def test_the_same_distribution_diverges_by_nothing():
 
 def hugging_face(folder, weights: dict) -> "torch.nn.Module":
     from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
@@ -101,8 +108,10 @@ def test_perplexity_and_divergence_are_those_of_transformers_and_numpy(recipe, m
 
 
 def test_fp32_against_itself_costs_nothing_and_bf16_less_than_int4(recipe, text):
-    measured = {found.variant: found.corpora[0].figures
-                for found in measuring.measure(recipe, "fp32", ["fp32", "bf16", "int4"], [], [text]).variants}
+    measured = {
+        found.variant: found.corpora[0].figures
+        for found in measuring.measure(recipe, "fp32", ["fp32", "bf16", "int4"], [], [text]).variants
+    }
     assert measured["fp32"]["kld_mean"].value == measured["fp32"]["kld_mean"].high == 0
     assert measured["fp32"]["same_top"].value == measured["fp32"]["same_top"].low == 1
     assert 0 < measured["bf16"]["kld_mean"].value < measured["int4"]["kld_mean"].value
@@ -140,7 +149,8 @@ def test_parts_of_an_interrupted_measurement_are_used(recipe, text, monkeypatch)
 
 
 def test_predictions_do_not_depend_on_how_a_passage_is_cut(recipe):
-    from itrex_chat.chatbot import load_chatbot
+    from itrex_chat.neuralchat.chatbot import load_chatbot
+
     decoder = load_chatbot(recipe, "fp32").decoder
     ids = tuple(int(token) for token in torch.randint(0, 500, (300,), generator=torch.Generator().manual_seed(0)))
     cache = decoder.new_cache(300)
@@ -148,12 +158,16 @@ def test_predictions_do_not_depend_on_how_a_passage_is_cut(recipe):
     whole = decoder.forward(torch.tensor([ids]), cache, all_logits=True)[0].log_softmax(-1)
     for first in (1, 2, 150, 299):
         parts = [part for _start, part, _targets in scoring.predictions(decoder, Passage("c", "n", ids, first))]
-        assert torch.allclose(torch.cat(parts), whole[first - 1:-1], atol=1e-4)
+        assert torch.allclose(torch.cat(parts), whole[first - 1 : -1], atol=1e-4)
 
 
 def test_answers_are_scored_behind_their_prompt_and_texts_in_windows():
-    [passage] = of_answers([{"id": "a", "prompt_token_ids": [1, 2], "token_ids": [3, 4, 5]},
-                            {"id": "empty", "prompt_token_ids": [1], "token_ids": []}])
+    [passage] = of_answers(
+        [
+            {"id": "a", "prompt_token_ids": [1, 2], "token_ids": [3, 4, 5]},
+            {"id": "empty", "prompt_token_ids": [1], "token_ids": []},
+        ]
+    )
     assert (passage.ids, passage.first, passage.positions) == ((1, 2, 3, 4, 5), 2, 3)
     assert [part.positions for part in of_text("t", list(range(1026)))] == [511, 511, 1]
     assert of_text("t", [1]) == []
@@ -176,7 +190,9 @@ def test_a_run_is_measured_on_its_answers_token_by_token(models, tmp_path, text,
             assert all(0 <= p <= 1 for p in (*tokens.p, *scores.p))
 
 
-@pytest.mark.parametrize("content, reason", [(b"\xff\xfe", "UTF-8"), (b"", "fewer than two tokens"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    "content, reason", [(b"\xff\xfe", "UTF-8"), (b"", "fewer than two tokens"), (None, "cannot be read")]
+)
 def test_a_text_that_cannot_be_measured_is_named(recipe, tmp_path, content, reason):
     file = tmp_path / "bad.txt"
     if content is not None:
@@ -194,14 +210,21 @@ def test_a_damaged_record_of_a_measurement_says_how_to_mend_it(tmp_path):
 
 # Statistics.
 
+
 def test_students_t_is_that_of_the_tables():
     for degrees, expected in ((1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042), (1000, 1.962)):
         assert intervals.student(degrees) == pytest.approx(expected, abs=2e-3)
 
 
 def test_figures_of_known_positions_are_known():
-    found = metrics.Positions(np.repeat([0, 1], 5), np.arange(10) / 10, np.zeros(10), np.log(np.full(10, 0.5)),
-                              np.log(np.full(10, 0.25)), np.array([1.0, 0.0] * 5))
+    found = metrics.Positions(
+        np.repeat([0, 1], 5),
+        np.arange(10) / 10,
+        np.zeros(10),
+        np.log(np.full(10, 0.5)),
+        np.log(np.full(10, 0.25)),
+        np.array([1.0, 0.0] * 5),
+    )
     figures = {name: estimate.value for name, estimate in metrics.estimates(found).items()}
     assert figures["ppl_base"] == pytest.approx(2) and figures["ppl"] == pytest.approx(4)
     assert figures["ppl_ratio"] == pytest.approx(2) and figures["kld_mean"] == pytest.approx(0.45)
@@ -215,7 +238,9 @@ def dependent(generator, clusters: int, length: int, between: float, memory: flo
     values = np.empty((clusters, length))
     values[:, 0] = generator.standard_normal(clusters)
     for place in range(1, length):
-        values[:, place] = memory * values[:, place - 1] + math.sqrt(1 - memory ** 2) * generator.standard_normal(clusters)
+        values[:, place] = memory * values[:, place - 1] + math.sqrt(1 - memory**2) * generator.standard_normal(
+            clusters
+        )
     return math.sqrt(between) * generator.standard_normal((clusters, 1)) + math.sqrt(1 - between) * values
 
 
@@ -226,7 +251,8 @@ FIGURES = {
     "signed mean": (intervals.mean, 0.0),
     "median": (lambda s: intervals.quantile(s, 0.5), 0.0),
     "90 %": (lambda s: intervals.quantile(s, 0.9), 1.2816),
-    "share": (lambda s: intervals.share(s.of((s.values < 1.2816).astype(float))), 0.9)}
+    "share": (lambda s: intervals.share(s.of((s.values < 1.2816).astype(float))), 0.9),
+}
 
 
 @pytest.mark.parametrize("clusters", [6, 20, 60])

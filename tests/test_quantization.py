@@ -1,17 +1,18 @@
 """What quantization does to each tensor, in slabs and in numbers."""
+
 import pytest
 import tiny_models
 import torch
 
 from itrex_chat import sources
 from itrex_chat.checkpoints import open_checkpoint
-from itrex_chat.errors import CheckpointError
+from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.quantization import stream
 from itrex_chat.quantization.plan import plan, shards
 from itrex_chat.quantization.rtn import fitting_group_size, quantize_rows
 from itrex_chat.quantization.statistics import summarize
 from itrex_chat.quantization.tensor import QuantizedTensor, packed_words, packed_zeros
-from itrex_chat.recipe import Quantization
+from itrex_chat.settings.recipe import Quantization
 
 
 class Bar:
@@ -90,8 +91,10 @@ def test_the_head_is_treated_as_the_recipe_says(checkpoint, head, bits):
     assert by_name(plan(checkpoint, Quantization(head=head)))["lm_head.weight"].bits == bits
 
 
-@pytest.mark.parametrize("width, wanted, found", [(4096, 128, 128), (13696, 128, 128), (96, 64, 32), (96, 32, 32),
-                                                  (192, 128, 64), (48, 32, None)])
+@pytest.mark.parametrize(
+    "width, wanted, found",
+    [(4096, 128, 128), (13696, 128, 128), (96, 64, 32), (96, 32, 32), (192, 128, 64), (48, 32, None)],
+)
 def test_the_largest_group_that_divides_the_width_is_taken(width, wanted, found):
     assert fitting_group_size(width, wanted) == found
 
@@ -105,7 +108,9 @@ def test_smaller_groups_are_recorded(checkpoint):
 
 def test_a_matrix_that_no_group_fits_is_kept(tmp_path):
     folder = tiny_models.native(tmp_path / "model", "llama", intermediate_size=40)
-    treatment = by_name(plan(open_checkpoint(sources.local(folder)), Quantization()))["model.layers.0.mlp.down_proj.weight"]
+    treatment = by_name(plan(open_checkpoint(sources.local(folder)), Quantization()))[
+        "model.layers.0.mlp.down_proj.weight"
+    ]
     assert treatment.bits is None
 
 
@@ -126,6 +131,7 @@ def test_shards_hold_everything_once_and_in_order(checkpoint, monkeypatch):
 
 def test_weights_too_large_for_float16_scales_are_refused(tmp_path):
     from safetensors.torch import load_file, save_file
+
     folder = tiny_models.native(tmp_path / "model", "llama")
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e7

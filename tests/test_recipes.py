@@ -1,8 +1,10 @@
 """Recipes and question sets: what ships is valid, and what cannot be meant is named with a hint."""
+
 import pytest
 
-from itrex_chat import questions, recipe as recipes
-from itrex_chat.errors import ItrexChatError, QuestionSetError, RecipeError
+from itrex_chat.foundation.errors import ItrexChatError, QuestionSetError, RecipeError
+from itrex_chat.settings import questions
+from itrex_chat.settings import recipe as recipes
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -24,8 +26,10 @@ def test_a_recipe_survives_its_own_description():
 
 
 def test_settings_override_a_recipe():
-    recipe = recipes.load("chatglm3-6b", ["quantization.group_size", "128", "generation.temperature", "1",
-                                          "chat.system", "你好", "languages", "[en]"])
+    recipe = recipes.load(
+        "chatglm3-6b",
+        ["quantization.group_size", "128", "generation.temperature", "1", "chat.system", "你好", "languages", "[en]"],
+    )
     assert recipe.quantization.group_size == 128
     assert recipe.generation.temperature == 1.0
     assert (recipe.chat.system, recipe.languages) == ("你好", ("en",))
@@ -47,27 +51,36 @@ def test_a_folder_and_a_file_are_recipes_named_after_them(tmp_path):
 def test_a_hubs_repository_is_its_recipe_or_one_with_defaults():
     assert recipes.load("ZhipuAI/chatglm3-6b").name == "chatglm3-6b"
     other = recipes.load("someone/some-model")
-    assert (other.name, other.source.modelscope, other.source.huggingface) == ("some-model", *["someone/some-model"] * 2)
+    assert (other.name, other.source.modelscope, other.source.huggingface) == (
+        "some-model",
+        *["someone/some-model"] * 2,
+    )
 
 
-@pytest.mark.parametrize("content, sentence", [
-    ("quantisation: {}", "no key quantisation. Did you mean quantization"),
-    ("quantization: {group_sise: 32}", "quantization.group_sise. Did you mean group_size"),
-    ("quantization: {group_size: 33}", "cannot be 33"),
-    ("quantization: {group_size: '32'}", "must be int"),
-    ("quantization: {weight_dtype: int4}", "cannot be 'int4'"),
-    ("quantization: {head: fp32}", "quantization.head cannot be 'fp32'"),
-    ("quantization: {compute_dtype: fp16}", "compute_dtype cannot be 'fp16'"),
-    ("quantization: 4", "must be a section"),
-    ("name: [a]", "name must be str"),
-    ("languages: [de]", "languages cannot be 'de'"),
-    ("source: {hub: github}", "source.hub cannot be 'github'"),
-    ("source: {package: {name: x}}", "source.package"),
-    ("source: {package: {name: --index-url=x, version: '1', file: a, sha256: " + "a" * 64 + "}}", "package.name"),
-    ("generation: {max_new_tokens: -1}", "max_new_tokens"),
-    ("- a", "must hold keys and values"), ("a: [", "not valid YAML"), ("", "must hold keys and values"), ("a: !!python/name:os.system", "YAML"),
-    ("a: &a [x]\nb: [*a, *a]", "no key"),
-])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("quantisation: {}", "no key quantisation. Did you mean quantization"),
+        ("quantization: {group_sise: 32}", "quantization.group_sise. Did you mean group_size"),
+        ("quantization: {group_size: 33}", "cannot be 33"),
+        ("quantization: {group_size: '32'}", "must be int"),
+        ("quantization: {weight_dtype: int4}", "cannot be 'int4'"),
+        ("quantization: {head: fp32}", "quantization.head cannot be 'fp32'"),
+        ("quantization: {compute_dtype: fp16}", "compute_dtype cannot be 'fp16'"),
+        ("quantization: 4", "must be a section"),
+        ("name: [a]", "name must be str"),
+        ("languages: [de]", "languages cannot be 'de'"),
+        ("source: {hub: github}", "source.hub cannot be 'github'"),
+        ("source: {package: {name: x}}", "source.package"),
+        ("source: {package: {name: --index-url=x, version: '1', file: a, sha256: " + "a" * 64 + "}}", "package.name"),
+        ("generation: {max_new_tokens: -1}", "max_new_tokens"),
+        ("- a", "must hold keys and values"),
+        ("a: [", "not valid YAML"),
+        ("", "must hold keys and values"),
+        ("a: !!python/name:os.system", "YAML"),
+        ("a: &a [x]\nb: [*a, *a]", "no key"),
+    ],
+)
 def test_a_recipe_that_cannot_be_meant_is_named(content, sentence, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(content)
@@ -75,18 +88,32 @@ def test_a_recipe_that_cannot_be_meant_is_named(content, sentence, tmp_path):
         recipes.load(str(file))
 
 
-@pytest.mark.parametrize("model, sentence", [
-    ("chatglm-6b", "Did you mean chatglm3-6b"), ("./nowhere", "no model"), ("nowhere.gguf", "no model"),
-    ("a/b/c", "no model"), ("../up", "no model"), ("", "no model")])
+@pytest.mark.parametrize(
+    "model, sentence",
+    [
+        ("chatglm-6b", "Did you mean chatglm3-6b"),
+        ("./nowhere", "no model"),
+        ("nowhere.gguf", "no model"),
+        ("a/b/c", "no model"),
+        ("../up", "no model"),
+        ("", "no model"),
+    ],
+)
 def test_a_model_that_does_not_exist_is_named_with_what_does(model, sentence):
     with pytest.raises(RecipeError, match=sentence):
         recipes.load(model)
 
 
-@pytest.mark.parametrize("settings, sentence", [
-    (["quantization.groupsize", "64"], "Did you mean group_size"), (["quantization.group_size"], "no value"),
-    (["quantization.group_size.x", "1"], "group_size must be"), (["", "1"], "no key"),
-    (["quantization", "x"], "must be a section")])
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (["quantization.groupsize", "64"], "Did you mean group_size"),
+        (["quantization.group_size"], "no value"),
+        (["quantization.group_size.x", "1"], "group_size must be"),
+        (["", "1"], "no key"),
+        (["quantization", "x"], "must be a section"),
+    ],
+)
 def test_a_setting_that_cannot_be_meant_is_named(settings, sentence):
     with pytest.raises(RecipeError, match=sentence):
         recipes.load(recipes.EMBEDDED, settings)
@@ -115,15 +142,26 @@ def test_a_question_set_of_ones_own_works_with_numbers_as_ids(tmp_path):
     assert [(q.id, q.expected) for q in chosen.questions] == [("1", ""), ("2", "4")]
 
 
-@pytest.mark.parametrize("content, sentence", [
-    ("questions: [{id: a, txt: b}]", "question 1: there is no field txt. Did you mean text"),
-    ("langauge: zh", "no field langauge. Did you mean language"), ("questions: []", "no questions"),
-    ("questions: [{id: a}]", "question 1 has no text"), ("questions: [{text: a}]", "question 1 has no id"),
-    ("questions: [{id: a, text: ' '}]", "has no text"), ("questions: [a]", "must have the fields"),
-    ("questions: [{id: a, text: b}, {id: a, text: c}]", "two questions have the id a"),
-    ("questions: {a: b}", "questions must be list"), ("questions: [{id: a, text: [b]}]", "text must be str"),
-    ("language: fr\nquestions: [{id: a, text: b}]", "language cannot be 'fr'"), ("[", "not valid YAML"), ("", "must hold keys"),
-    ("includes: [nowhere]", "no question set nowhere"), ("questions:", "questions must be list")])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        ("questions: [{id: a, txt: b}]", "question 1: there is no field txt. Did you mean text"),
+        ("langauge: zh", "no field langauge. Did you mean language"),
+        ("questions: []", "no questions"),
+        ("questions: [{id: a}]", "question 1 has no text"),
+        ("questions: [{text: a}]", "question 1 has no id"),
+        ("questions: [{id: a, text: ' '}]", "has no text"),
+        ("questions: [a]", "must have the fields"),
+        ("questions: [{id: a, text: b}, {id: a, text: c}]", "two questions have the id a"),
+        ("questions: {a: b}", "questions must be list"),
+        ("questions: [{id: a, text: [b]}]", "text must be str"),
+        ("language: fr\nquestions: [{id: a, text: b}]", "language cannot be 'fr'"),
+        ("[", "not valid YAML"),
+        ("", "must hold keys"),
+        ("includes: [nowhere]", "no question set nowhere"),
+        ("questions:", "questions must be list"),
+    ],
+)
 def test_a_question_set_that_cannot_be_meant_is_named(content, sentence, tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(content)
@@ -145,12 +183,15 @@ def test_a_misspelt_question_set_gets_a_hint():
 
 def test_layers_to_leave_alone_are_checked_and_change_the_artifact(models):
     from itrex_chat.artifacts import obtain
+
     path = str(models("qwen2"))
-    whole, kept = (obtain(recipes.load(path, settings)).artifact
-                   for settings in ([], ["quantization.keep_layers", "[1]"]))
+    whole, kept = (
+        obtain(recipes.load(path, settings)).artifact for settings in ([], ["quantization.keep_layers", "[1]"])
+    )
     assert whole.manifest["key"] != kept.manifest["key"] and "keep_layers" not in whole.manifest["content"]
     assert [name for name in whole.manifest["matrices"] if name not in kept.manifest["matrices"]] == [
-        name for name in whole.manifest["matrices"] if ".layers.1." in name]
+        name for name in whole.manifest["matrices"] if ".layers.1." in name
+    ]
     assert recipes.from_dict(kept.manifest["recipe"]).quantization.keep_layers == (1,)
     with pytest.raises(RecipeError, match="layers 0 to 1"):
         obtain(recipes.load(path, ["quantization.keep_layers", "[2]"]))

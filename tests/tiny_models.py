@@ -1,4 +1,5 @@
 """Tiny models in the layouts that users have, with vocabularies made here: random weights, real file formats."""
+
 import base64
 import json
 from pathlib import Path
@@ -10,31 +11,84 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 CORPUS = [
-    "你好，世界！今天天气很好，我们一起去公园散步，然后回家做饭吃吧。", "冬天：能穿多少穿多少。夏天：能穿多少穿多少。",
-    "明明明明明白白白喜欢他，可她就是不说。", "The quick brown fox jumps over the lazy dog.",
-    "What is the capital of France? It is Paris.", "def f(x):\n    return x ** 2", "1234567890 3.14159", "system user assistant",
+    "你好，世界！今天天气很好，我们一起去公园散步，然后回家做饭吃吧。",
+    "冬天：能穿多少穿多少。夏天：能穿多少穿多少。",
+    "明明明明明白白白喜欢他，可她就是不说。",
+    "The quick brown fox jumps over the lazy dog.",
+    "What is the capital of France? It is Paris.",
+    "def f(x):\n    return x ** 2",
+    "1234567890 3.14159",
+    "system user assistant",
 ] * 4
-CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 CHATGLM3 = {
-    "model_type": "chatglm", "add_bias_linear": False, "add_qkv_bias": True, "ffn_hidden_size": 96, "hidden_size": 64,
-    "kv_channels": 16, "layernorm_epsilon": 1e-5, "multi_query_attention": True, "multi_query_group_num": 2,
-    "num_attention_heads": 4, "num_layers": 2, "original_rope": True, "padded_vocab_size": 65024, "post_layer_norm": True,
-    "rmsnorm": True, "seq_length": 8192, "torch_dtype": "float16"}
+    "model_type": "chatglm",
+    "add_bias_linear": False,
+    "add_qkv_bias": True,
+    "ffn_hidden_size": 96,
+    "hidden_size": 64,
+    "kv_channels": 16,
+    "layernorm_epsilon": 1e-5,
+    "multi_query_attention": True,
+    "multi_query_group_num": 2,
+    "num_attention_heads": 4,
+    "num_layers": 2,
+    "original_rope": True,
+    "padded_vocab_size": 65024,
+    "post_layer_norm": True,
+    "rmsnorm": True,
+    "seq_length": 8192,
+    "torch_dtype": "float16",
+}
 QWEN = {
-    "model_type": "qwen", "hidden_size": 64, "intermediate_size": 192, "kv_channels": 16, "layer_norm_epsilon": 1e-6,
-    "max_position_embeddings": 2048, "no_bias": True, "num_attention_heads": 4, "num_hidden_layers": 2,
-    "rotary_emb_base": 10000, "rotary_pct": 1.0, "seq_length": 48, "tie_word_embeddings": False, "use_dynamic_ntk": True,
-    "use_logn_attn": True, "vocab_size": 640}
+    "model_type": "qwen",
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "kv_channels": 16,
+    "layer_norm_epsilon": 1e-6,
+    "max_position_embeddings": 2048,
+    "no_bias": True,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "rotary_emb_base": 10000,
+    "rotary_pct": 1.0,
+    "seq_length": 48,
+    "tie_word_embeddings": False,
+    "use_dynamic_ntk": True,
+    "use_logn_attn": True,
+    "vocab_size": 640,
+}
 BAICHUAN2 = {
-    "model_type": "baichuan", "hidden_act": "silu", "hidden_size": 64, "intermediate_size": 96,
-    "max_position_embeddings": 4096, "num_attention_heads": 4, "num_hidden_layers": 2, "rms_norm_eps": 1e-6,
-    "vocab_size": 125696, "eos_token_id": 2}
+    "model_type": "baichuan",
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 125696,
+    "eos_token_id": 2,
+}
 NATIVE = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 640, "max_position_embeddings": 512, "rms_norm_eps": 2.0 ** -20,
-    "tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 640,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 2.0**-20,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 
 
 def sentencepiece_model(folder: Path, reserved: bool = False) -> None:
@@ -43,9 +97,18 @@ def sentencepiece_model(folder: Path, reserved: bool = False) -> None:
     corpus = folder / "corpus.txt"
     corpus.write_text("\n".join(CORPUS), "utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / "tokenizer"), vocab_size=500 + len(words), byte_fallback=True,
-        model_type="bpe", user_defined_symbols=words, hard_vocab_limit=False, minloglevel=2,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=not reserved)
+        input=str(corpus),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=500 + len(words),
+        byte_fallback=True,
+        model_type="bpe",
+        user_defined_symbols=words,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=not reserved,
+    )
     corpus.unlink()
     (folder / "tokenizer.vocab").unlink()
 
@@ -57,7 +120,8 @@ def tiktoken_file(folder: Path) -> None:
         encoded = word.encode()
         ranks += [encoded[:end] for end in range(2, len(encoded) + 1) if encoded[:end] not in ranks]
     (folder / "qwen.tiktoken").write_bytes(
-        b"\n".join(base64.b64encode(token) + b" %d" % rank for rank, token in enumerate(ranks)) + b"\n")
+        b"\n".join(base64.b64encode(token) + b" %d" % rank for rank, token in enumerate(ranks)) + b"\n"
+    )
 
 
 def fast_tokenizer(folder: Path, template: str = CHATML) -> None:
@@ -65,13 +129,16 @@ def fast_tokenizer(folder: Path, template: str = CHATML) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(
-        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tokenizer.train_from_iterator(
+        CORPUS,
+        trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     tokenizer.add_tokens([AddedToken("<think>", normalized=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({
-        "chat_template": template, "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"chat_template": template, "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"})
+    )
 
 
 class Weights:
@@ -82,7 +149,9 @@ class Weights:
 
     def add(self, name: str, *shape: int, scale: float = 0.1) -> None:
         values = self.random.standard_normal(shape, np.float32) * scale
-        self.tensors[name] = torch.from_numpy(1 + values if len(shape) == 1 and "norm" in name else values).to(self.dtype)
+        self.tensors[name] = torch.from_numpy(1 + values if len(shape) == 1 and "norm" in name else values).to(
+            self.dtype
+        )
 
 
 def chatglm3(folder: Path, **changes) -> Path:
@@ -153,6 +222,7 @@ def baichuan2(folder: Path, **changes) -> Path:
 def native(folder: Path, architecture: str, **changes) -> Path:
     """A model of one of transformers' own architectures, saved by transformers."""
     from transformers import AutoConfig, AutoModelForCausalLM
+
     config = AutoConfig.for_model(architecture, **(NATIVE | changes))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -171,7 +241,7 @@ def sharded(folder: Path, tensors: dict[str, torch.Tensor], parts: int) -> None:
     """Safetensors files with an index."""
     names, homes = list(tensors), {}
     for part in range(parts):
-        chosen = names[part * len(names) // parts:(part + 1) * len(names) // parts]
+        chosen = names[part * len(names) // parts : (part + 1) * len(names) // parts]
         file = f"model-{part + 1:05d}-of-{parts:05d}.safetensors"
         save_file({name: tensors[name] for name in chosen}, folder / file)
         homes |= dict.fromkeys(chosen, file)

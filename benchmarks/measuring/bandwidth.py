@@ -1,4 +1,5 @@
 """How fast this machine reads memory: the limit of decode."""
+
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from itrex_chat.places import cache_home
+from itrex_chat.foundation.places import cache_home
 
 SOURCE = Path(__file__).with_name("read_bandwidth.c")
 MEGABYTES, SECONDS = 1024, 0.6
@@ -22,8 +23,13 @@ class ReadBandwidth:
     def measure(self) -> float:
         """The best of several passes within about a second."""
         command = [self._program] if self._program else [sys.executable, "-m", "measuring.bandwidth"]
-        run = subprocess.run([*command, str(self.threads), str(MEGABYTES), str(SECONDS)], check=True,
-                             capture_output=True, text=True, cwd=SOURCE.parent.parent)
+        run = subprocess.run(
+            [*command, str(self.threads), str(MEGABYTES), str(SECONDS)],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=SOURCE.parent.parent,
+        )
         return float(run.stdout.split()[0])
 
 
@@ -33,8 +39,9 @@ def _compiled() -> Path | None:
     program = folder / f"read_bandwidth.{os.getpid()}"
     for compiler in ("cc", "gcc", "clang"):
         try:
-            subprocess.run([compiler, "-O3", "-march=native", "-pthread", SOURCE, "-o", program], check=True,
-                           capture_output=True)
+            subprocess.run(
+                [compiler, "-O3", "-march=native", "-pthread", SOURCE, "-o", program], check=True, capture_output=True
+            )
             return program.replace(folder / "read_bandwidth")
         except (OSError, subprocess.CalledProcessError):
             continue
@@ -43,6 +50,7 @@ def _compiled() -> Path | None:
 
 def _numpy(threads: int, megabytes: int, seconds: float) -> float:
     import numpy as np
+
     parts = np.array_split(np.ones(megabytes << 17, dtype=np.uint64), threads)
     best, start = 0.0, time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:

@@ -1,16 +1,16 @@
 """Who takes part, in which environment, with which file of the model."""
+
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from itrex_chat.gguf_header import read_header
-from itrex_chat.machine import available_memory
+from itrex_chat.foundation.machine import available_memory
+from itrex_chat.sources.gguf_header import read_header
 from measuring import environments
 from measuring.models import Model
 from measuring.processes import Unavailable
-
 
 # Memory at the peak by weight of the model, roughly. ITREX has the whole FP32 model twice for a while.
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "int4": 1, "itrex": 8}
@@ -22,6 +22,7 @@ class Entry:
 
     `weight_bytes` that one decoded token reads, where the file tells; otherwise the contestant does.
     """
+
     python: Path
     module: str
     file: Path
@@ -33,6 +34,7 @@ class Entry:
 @dataclass(frozen=True)
 class Contestant:
     """`enter` prepares whatever is missing, and raises Unavailable."""
+
     name: str
     title: str
     enter: Callable[[Model], Entry]
@@ -43,9 +45,14 @@ def _ours(variant: str, kernel: str | None = None) -> Callable[[Model], Entry]:
         _check_memory(model, BYTES[variant])
         if variant == "int4":
             model.artifact()
-        return Entry(Path(sys.executable), "peers.this_program", Path(),
-                     {"variant": variant, "recipe": model.recipe.as_dict()},
-                     {"ITREX_CHAT_KERNEL": kernel or ""} if kernel or variant != "int4" else {})  # set outside: for INT4
+        return Entry(
+            Path(sys.executable),
+            "peers.this_program",
+            Path(),
+            {"variant": variant, "recipe": model.recipe.as_dict()},
+            {"ITREX_CHAT_KERNEL": kernel or ""} if kernel or variant != "int4" else {},
+        )  # set outside: for INT4
+
     return enter
 
 
@@ -53,8 +60,12 @@ def _llama_cpp(model: Model) -> Entry:
     file = model.gguf()
     _metadata, tensors = read_header(file)
     embedding = tensors["token_embd.weight"].length if "output.weight" in tensors else 0
-    return Entry(environments.llama_cpp().python(), "peers.llama_cpp", file,
-                 weight_bytes=sum(tensor.length for tensor in tensors.values()) - embedding)
+    return Entry(
+        environments.llama_cpp().python(),
+        "peers.llama_cpp",
+        file,
+        weight_bytes=sum(tensor.length for tensor in tensors.values()) - embedding,
+    )
 
 
 def _openvino(model: Model) -> Entry:
@@ -62,14 +73,19 @@ def _openvino(model: Model) -> Entry:
     config = json.loads((folder / "config.json").read_text())
     # An untied embedding is INT8 with a zero point and a float16 scale for each row.
     embedding = 0 if config["tie_word_embeddings"] else config["vocab_size"] * (config["hidden_size"] + 3)
-    return Entry(environments.openvino().python(), "peers.openvino_genai", folder,
-                 weight_bytes=(folder / "openvino_model.bin").stat().st_size - embedding)
+    return Entry(
+        environments.openvino().python(),
+        "peers.openvino_genai",
+        folder,
+        weight_bytes=(folder / "openvino_model.bin").stat().st_size - embedding,
+    )
 
 
 def _transformers(dtype: str) -> Callable[[Model], Entry]:
     def enter(model: Model) -> Entry:
         _check_memory(model, BYTES[dtype])
         return Entry(Path(sys.executable), "peers.transformers_dense", model.dense(), {"dtype": dtype})
+
     return enter
 
 
@@ -85,14 +101,22 @@ def _check_memory(model: Model, bytes_per_weight: float) -> None:
 
 
 BASE = "int4"  # the one that the others are compared with
-VARIANTS = {contestant.name: contestant for contestant in (
-    Contestant("int4", "itrex_chat INT4", _ours("int4")),
-    Contestant("bf16", "itrex_chat BF16", _ours("bf16")),
-    Contestant("fp32", "itrex_chat FP32", _ours("fp32")))}
-PEERS = {contestant.name: contestant for contestant in (
-    Contestant("llama.cpp", "llama.cpp Q4_0", _llama_cpp),
-    Contestant("openvino", "OpenVINO GenAI INT4", _openvino),
-    Contestant("ark", "auto-round-lib's kernels (itrex_chat INT4, ark)", _ours("int4", "ark")),
-    Contestant("itrex", "ITREX 1.4.2 INT4", _itrex),
-    Contestant("transformers-bf16", "transformers BF16", _transformers("bfloat16")),
-    Contestant("transformers-fp32", "transformers FP32", _transformers("float32")))}
+VARIANTS = {
+    contestant.name: contestant
+    for contestant in (
+        Contestant("int4", "itrex_chat INT4", _ours("int4")),
+        Contestant("bf16", "itrex_chat BF16", _ours("bf16")),
+        Contestant("fp32", "itrex_chat FP32", _ours("fp32")),
+    )
+}
+PEERS = {
+    contestant.name: contestant
+    for contestant in (
+        Contestant("llama.cpp", "llama.cpp Q4_0", _llama_cpp),
+        Contestant("openvino", "OpenVINO GenAI INT4", _openvino),
+        Contestant("ark", "auto-round-lib's kernels (itrex_chat INT4, ark)", _ours("int4", "ark")),
+        Contestant("itrex", "ITREX 1.4.2 INT4", _itrex),
+        Contestant("transformers-bf16", "transformers BF16", _transformers("bfloat16")),
+        Contestant("transformers-fp32", "transformers FP32", _transformers("float32")),
+    )
+}

@@ -5,6 +5,7 @@
 
 Run as a process of its own, so that its memory does not count elsewhere.
 """
+
 import argparse
 import json
 from collections.abc import Iterator
@@ -15,23 +16,55 @@ ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
 # Sizes of the published models in the architecture that all peers can take; ChatGLM3 differs in nothing that costs time.
 SHAPES = {
     "chatglm3-6b-shape": {
-        "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 4096, "intermediate_size": 13696,
-        "num_hidden_layers": 28, "num_attention_heads": 32, "num_key_value_heads": 2, "vocab_size": 65024},
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 13696,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 2,
+        "vocab_size": 65024,
+    },
     "qwen-7b-shape": {
-        "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_size": 4096, "intermediate_size": 11008,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 151936},
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 151936,
+    },
     "llama-1.1b-shape": {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2048, "intermediate_size": 5632,
-        "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 32000}}
-COMMON = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 8192, "tie_word_embeddings": False,
-          "rope_parameters": ROTARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "vocab_size": 32000,
+    },
+}
+COMMON = {
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+    "rope_parameters": ROTARY,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
 
 
 def write_model(model: str, folder: Path) -> None:
     """A copy of what the project's checkpoint reader reads."""
-    from itrex_chat import recipe as recipes, sources
+    from itrex_chat import sources
     from itrex_chat.chat import load_tokenizer
     from itrex_chat.checkpoints import open_checkpoint
+    from itrex_chat.settings import recipe as recipes
+
     recipe = recipes.load(model)
     source = sources.resolve(recipe)
     checkpoint = open_checkpoint(source)
@@ -46,23 +79,26 @@ def write_shape(name: str, folder: Path) -> None:
     """Random weights, normal with deviation 0.02, norms one, and a tokenizer of single bytes."""
     import torch
 
-    from itrex_chat.decoder.config import from_native
-    from itrex_chat.decoder.layout import tensors
+    from itrex_chat.architecture.config import from_transformers
+    from itrex_chat.architecture.layout import tensors
+
     config = COMMON | SHAPES[name]
     generator = torch.Generator().manual_seed(0)
 
     def weights() -> Iterator:
-        for spec in tensors(from_native(config)):
+        for spec in tensors(from_transformers(config)):
             if spec.role == "vector":
                 yield spec.name, (torch.ones if "norm" in spec.name else torch.zeros)(spec.shape)
             else:
                 yield spec.name, torch.empty(spec.shape).normal_(0, 0.02, generator=generator)
+
     _write(folder, config, weights(), _byte_tokenizer())
 
 
 def _write(folder: Path, config: dict, tensors: Iterator, tokenizer: dict[str, bytes]) -> None:
     import torch
     from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     homes, shard, number = {}, {}, 0
 
@@ -73,6 +109,7 @@ def _write(folder: Path, config: dict, tensors: Iterator, tokenizer: dict[str, b
         save_file(shard, folder / name, metadata={"format": "pt"})
         homes.update(dict.fromkeys(shard, name))
         shard = {}
+
     for name, tensor in tensors:
         shard[name] = tensor.to(torch.float16).contiguous()
         if sum(tensor.nbytes for tensor in shard.values()) >= SHARD:
@@ -86,6 +123,7 @@ def _write(folder: Path, config: dict, tensors: Iterator, tokenizer: dict[str, b
 
 def _byte_tokenizer() -> dict[str, bytes]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<|end|>": 0} | {piece: number for number, piece in enumerate(alphabet, 1)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

@@ -1,4 +1,5 @@
 """Environments of the peers: made once in the cache, and taken for whole only when they are."""
+
 import json
 import os
 import re
@@ -11,9 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from itrex_chat.errors import EngineError
-from itrex_chat.files import write_text
-from itrex_chat.places import cache_home
+from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.files import write_text
+from itrex_chat.foundation.places import cache_home
 from measuring.processes import HERE, Unavailable
 
 CPU_TORCH = "torch==2.13.0"
@@ -22,6 +23,7 @@ CPU_TORCH = "torch==2.13.0"
 @dataclass(frozen=True)
 class Environment:
     """A virtual environment: `steps` are runs of pip, one after the other."""
+
     name: str
     steps: tuple[tuple[str, ...], ...]
     variables: tuple[tuple[str, str], ...] = ()
@@ -43,8 +45,12 @@ class Environment:
         with open(f"{folder}.log", "w") as log:
             for step in self.steps:
                 run = subprocess.run(
-                    ["nice", "-n", "19", folder / "bin" / "python", "-m", "pip", *step], cwd=HERE,
-                    stdout=log, stderr=subprocess.STDOUT, env=os.environ | dict(self.variables))
+                    ["nice", "-n", "19", folder / "bin" / "python", "-m", "pip", *step],
+                    cwd=HERE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | dict(self.variables),
+                )
                 if run.returncode:
                     raise Unavailable(f"pip {' '.join(step)} failed; see {folder}.log")
 
@@ -56,16 +62,30 @@ def llama_cpp() -> Environment:
         flags += [f"-DCMAKE_C_COMPILER={clang}", f"-DCMAKE_CXX_COMPILER={clang.replace('clang', 'clang++')}"]
     elif " amx_tile" in Path("/proc/cpuinfo").read_text():
         raise Unavailable("llama.cpp needs clang on a processor with AMX (Debian: apt-get install clang)")
-    return Environment("llama.cpp", (("install", "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36"),),
-                       (("CMAKE_ARGS", " ".join(flags)),))
+    return Environment(
+        "llama.cpp",
+        (("install", "--no-binary", "llama-cpp-python", "llama-cpp-python==0.3.36"),),
+        (("CMAKE_ARGS", " ".join(flags)),),
+    )
 
 
 def openvino() -> Environment:
-    return Environment("openvino", (
-        ("install", CPU_TORCH),  # first: the others would ask for another build of it
-        ("install", CPU_TORCH, "optimum-intel[openvino]==2.2.0", "openvino==2026.4.1", "openvino-genai==2026.4.1.0",
-         "openvino-tokenizers==2026.4.1.0", "nncf==3.4.0"),
-        ("uninstall", "--yes", "torchvision")))  # comes along, and does not fit every build of torch
+    return Environment(
+        "openvino",
+        (
+            ("install", CPU_TORCH),  # first: the others would ask for another build of it
+            (
+                "install",
+                CPU_TORCH,
+                "optimum-intel[openvino]==2.2.0",
+                "openvino==2026.4.1",
+                "openvino-genai==2026.4.1.0",
+                "openvino-tokenizers==2026.4.1.0",
+                "nncf==3.4.0",
+            ),
+            ("uninstall", "--yes", "torchvision"),
+        ),
+    )  # comes along, and does not fit every build of torch
 
 
 class Itrex:
@@ -74,6 +94,7 @@ class Itrex:
     @staticmethod
     def python() -> Path:
         from itrex_chat.engines.itrex import environment
+
         try:
             return Path(environment.install().python)
         except EngineError as error:
@@ -86,9 +107,13 @@ def itrex() -> Itrex:
 
 def _clang() -> str | None:
     """The newest clang on the PATH that has a clang++ beside it."""
+
     def version(name: str) -> int:
         return int(name.partition("-")[2] or 0)
+
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if Path(folder).is_dir()]
-    names = {file.name for folder in folders for file in folder.glob("clang*") if re.fullmatch(r"clang(-\d+)?", file.name)}
+    names = {
+        file.name for folder in folders for file in folder.glob("clang*") if re.fullmatch(r"clang(-\d+)?", file.name)
+    }
     both = [name for name in names if shutil.which(name) and shutil.which(name.replace("clang", "clang++"))]
     return max(both, key=version, default=None)

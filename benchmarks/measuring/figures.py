@@ -1,4 +1,5 @@
 """From raw lines to figures: medians with quartiles, and ratios within rounds."""
+
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from measuring.rounds import Results
 @dataclass(frozen=True)
 class Spread:
     """The median of `count` values and their quartiles."""
+
     median: float
     p25: float
     p75: float
@@ -36,6 +38,7 @@ class Figures:
     rate as a part of the read bandwidth of the same run. `slower` is the base's decode rate divided by this one's, round
     by round. `equal_tokens` counts how many of the first greedy tokens are those of the FP32 variant.
     """
+
     name: str
     decode: Spread | None
     ttft: Spread | None
@@ -76,22 +79,47 @@ def _figures(results: Results, name: str, base: str, exact: str) -> Figures:
     lengths = sorted({answer["prompt"] for answer in _answers(rounds[0], "prefill")})
     others = results.lines.get(base, [])
     return Figures(
-        name=name, decode=decode, ttft=spread(answer["ttft"] for lines in rounds for answer in _answers(lines, "chat")),
+        name=name,
+        decode=decode,
+        ttft=spread(answer["ttft"] for lines in rounds for answer in _answers(lines, "chat")),
         prefill={length: spread(rate for lines in rounds for rate in _prefill(lines, length)) for length in lengths},
         load=spread(line["seconds"] for lines in rounds for line in _of(lines, "load")),
         load_peak=max(line["peak"] for lines in rounds for line in _of(lines, "load")),
         peak=max(line["peak"] for lines in rounds for line in _of(lines, "memory")),
-        weight_bytes=weights, achieved=achieved, share=achieved / limit if achieved else None,
+        weight_bytes=weights,
+        achieved=achieved,
+        share=achieved / limit if achieved else None,
         slower=spread(_ratio(_decode(ours), _decode(theirs)) for ours, theirs in zip(others, rounds)),
-        slower_prefill={length: found for length in lengths if (found := spread(
-            _ratio(_prefill(ours, length), _prefill(theirs, length)) for ours, theirs in zip(others, rounds)))},
-        equal_tokens=_equal(rounds, results.lines.get(exact)), about=about,
-        after={length: spread(1 / answer["tpot"] for lines in rounds for answer in _answers(lines, "context")
-                              if answer["prompt"] == length)
-               for length in sorted({answer["prompt"] for answer in _answers(rounds[0], "context")})},
-        batches={size: spread(line["tokens"] / line["seconds"] for lines in rounds for line in _of(lines, "batch")
-                              if line["size"] == size)
-                 for size in sorted({line["size"] for line in _of(rounds[0], "batch")})})
+        slower_prefill={
+            length: found
+            for length in lengths
+            if (
+                found := spread(
+                    _ratio(_prefill(ours, length), _prefill(theirs, length)) for ours, theirs in zip(others, rounds)
+                )
+            )
+        },
+        equal_tokens=_equal(rounds, results.lines.get(exact)),
+        about=about,
+        after={
+            length: spread(
+                1 / answer["tpot"]
+                for lines in rounds
+                for answer in _answers(lines, "context")
+                if answer["prompt"] == length
+            )
+            for length in sorted({answer["prompt"] for answer in _answers(rounds[0], "context")})
+        },
+        batches={
+            size: spread(
+                line["tokens"] / line["seconds"]
+                for lines in rounds
+                for line in _of(lines, "batch")
+                if line["size"] == size
+            )
+            for size in sorted({line["size"] for line in _of(rounds[0], "batch")})
+        },
+    )
 
 
 def _of(lines: list[dict], kind: str):

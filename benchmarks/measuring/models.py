@@ -3,6 +3,7 @@
 A format is a folder `cache/benchmarks/models/NAME-KEY/FORMAT` with `made.json`, which says how it was made, how long
 that took and the peak of memory. It is made under another name and renamed when whole.
 """
+
 import json
 import os
 import shutil
@@ -12,9 +13,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from itrex_chat import recipe as recipes, sources
-from itrex_chat.files import write_json
-from itrex_chat.places import cache_home
+from itrex_chat import sources
+from itrex_chat.foundation.files import write_json
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.settings import recipe as recipes
 from measuring import environments
 from measuring.processes import Made, convert
 
@@ -22,6 +24,7 @@ from measuring.processes import Made, convert
 @dataclass(frozen=True)
 class Model:
     """A model by its recipe's name or path, or the name of a shape (`dense.SHAPES`), which has random weights."""
+
     given: str
     shape: bool = False
 
@@ -50,23 +53,41 @@ class Model:
 
     def artifact(self) -> None:
         """Have this program's INT4 artifact in its cache."""
-        convert([sys.executable, "-m", "itrex_chat.quantize", "--model", str(self.dense()) if self.shape else self.given])
+        convert(
+            [sys.executable, "-m", "itrex_chat.quantize", "--model", str(self.dense()) if self.shape else self.given]
+        )
 
     def gguf_source(self) -> Path:
         """What llama.cpp quantizes: the GGUF file that was given, else a float16 one."""
         if not self.shape and (source := sources.resolve(self.recipe)).format == "gguf":
             return source.weights[0]
-        folder = self._format("f16", lambda: [sys.executable, "-m", "measuring.gguf_f16", self.dense(), "TARGET/f16.gguf"])
+        folder = self._format(
+            "f16", lambda: [sys.executable, "-m", "measuring.gguf_f16", self.dense(), "TARGET/f16.gguf"]
+        )
         return folder / "f16.gguf"
 
     def gguf(self) -> Path:
         """llama.cpp's Q4_0, requantized where the source was quantized before."""
-        return self._format("q4_0", lambda: [environments.llama_cpp().python(), "-m", "peers.llama_cpp", "quantize",
-                                             self.gguf_source(), "TARGET/q4_0.gguf"]) / "q4_0.gguf"
+        return (
+            self._format(
+                "q4_0",
+                lambda: [
+                    environments.llama_cpp().python(),
+                    "-m",
+                    "peers.llama_cpp",
+                    "quantize",
+                    self.gguf_source(),
+                    "TARGET/q4_0.gguf",
+                ],
+            )
+            / "q4_0.gguf"
+        )
 
     def openvino(self) -> Path:
-        return self._format("openvino", lambda: [environments.openvino().python(), "-m", "peers.openvino_genai", "convert",
-                                                 self.dense(), "TARGET"])
+        return self._format(
+            "openvino",
+            lambda: [environments.openvino().python(), "-m", "peers.openvino_genai", "convert", self.dense(), "TARGET"],
+        )
 
     def itrex(self) -> Path:
         """The dense folder with a configuration in the words of transformers 4.38."""
@@ -86,7 +107,9 @@ class Model:
 
     def made(self) -> dict[str, Made]:
         """The formats that exist, and what each took."""
-        return {file.parent.name: Made(**json.loads(file.read_text())) for file in sorted(self.folder.glob("*/made.json"))}
+        return {
+            file.parent.name: Made(**json.loads(file.read_text())) for file in sorted(self.folder.glob("*/made.json"))
+        }
 
     def _format(self, name: str, command: Callable[[], list]) -> Path:
         """The folder of a format, made if it is not there; only then are the formats made that `command` names."""

@@ -1,4 +1,5 @@
 """Processes of contestants and converters."""
+
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.places import PACKAGE
+from itrex_chat.foundation.places import PACKAGE
 
 HERE = Path(__file__).resolve().parent.parent
 VARIABLES = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -19,6 +20,7 @@ class Unavailable(Exception):
 @dataclass(frozen=True)
 class Made:
     """What a converter took: its command without folder names, seconds, peak memory in bytes."""
+
     command: str
     seconds: float
     peak: int
@@ -26,10 +28,19 @@ class Made:
 
 def start(command: list, variables: dict[str, str], folder: Path | str = HERE, **streams) -> subprocess.Popen:
     """Start a command in `folder`. Should the memory run out, it goes first."""
-    paths = [HERE, PACKAGE.parent] if str(command[0]) == sys.executable else [HERE]  # the program that runs here, no other
+    paths = (
+        [HERE, PACKAGE.parent] if str(command[0]) == sys.executable else [HERE]
+    )  # the program that runs here, no other
     search = {"PYTHONPATH": os.pathsep.join(map(str, paths))}
-    return subprocess.Popen([str(part) for part in command], cwd=folder, env=os.environ | VARIABLES | search | variables,
-                            text=True, errors="replace", preexec_fn=_go_first, **streams)
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=folder,
+        env=os.environ | VARIABLES | search | variables,
+        text=True,
+        errors="replace",
+        preexec_fn=_go_first,
+        **streams,
+    )
 
 
 def convert(command: list, variables: dict[str, str] = {}) -> Made:

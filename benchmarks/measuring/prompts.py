@@ -4,6 +4,7 @@
 
 prints them as JSON; a process of its own, because the tokenizer needs the checkpoint's family and that needs torch.
 """
+
 import json
 import subprocess
 import sys
@@ -28,7 +29,9 @@ class Prompts:
 
 def prompts(model: str) -> Prompts:
     """For a recipe or a path. Raises Unavailable with the model's own error."""
-    process = start([sys.executable, "-m", "measuring.prompts", model], {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(
+        [sys.executable, "-m", "measuring.prompts", model], {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     output, errors = process.communicate()
     if process.returncode:
         raise Unavailable((errors.strip().splitlines() or ["no prompt"])[-1])
@@ -36,15 +39,19 @@ def prompts(model: str) -> Prompts:
 
 
 def _print(model: str) -> None:
-    from itrex_chat import recipe as recipes, sources
+    from itrex_chat import sources
     from itrex_chat.chat import load_tokenizer
     from itrex_chat.chat.messages import Message
     from itrex_chat.checkpoints import open_checkpoint
+    from itrex_chat.settings import recipe as recipes
+
     recipe = recipes.load(model)
     source = sources.resolve(recipe)
     gguf = source.weights[0] if source.format == "gguf" else None
     tokenizer = load_tokenizer(source.folder, open_checkpoint(source).family, recipe.chat, gguf)
-    print(json.dumps({"chat": tokenizer.prompt([Message("user", QUESTION)]), "long": tokenizer.encode(TEXT.read_text())}))
+    print(
+        json.dumps({"chat": tokenizer.prompt([Message("user", QUESTION)]), "long": tokenizer.encode(TEXT.read_text())})
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Quantization beside the peers' converters: time and peak memory of a process that does nothing else."""
+
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-from itrex_chat.places import cache_home
+from itrex_chat.foundation.places import cache_home
 from measuring import environments
 from measuring.models import Model
 from measuring.processes import Made, Unavailable, convert
@@ -19,14 +20,42 @@ def compare(model: Model, names: set[str]) -> dict[str, Made | str]:
     dense = model.dense()
     with tempfile.TemporaryDirectory(dir=cache_home() / "benchmarks") as folder:
         commands = {
-            "int4": ("itrex_chat, from float16 safetensors", lambda: (
-                [sys.executable, "-m", "itrex_chat.quantize", "--model", str(dense)], {"ITREX_CHAT_CACHE": folder})),
-            "openvino": ("optimum-cli export openvino, from float16 safetensors", lambda: (
-                [str(environments.openvino().python()), "-m", "peers.openvino_genai", "convert", str(dense),
-                 f"{folder}/openvino"], {})),
-            "llama.cpp": ("llama.cpp, from GGUF", lambda: (
-                [str(environments.llama_cpp().python()), "-m", "peers.llama_cpp", "quantize", str(model.gguf_source()),
-                 f"{folder}/q4_0.gguf"], {}))}
+            "int4": (
+                "itrex_chat, from float16 safetensors",
+                lambda: (
+                    [sys.executable, "-m", "itrex_chat.quantize", "--model", str(dense)],
+                    {"ITREX_CHAT_CACHE": folder},
+                ),
+            ),
+            "openvino": (
+                "optimum-cli export openvino, from float16 safetensors",
+                lambda: (
+                    [
+                        str(environments.openvino().python()),
+                        "-m",
+                        "peers.openvino_genai",
+                        "convert",
+                        str(dense),
+                        f"{folder}/openvino",
+                    ],
+                    {},
+                ),
+            ),
+            "llama.cpp": (
+                "llama.cpp, from GGUF",
+                lambda: (
+                    [
+                        str(environments.llama_cpp().python()),
+                        "-m",
+                        "peers.llama_cpp",
+                        "quantize",
+                        str(model.gguf_source()),
+                        f"{folder}/q4_0.gguf",
+                    ],
+                    {},
+                ),
+            ),
+        }
         _warm(dense)
         for name, (title, command) in commands.items():
             if name in names:

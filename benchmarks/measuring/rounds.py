@@ -3,6 +3,7 @@
 What disturbs a shared machine for a while then disturbs all alike. Before each contestant the memory's read bandwidth
 is measured.
 """
+
 import json
 import os
 import resource
@@ -29,21 +30,30 @@ class Plan:
     `samples`: what it is called, prompt ids, and how many tokens to answer. `batches`: sizes with a prompt and a number
     of tokens, for those that can.
     """
+
     warm_up: list[int]
     samples: list[tuple[str, list[int], int]]
     batches: list[tuple[int, list[int], int]] = field(default_factory=list)
 
     def job(self, entry: Entry, threads: int) -> dict:
-        longest = max(len(ids) + count for _what, ids, count in [*self.samples, *self.batches, (0, self.warm_up, WARM_UP)])
-        return {"model": str(entry.file), "threads": threads, "context": (longest // 512 + 1) * 512,
-                "options": entry.options, "warm_up": self.warm_up,
-                "samples": [{"what": what, "ids": ids, "count": count} for what, ids, count in self.samples],
-                "batches": [{"size": size, "ids": ids, "count": count} for size, ids, count in self.batches]}
+        longest = max(
+            len(ids) + count for _what, ids, count in [*self.samples, *self.batches, (0, self.warm_up, WARM_UP)]
+        )
+        return {
+            "model": str(entry.file),
+            "threads": threads,
+            "context": (longest // 512 + 1) * 512,
+            "options": entry.options,
+            "warm_up": self.warm_up,
+            "samples": [{"what": what, "ids": ids, "count": count} for what, ids, count in self.samples],
+            "batches": [{"size": size, "ids": ids, "count": count} for size, ids, count in self.batches],
+        }
 
 
 @dataclass
 class Results:
     """Everything that was measured with one model: raw lines by contestant and round, bandwidths, and who failed why."""
+
     model: str
     lines: dict[str, list[list[dict]]] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -53,8 +63,15 @@ class Results:
     interrupted: bool = False
 
 
-def measure(model: Model, contestants: list[Contestant], plan: Plan, rounds: int, threads: int,
-            bandwidth: ReadBandwidth, logs: Path) -> Results:
+def measure(
+    model: Model,
+    contestants: list[Contestant],
+    plan: Plan,
+    rounds: int,
+    threads: int,
+    bandwidth: ReadBandwidth,
+    logs: Path,
+) -> Results:
     """Prepare all contestants, then let them run in turn; one that fails is out, and the others go on.
 
     After an interrupt the results hold what was measured until then.
@@ -63,8 +80,16 @@ def measure(model: Model, contestants: list[Contestant], plan: Plan, rounds: int
     try:
         _prepare(results, model, contestants)
         for number in range(rounds):
-            _round(results, number, rounds, [contestant for contestant in contestants if contestant.name in results.lines],
-                   plan, threads, bandwidth, logs)
+            _round(
+                results,
+                number,
+                rounds,
+                [contestant for contestant in contestants if contestant.name in results.lines],
+                plan,
+                threads,
+                bandwidth,
+                logs,
+            )
     except KeyboardInterrupt:
         results.interrupted = True
     return results
@@ -79,8 +104,16 @@ def _prepare(results: Results, model: Model, contestants: list[Contestant]) -> N
             _drop(results, contestant, str(problem))
 
 
-def _round(results: Results, number: int, rounds: int, running: list[Contestant], plan: Plan, threads: int,
-           bandwidth: ReadBandwidth, logs: Path) -> None:
+def _round(
+    results: Results,
+    number: int,
+    rounds: int,
+    running: list[Contestant],
+    plan: Plan,
+    threads: int,
+    bandwidth: ReadBandwidth,
+    logs: Path,
+) -> None:
     """Each contestant once; another one begins every time."""
     turn = number % max(1, len(running))
     for contestant in running[turn:] + running[:turn]:
@@ -89,15 +122,19 @@ def _round(results: Results, number: int, rounds: int, running: list[Contestant]
         try:
             entry = results.entries[contestant.name]
             results.lines[contestant.name].append(
-                _run(entry, plan.job(entry, threads), threads, logs / f"{results.model}-{contestant.name}.log"))
+                _run(entry, plan.job(entry, threads), threads, logs / f"{results.model}-{contestant.name}.log")
+            )
         except Unavailable as problem:
             _drop(results, contestant, str(problem))
             continue
         seconds = time.perf_counter() - started
         others = (_busy() - busy) - (_children() - own)
         results.disturbances.append(max(0.0, others / seconds / os.cpu_count()))
-        print(f"{results.model}, round {number + 1} of {rounds}: {contestant.title}, {seconds:.0f} s",
-              file=sys.stderr, flush=True)
+        print(
+            f"{results.model}, round {number + 1} of {rounds}: {contestant.title}, {seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _busy() -> float:
@@ -120,8 +157,14 @@ def _drop(results: Results, contestant: Contestant, reason: str) -> None:
 def _run(entry: Entry, job: dict, threads: int, log: Path) -> list[dict]:
     """The lines that a worker told. Raises Unavailable with the reason of its failure."""
     with log.open("w") as errors, tempfile.TemporaryDirectory() as scratch:  # some write files where they run
-        process = start([entry.python, "-m", entry.module], {"OMP_NUM_THREADS": str(threads)} | entry.variables, scratch,
-                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        process = start(
+            [entry.python, "-m", entry.module],
+            {"OMP_NUM_THREADS": str(threads)} | entry.variables,
+            scratch,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
         try:
             output, _none = process.communicate(json.dumps(job), TIME_LIMIT)
         except subprocess.TimeoutExpired:

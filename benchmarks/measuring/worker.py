@@ -6,6 +6,7 @@ with a `kind`: "load", "about", "answer", "batch", "memory" or "failed".
 Prefill and decode are measured alike for all: a contestant answers a prompt of given ids with a given number of greedy
 tokens. The time to the first is TTFT (prefill, for a long prompt), the mean of the others is decode.
 """
+
 import json
 import os
 import sys
@@ -20,6 +21,7 @@ WARM_UP = 8  # tokens
 @dataclass(frozen=True)
 class Answer:
     """`ttft`: seconds to the first token; `tpot`: for each of the others on average, None where there is none."""
+
     token_ids: list[int]
     ttft: float
     tpot: float | None
@@ -57,6 +59,7 @@ def serve(load) -> None:
 
     def tell(kind: str, **values) -> None:
         print(json.dumps({"kind": kind} | values), file=out)
+
     try:
         work(json.load(sys.stdin), load, tell)
     except Exception as error:
@@ -79,8 +82,12 @@ def work(job: dict, load, tell) -> None:
             raise RuntimeError(f"{len(answer.token_ids)} tokens instead of {sample['count']}")
         tell("answer", what=sample["what"], prompt=len(sample["ids"]), **vars(answer))
     for sample in job["batches"]:
-        tell("batch", size=sample["size"], tokens=sample["size"] * sample["count"],
-             seconds=engine.batch(sample["ids"], sample["size"], sample["count"]))
+        tell(
+            "batch",
+            size=sample["size"],
+            tokens=sample["size"] * sample["count"],
+            seconds=engine.batch(sample["ids"], sample["size"], sample["count"]),
+        )
     tell("memory", peak=peak_memory())
 
 

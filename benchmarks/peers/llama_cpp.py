@@ -4,6 +4,7 @@
 
 writes Q4_0 from any other GGUF file.
 """
+
 import sys
 
 from measuring.worker import Stopwatch, serve
@@ -40,13 +41,17 @@ def load():
             return watch.answer()
 
         def about(self):
-            return {"versions": {"llama-cpp-python": version("llama-cpp-python")},
-                    "build": llama.llama_print_system_info().decode()}
+            return {
+                "versions": {"llama-cpp-python": version("llama-cpp-python")},
+                "build": llama.llama_print_system_info().decode(),
+            }
+
     return Engine
 
 
 def quantize(source: str, target: str) -> None:
     import llama_cpp as llama
+
     params = llama.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize = llama.LLAMA_FTYPE_MOSTLY_Q4_0, True
     if code := llama.llama_model_quantize(source.encode(), target.encode(), params):

@@ -4,6 +4,7 @@
 
 writes its INT4 format (symmetric, groups of 32, all matrices) from a folder that transformers reads.
 """
+
 import subprocess
 import sys
 from pathlib import Path
@@ -31,19 +32,41 @@ def load():
             inputs = genai.TokenizedInputs(openvino.Tensor(prompt), openvino.Tensor(np.ones_like(prompt)))
             result = self._pipeline.generate(inputs, config)
             metrics = result.perf_metrics
-            return Answer(list(result.tokens[0]), metrics.get_ttft().mean / 1e3,
-                          metrics.get_tpot().mean / 1e3 if count > 1 else None)
+            return Answer(
+                list(result.tokens[0]),
+                metrics.get_ttft().mean / 1e3,
+                metrics.get_tpot().mean / 1e3 if count > 1 else None,
+            )
 
         def about(self):
             return {"versions": {name: version(name) for name in ("openvino", "openvino-genai")}}
+
     return Engine
 
 
 def convert(source: str, target: str) -> None:
     tool = Path(sys.executable).with_name("optimum-cli")
-    sys.exit(subprocess.run([tool, "export", "openvino", "--model", source, "--task", "text-generation-with-past",
-                             "--weight-format", "int4", "--sym", "--group-size", "32", "--ratio", "1.0",
-                             target]).returncode)
+    sys.exit(
+        subprocess.run(
+            [
+                tool,
+                "export",
+                "openvino",
+                "--model",
+                source,
+                "--task",
+                "text-generation-with-past",
+                "--weight-format",
+                "int4",
+                "--sym",
+                "--group-size",
+                "32",
+                "--ratio",
+                "1.0",
+                target,
+            ]
+        ).returncode
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """This project's variants. Options: `variant`, and `recipe` as plain values."""
+
 import time
 
 from measuring.worker import Answer, serve
@@ -7,13 +8,15 @@ from measuring.worker import Answer, serve
 def load():
     import torch
 
-    from itrex_chat import machine, recipe as recipes
-    from itrex_chat.chatbot import load_chatbot
+    from itrex_chat.foundation import machine
     from itrex_chat.generation.loop import generate
-    from itrex_chat.generation_config import GenerationConfig
+    from itrex_chat.neuralchat.chatbot import load_chatbot
+    from itrex_chat.settings import recipe as recipes
+    from itrex_chat.settings.generation import GenerationConfig
 
     class Endless:
         """The tokenizer, but nothing ends an answer."""
+
         stop_ids = frozenset()
 
         def __init__(self, tokenizer):
@@ -41,7 +44,11 @@ def load():
 
         def about(self):
             described = machine.description()
-            return {"versions": described["packages"] | {"itrex_chat": described["itrex_chat"]}, **self._chatbot.facts()}
+            return {
+                "versions": described["packages"] | {"itrex_chat": described["itrex_chat"]},
+                **self._chatbot.facts(),
+            }
+
     return Engine
 
 

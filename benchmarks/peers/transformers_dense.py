@@ -1,4 +1,5 @@
 """transformers with the unquantized model. Option: `dtype`."""
+
 from measuring.worker import serve
 
 
@@ -20,8 +21,11 @@ def load():
 
         def about(self):
             layers = [module for module in self._model.modules() if isinstance(module, torch.nn.Linear)]
-            return {"versions": {name: version(name) for name in ("torch", "transformers")},
-                    "weight_bytes": sum(layer.weight.nbytes for layer in layers)}
+            return {
+                "versions": {name: version(name) for name in ("torch", "transformers")},
+                "weight_bytes": sum(layer.weight.nbytes for layer in layers),
+            }
+
     return Engine
 
 

@@ -1,9 +1,9 @@
 """transformers' `generate` with a stopwatch, for the contestants that build on it."""
+
 import torch
+from measuring.worker import Answer, Stopwatch
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
-
-from measuring.worker import Answer, Stopwatch
 
 
 class _Tokens(BaseStreamer):
@@ -25,6 +25,10 @@ class _Tokens(BaseStreamer):
 def greedy(model, ids: list[int], count: int) -> Answer:
     """`count` tokens; no token ends the answer, since the configuration names none."""
     tokens, prompt = _Tokens(), torch.tensor([ids])
-    model.generate(prompt, attention_mask=torch.ones_like(prompt), streamer=tokens,
-                   generation_config=GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0))
+    model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        streamer=tokens,
+        generation_config=GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0),
+    )
     return tokens.watch.answer()

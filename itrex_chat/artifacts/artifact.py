@@ -1,14 +1,15 @@
 """One artifact: its record, its check and its tensors."""
+
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from itrex_chat.artifacts import manifest as manifests
-from itrex_chat.errors import ArtifactError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
 from itrex_chat.sources.digests import sha256
-from itrex_chat.units import readable
 
 HASHING_THREADS = 4
 LARGE = 4 << 20  # bytes
@@ -17,6 +18,7 @@ LARGE = 4 << 20  # bytes
 @dataclass
 class Artifact:
     """A quantized model in `folder`; `manifest` says everything about it."""
+
     folder: Path
     manifest: dict
     _file: tuple | None = field(default=None, repr=False)  # the weight file read last: tensors are read in its order
@@ -30,8 +32,14 @@ class Artifact:
             if not path.is_file():
                 raise ArtifactError(_("{path} is missing.", path=path))
             if (size := path.stat().st_size) != recorded["size"]:
-                raise ArtifactError(_("{path} is damaged: it has {size} bytes instead of {expected}.", path=path,
-                                      size=size, expected=recorded["size"]))
+                raise ArtifactError(
+                    _(
+                        "{path} is damaged: it has {size} bytes instead of {expected}.",
+                        path=path,
+                        size=size,
+                        expected=recorded["size"],
+                    )
+                )
         return artifact
 
     @property
@@ -44,7 +52,7 @@ class Artifact:
 
     @property
     def variant(self) -> str:
-        """"int4" or "int8"."""
+        """ "int4" or "int8"."""
         return self.manifest["variant"]
 
     def nbytes(self) -> int:
@@ -53,16 +61,20 @@ class Artifact:
 
     def summary(self) -> str:
         settings = self.manifest["recipe"]["quantization"]
-        return (f"{self.name}  {settings['weight_dtype']} g{settings['group_size']}, head {settings['head']}  "
-                f"{readable(self.nbytes())}  {self.folder.name}")
+        return (
+            f"{self.name}  {settings['weight_dtype']} g{settings['group_size']}, head {settings['head']}  "
+            f"{readable(self.nbytes())}  {self.folder.name}"
+        )
 
     def verify(self) -> None:
         """Read everything and compare digests. Raises ArtifactError naming the damaged file."""
+
         def check(item):
             name, recorded = item
             if sha256(self.folder / name) != recorded["sha256"]:
-                raise ArtifactError(_("{path} is damaged: its SHA-256 is not the recorded one.",
-                                      path=self.folder / name))
+                raise ArtifactError(
+                    _("{path} is damaged: its SHA-256 is not the recorded one.", path=self.folder / name)
+                )
 
         with ThreadPoolExecutor(HASHING_THREADS) as threads:
             list(threads.map(check, self.manifest["files"].items()))
@@ -70,7 +82,8 @@ class Artifact:
     @cached_property
     def decoder(self):
         """Its DecoderConfig, as it was read from the checkpoint."""
-        from itrex_chat.decoder.config import DecoderConfig, Rotary
+        from itrex_chat.architecture.config import DecoderConfig, Rotary
+
         values = self.manifest["decoder"]
         rotary = values["rotary"] | {"inverse_frequencies": tuple(values["rotary"]["inverse_frequencies"])}
         return DecoderConfig(**(values | {"rotary": Rotary(**rotary), "windows": tuple(values["windows"])}))
@@ -85,6 +98,7 @@ class Artifact:
     def _mapped(self, name: str):
         """A stored tensor in the file itself, whose pages take memory as long as the tensor lives."""
         from safetensors import safe_open
+
         path = self.folder / self.manifest["tensors"][name]
         if self._file is None or self._file[0] != path:
             self._file = path, safe_open(path, "pt")
@@ -96,6 +110,7 @@ class Artifact:
     def matrix(self, name: str):
         """The matrix of a module: a QuantizedTensor, to be packed and let go, or a plain tensor where it was left alone."""
         from itrex_chat.quantization.tensor import QuantizedTensor
+
         if name not in self.manifest["matrices"]:
             return self.tensor(f"{name}.weight")
         bits, group_size = self.manifest["matrices"][name]

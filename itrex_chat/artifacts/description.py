@@ -1,12 +1,13 @@
 """How an artifact presents itself to other programs and to people."""
+
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.statistics import Statistics
-from itrex_chat.recipe import Quantization, Recipe
+from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.sources import Source
 
 
-def native_config(config: dict, quantization: Quantization, treatments: list[Treatment]) -> dict:
+def transformers_config(config: dict, quantization: Quantization, treatments: list[Treatment]) -> dict:
     """The `config.json`: the transformers architecture with the `quantization_config` of auto-round.
 
     Matrices that differ from the rest are listed in `extra_config`. The head
@@ -21,15 +22,31 @@ def native_config(config: dict, quantization: Quantization, treatments: list[Tre
         if not treatment.bits:
             if treatment.spec.role == "linear":
                 extra[module] = {"bits": 16}
-        elif treatment.spec.role == "head" \
-                or (treatment.bits, treatment.group_size) != (quantization.bits, quantization.group_size):
-            extra[module] = {"bits": treatment.bits, "group_size": treatment.group_size, "sym": True, "data_type": "int"}
+        elif treatment.spec.role == "head" or (treatment.bits, treatment.group_size) != (
+            quantization.bits,
+            quantization.group_size,
+        ):
+            extra[module] = {
+                "bits": treatment.bits,
+                "group_size": treatment.group_size,
+                "sym": True,
+                "data_type": "int",
+            }
     return config | {
-        "dtype": "float32", "tie_word_embeddings": False,
+        "dtype": "float32",
+        "tie_word_embeddings": False,
         "quantization_config": {
-            "quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": quantization.bits,
-            "group_size": quantization.group_size, "sym": True, "data_type": "int", "iters": 0,
-            "block_name_to_quantize": "model.layers", "extra_config": extra}}
+            "quant_method": "auto-round",
+            "packing_format": "auto_round:auto_gptq",
+            "bits": quantization.bits,
+            "group_size": quantization.group_size,
+            "sym": True,
+            "data_type": "int",
+            "iters": 0,
+            "block_name_to_quantize": "model.layers",
+            "extra_config": extra,
+        },
+    }
 
 
 def model_card(recipe: Recipe, source: Source, checkpoint: Checkpoint, statistics: Statistics) -> str:
@@ -39,7 +56,7 @@ def model_card(recipe: Recipe, source: Source, checkpoint: Checkpoint, statistic
     commit = f" at {origin['commit']}" if origin.get("commit") else ""
     return f"""# {recipe.name}, {quantization.weight_dtype}
 
-Made by itrex_chat from {where}{commit} ({origin['kind']}, stored as {checkpoint.description}).
+Made by itrex_chat from {where}{commit} ({origin["kind"]}, stored as {checkpoint.description}).
 Round-to-nearest, symmetric, groups of {quantization.group_size}; output head {quantization.head};
 embedding {statistics.embedding}. {statistics.bits_per_weight:.2f} bits per weight.
 

@@ -1,13 +1,14 @@
 """The manifest of an artifact, and the key that says what is in it."""
+
 import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
 
-from itrex_chat import files
-from itrex_chat.errors import ArtifactError
-from itrex_chat.language import _
-from itrex_chat.recipe import Quantization
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.language import _
+from itrex_chat.settings.recipe import Quantization
 
 FILE = "manifest.json"
 FORMAT_VERSION = 1
@@ -17,17 +18,27 @@ LARGEST = 16 << 20  # bytes
 
 def key_of(quantization: Quantization, digests: dict[str, str]) -> str:
     """The digest of all that determines an artifact's content: source files, quantization and numerics."""
-    return _digest({
-        "format": FORMAT_VERSION, "numerics": NUMERICS_VERSION,
-        "neural-compressor": version("neural-compressor-pt"),
-        "quantization": content_settings(quantization), "source": dict(sorted(digests.items()))})
+    return _digest(
+        {
+            "format": FORMAT_VERSION,
+            "numerics": NUMERICS_VERSION,
+            "neural-compressor": version("neural-compressor-pt"),
+            "quantization": content_settings(quantization),
+            "source": dict(sorted(digests.items())),
+        }
+    )
 
 
 def content_settings(quantization: Quantization) -> dict:
     """The quantization settings that change the content; how activations are computed does not."""
-    kept = {"keep_layers": " ".join(map(str, sorted(set(quantization.keep_layers))))} if quantization.keep_layers else {}
-    return {"weight_dtype": quantization.weight_dtype, "group_size": quantization.group_size,
-            "head": quantization.head} | kept
+    kept = (
+        {"keep_layers": " ".join(map(str, sorted(set(quantization.keep_layers))))} if quantization.keep_layers else {}
+    )
+    return {
+        "weight_dtype": quantization.weight_dtype,
+        "group_size": quantization.group_size,
+        "head": quantization.head,
+    } | kept
 
 
 def write(folder: Path, manifest: dict) -> None:
@@ -50,8 +61,13 @@ def read(folder: Path) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtifactError(_("{path} is damaged.", path=path)) from None
     if manifest["format"] != FORMAT_VERSION:
-        raise ArtifactError(_("{path} was written by another version of this program (format {found}).", path=path,
-                              found=manifest["format"]))
+        raise ArtifactError(
+            _(
+                "{path} was written by another version of this program (format {found}).",
+                path=path,
+                found=manifest["format"],
+            )
+        )
     return manifest
 
 

@@ -1,4 +1,5 @@
 """From a recipe to its artifact: out of the cache, or quantized now."""
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +8,16 @@ from itrex_chat import sources
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.store import ArtifactStore, discard
-from itrex_chat.errors import ArtifactError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
-from itrex_chat.recipe import Recipe
+from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.settings.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Obtained:
     """An artifact, and whether it was there before."""
+
     artifact: Artifact
     cached: bool
 
@@ -41,6 +43,7 @@ def obtain(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> O
         if folder.exists():
             discard(folder)
         from itrex_chat.artifacts import writer
+
         writer.write(recipe, source, key, folder)
         return Obtained(Artifact.open(folder), cached=False)
 

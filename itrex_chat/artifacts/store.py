@@ -1,4 +1,5 @@
 """The folder that holds all artifacts: finding, locking, listing, removing."""
+
 import contextlib
 import os
 import shutil
@@ -8,13 +9,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from itrex_chat import files
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.manifest import NUMERICS_VERSION, content_settings
-from itrex_chat.errors import ArtifactError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
-from itrex_chat.recipe import Recipe
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.settings.recipe import Recipe
 
 PARTIAL = ".partial"
 
@@ -29,7 +30,8 @@ class ArtifactStore:
         """Where the artifact of a key is, or would be written."""
         quantization = recipe.quantization
         return self.find(key) or self.folder / (
-            f"{label(recipe.name)}-{quantization.weight_dtype}-g{quantization.group_size}-{key[:12]}")
+            f"{label(recipe.name)}-{quantization.weight_dtype}-g{quantization.group_size}-{key[:12]}"
+        )
 
     def find(self, key: str) -> Path | None:
         """The finished artifact of a key, under whatever name it was made."""
@@ -46,18 +48,24 @@ class ArtifactStore:
         if recipe.source.path and Path(recipe.source.path).exists():
             return None
         source, settings = recipe.as_dict()["source"], content_settings(recipe.quantization)
-        fitting = [artifact for artifact in self.whole()
-                   if artifact.manifest["recipe"]["source"] == source
-                   and artifact.manifest["numerics"] == NUMERICS_VERSION
-                   and artifact.manifest["content"] == settings]
+        fitting = [
+            artifact
+            for artifact in self.whole()
+            if artifact.manifest["recipe"]["source"] == source
+            and artifact.manifest["numerics"] == NUMERICS_VERSION
+            and artifact.manifest["content"] == settings
+        ]
         return max(fitting, key=lambda artifact: artifact.manifest["created"], default=None)
 
     def folders(self) -> list[Path]:
         """All artifacts, whole or not, without those still being written."""
         if not self.folder.is_dir():
             return []
-        return sorted(path for path in self.folder.iterdir()
-                      if path.is_dir() and not path.name.startswith(".") and not path.name.endswith(PARTIAL))
+        return sorted(
+            path
+            for path in self.folder.iterdir()
+            if path.is_dir() and not path.name.startswith(".") and not path.name.endswith(PARTIAL)
+        )
 
     def partial_folders(self) -> list[Path]:
         """Artifacts that are being written, or whose writing was interrupted."""
@@ -73,8 +81,10 @@ class ArtifactStore:
 
     def remove(self, folder: Path) -> None:
         """Remove an artifact, or what an interrupted quantization left of one."""
-        with self.lock(folder.name.removesuffix(PARTIAL).rpartition("-")[2], wait=False), \
-                files.disk_errors(ArtifactError, _("Removing {folder}", folder=folder)):
+        with (
+            self.lock(folder.name.removesuffix(PARTIAL).rpartition("-")[2], wait=False),
+            files.disk_errors(ArtifactError, _("Removing {folder}", folder=folder)),
+        ):
             discard(folder)
 
     @contextlib.contextmanager
@@ -87,8 +97,9 @@ class ArtifactStore:
                 lock.acquire(timeout=0)
             except Timeout:
                 if not wait:
-                    raise ArtifactError(_("Another process is working on this artifact; try again when it is done.")) \
-                        from None
+                    raise ArtifactError(
+                        _("Another process is working on this artifact; try again when it is done.")
+                    ) from None
                 print(_("Another process is quantizing this model; waiting for it."), file=sys.stderr, flush=True)
                 lock.acquire()
         try:

@@ -4,6 +4,7 @@ Everything is written in a folder of its own that gets its final name when it
 is whole. An interrupted writing leaves the finished weight files with their
 digests in `progress.json`, and the next one goes on behind them.
 """
+
 import contextlib
 import json
 import os
@@ -17,22 +18,23 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from itrex_chat import __version__, files, progress
+from itrex_chat import __version__
 from itrex_chat.artifacts import manifest as manifests
-from itrex_chat.artifacts.description import model_card, native_config
+from itrex_chat.artifacts.description import model_card, transformers_config
 from itrex_chat.artifacts.store import PARTIAL
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
-from itrex_chat.errors import ArtifactError
-from itrex_chat.language import _
-from itrex_chat.machine import peak_memory
+from itrex_chat.foundation import files, progress
+from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.machine import peak_memory
+from itrex_chat.foundation.units import readable
 from itrex_chat.quantization.plan import Treatment, plan, shards
 from itrex_chat.quantization.statistics import Statistics, summarize
 from itrex_chat.quantization.stream import artifact_tensors
-from itrex_chat.recipe import Recipe
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import Source
 from itrex_chat.sources.digests import sha256
-from itrex_chat.units import readable
 
 PROGRESS = "progress.json"
 SPARE = 64 << 20  # bytes that must stay free on the disk
@@ -55,14 +57,23 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
         partial.mkdir(parents=True, exist_ok=True)
         _check_space(partial, treatments)
         written = _write_weights(checkpoint, treatments, partial)
-        statistics = summarize(treatments, recipe.quantization.group_size, source.size(),
-                               time.perf_counter() - started, peak_memory())
+        statistics = summarize(
+            treatments, recipe.quantization.group_size, source.size(), time.perf_counter() - started, peak_memory()
+        )
         _write_descriptions(recipe, source, checkpoint, tokenizer, treatments, statistics, partial)
-        manifests.write(partial, {
-            "format": manifests.FORMAT_VERSION, "numerics": manifests.NUMERICS_VERSION, "key": key,
-            "created": created.isoformat(timespec="seconds"), "versions": _versions(),
-            **_identity(recipe, source, checkpoint), **_contents(checkpoint, treatments, statistics),
-            "files": _files(partial, written)})
+        manifests.write(
+            partial,
+            {
+                "format": manifests.FORMAT_VERSION,
+                "numerics": manifests.NUMERICS_VERSION,
+                "key": key,
+                "created": created.isoformat(timespec="seconds"),
+                "versions": _versions(),
+                **_identity(recipe, source, checkpoint),
+                **_contents(checkpoint, treatments, statistics),
+                "files": _files(partial, written),
+            },
+        )
         (partial / PROGRESS).unlink(missing_ok=True)
         files.sync_folder(partial)
         os.replace(partial, folder)
@@ -71,47 +82,75 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
 
 
 def _versions() -> dict[str, str]:
-    return {"itrex_chat": __version__,
-            **{name: version(name) for name in ("neural-compressor-pt", "torch", "safetensors")}}
+    return {
+        "itrex_chat": __version__,
+        **{name: version(name) for name in ("neural-compressor-pt", "torch", "safetensors")},
+    }
 
 
 def _identity(recipe: Recipe, source: Source, checkpoint: Checkpoint) -> dict:
     """What the artifact is of."""
     return {
-        "name": recipe.name, "family": checkpoint.family, "variant": f"int{recipe.quantization.bits}",
-        "content": manifests.content_settings(recipe.quantization), "recipe": recipe.as_dict(),
-        "source": {"origin": source.origin, "stored": checkpoint.description, "files": source.digests(),
-                   "bytes": source.size()}}
+        "name": recipe.name,
+        "family": checkpoint.family,
+        "variant": f"int{recipe.quantization.bits}",
+        "content": manifests.content_settings(recipe.quantization),
+        "recipe": recipe.as_dict(),
+        "source": {
+            "origin": source.origin,
+            "stored": checkpoint.description,
+            "files": source.digests(),
+            "bytes": source.size(),
+        },
+    }
 
 
 def _contents(checkpoint: Checkpoint, treatments: list[Treatment], statistics: Statistics) -> dict:
     """What is in it: figures, the decoder, bits and group size of each matrix, the file of each tensor."""
     return {
-        "statistics": asdict(statistics), "decoder": asdict(checkpoint.decoder),
-        "matrices": {treatment.name: [treatment.bits, treatment.group_size] for treatment in treatments
-                     if treatment.bits},
-        "tensors": _homes(treatments)}
+        "statistics": asdict(statistics),
+        "decoder": asdict(checkpoint.decoder),
+        "matrices": {
+            treatment.name: [treatment.bits, treatment.group_size] for treatment in treatments if treatment.bits
+        },
+        "tensors": _homes(treatments),
+    }
 
 
 def _files(folder: Path, known: dict[str, str]) -> dict[str, dict]:
     """Size and SHA-256 of each file but the leftovers of writing."""
-    return {path.name: {"size": path.stat().st_size, "sha256": known.get(path.name) or sha256(path)}
-            for path in sorted(folder.iterdir()) if path.name != PROGRESS and not path.name.startswith(".")}
+    return {
+        path.name: {"size": path.stat().st_size, "sha256": known.get(path.name) or sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != PROGRESS and not path.name.startswith(".")
+    }
 
 
 def _check_family(recipe: Recipe, found: str) -> None:
     if recipe.family and recipe.family != found:
-        raise ArtifactError(_("The recipe {name} is for the family {wanted}, but the checkpoint is of the family {found}.",
-                              name=recipe.name, wanted=recipe.family, found=found))
+        raise ArtifactError(
+            _(
+                "The recipe {name} is for the family {wanted}, but the checkpoint is of the family {found}.",
+                name=recipe.name,
+                wanted=recipe.family,
+                found=found,
+            )
+        )
 
 
 def _check_space(folder: Path, treatments: list[Treatment]) -> None:
     done = sum(path.stat().st_size for path in folder.iterdir())
     needed = sum(treatment.nbytes() for treatment in treatments) - done + SPARE
     if (free := shutil.disk_usage(folder).free) < needed:
-        raise ArtifactError(_("The artifact needs {needed} more, but the disk of {folder} has {free} left; free some or "
-                              "set ITREX_CHAT_CACHE to another disk.", needed=readable(needed), folder=folder.parent,
-                              free=readable(free)))
+        raise ArtifactError(
+            _(
+                "The artifact needs {needed} more, but the disk of {folder} has {free} left; free some or "
+                "set ITREX_CHAT_CACHE to another disk.",
+                needed=readable(needed),
+                folder=folder.parent,
+                free=readable(free),
+            )
+        )
 
 
 def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: Path) -> dict[str, str]:
@@ -125,7 +164,9 @@ def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: 
             tensors = {}
             for treatment in shard:
                 number += 1
-                bar.set_postfix_str(_("tensor {number} of {count}", number=number, count=len(treatments)), refresh=False)
+                bar.set_postfix_str(
+                    _("tensor {number} of {count}", number=number, count=len(treatments)), refresh=False
+                )
                 if name in done:
                     bar.update(treatment.spec.size * checkpoint.dtype(treatment.spec.name).itemsize)
                 else:
@@ -137,9 +178,13 @@ def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: 
                 done[name] = digest
                 files.write_json(folder / PROGRESS, done)
     if len(names) > 1:
-        files.write_json(folder / "model.safetensors.index.json", {
-            "metadata": {"total_size": sum(treatment.nbytes() for treatment in treatments)},
-            "weight_map": _homes(treatments)})
+        files.write_json(
+            folder / "model.safetensors.index.json",
+            {
+                "metadata": {"total_size": sum(treatment.nbytes() for treatment in treatments)},
+                "weight_map": _homes(treatments),
+            },
+        )
     return done
 
 
@@ -162,8 +207,11 @@ def _finished(folder: Path) -> dict[str, str]:
         if path.name not in recorded and path.name != PROGRESS:
             path.unlink()
     with contextlib.suppress(AttributeError):
-        return {name: digest for name, digest in recorded.items()
-                if (folder / name).is_file() and sha256(folder / name) == digest}
+        return {
+            name: digest
+            for name, digest in recorded.items()
+            if (folder / name).is_file() and sha256(folder / name) == digest
+        }
     return {}
 
 
@@ -184,10 +232,17 @@ def _homes(treatments: list[Treatment]) -> dict[str, str]:
     return homes
 
 
-def _write_descriptions(recipe: Recipe, source: Source, checkpoint: Checkpoint, tokenizer: ChatTokenizer,
-                        treatments: list[Treatment], statistics: Statistics, folder: Path) -> None:
+def _write_descriptions(
+    recipe: Recipe,
+    source: Source,
+    checkpoint: Checkpoint,
+    tokenizer: ChatTokenizer,
+    treatments: list[Treatment],
+    statistics: Statistics,
+    folder: Path,
+) -> None:
     """Configuration, tokenizer and model card."""
-    files.write_json(folder / "config.json", native_config(checkpoint.config, recipe.quantization, treatments))
+    files.write_json(folder / "config.json", transformers_config(checkpoint.config, recipe.quantization, treatments))
     files.write_json(folder / "generation_config.json", {"eos_token_id": sorted(tokenizer.stop_ids)})
     for name, content in tokenizer.files().items():
         with files.replacing(folder / name) as partial:

@@ -3,12 +3,13 @@
 `load_tokenizer` is the way in. Text in a message never becomes a control
 token, whatever it looks like (one exception: `baichuan2.py`).
 """
+
 from pathlib import Path
 from typing import Protocol
 
 from itrex_chat.chat.messages import Message
-from itrex_chat.errors import TokenizerError
-from itrex_chat.recipe import Chat
+from itrex_chat.foundation.errors import TokenizerError
+from itrex_chat.settings.recipe import Chat
 
 CHINESE_SAMPLE = "今天天气很好，我们一起去公园散步，然后回家做饭吃吧。"
 
@@ -16,6 +17,7 @@ CHINESE_SAMPLE = "今天天气很好，我们一起去公园散步，然后回�
 class ChatTokenizer(Protocol):
     """`stop_ids` end an answer; `files` are what an artifact needs to hold to load the same tokenizer again,
     by name; `strips_newline` is set where an answer begins with a newline that is not part of it."""
+
     stop_ids: frozenset[int]
     strips_newline: bool
 
@@ -35,17 +37,22 @@ def load_tokenizer(folder: Path, family: str, chat: Chat = Chat(), gguf: Path | 
     """The tokenizer in a model's or artifact's `folder`, or in a GGUF file. Raises TokenizerError."""
     if gguf is not None:
         from itrex_chat.chat.gguf import tokenizer_from_gguf
+
         return tokenizer_from_gguf(gguf, chat)
     if family == "chatglm3":
         from itrex_chat.chat.chatglm3 import ChatGLM3Tokenizer
+
         return ChatGLM3Tokenizer(folder, chat)
     if family == "qwen":
         from itrex_chat.chat.qwen import QwenTokenizer
+
         return QwenTokenizer(folder, chat)
     if family == "baichuan2":
         from itrex_chat.chat.baichuan2 import Baichuan2Tokenizer
+
         return Baichuan2Tokenizer(folder, chat)
     from itrex_chat.chat.fast import tokenizer_from_folder
+
     return tokenizer_from_folder(folder, chat)
 
 

@@ -5,12 +5,12 @@ message as the control tokens of these names. `chat.control_text: published`
 does the same, so that prompts are the published model's, id for id;
 `literal` encodes such text as text, as all other families do here.
 """
+
 import re
 from pathlib import Path
 
-from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import read_file, sentencepiece
-from itrex_chat.recipe import Chat
+from itrex_chat.settings.recipe import Chat
 
 USER, ASSISTANT = 195, 196
 SPECIAL = re.compile(r"(<unk>|<s>|</s>)")
@@ -19,6 +19,7 @@ CONTROL = re.compile(r"<(?=(?:unk|s|/s|SEP|CLS|reserved_\d+)>)")
 
 class Baichuan2Tokenizer:
     """Prompt: the system text, then for each turn its role's token and text; at the end the assistant's token."""
+
     strips_newline = False
 
     def __init__(self, folder: Path, chat: Chat):
@@ -31,8 +32,12 @@ class Baichuan2Tokenizer:
     def encode(self, text):
         if self._chat.control_text == "literal":
             return self._literally(text)
-        return [token for part in SPECIAL.split(text) if part
-                for token in ([self._special[part]] if part in self._special else self._pieces.encode(part))]
+        return [
+            token
+            for part in SPECIAL.split(text)
+            if part
+            for token in ([self._special[part]] if part in self._special else self._pieces.encode(part))
+        ]
 
     def decode(self, ids):
         """As the published tokenizer: a special token is written out, with a space before what precedes it."""
@@ -62,6 +67,6 @@ class Baichuan2Tokenizer:
         """Encode what looks like a control token in two halves, so that the vocabulary cannot see it."""
         ids, start = [], 0
         for match in CONTROL.finditer(text):
-            ids += self._pieces.encode(text[start:match.end()])
+            ids += self._pieces.encode(text[start : match.end()])
             start = match.end()
         return ids + self._pieces.encode(text[start:])

@@ -1,15 +1,17 @@
 """ChatGLM3: a SentencePiece vocabulary with eight control tokens behind it."""
+
 from pathlib import Path
 
 from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import read_file, sentencepiece
-from itrex_chat.recipe import Chat
+from itrex_chat.settings.recipe import Chat
 
 CONTROLS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
 
 class ChatGLM3Tokenizer:
     """Prompt: [gMASK] sop, then for each message its role's token, a newline and the text; at the end <|assistant|>."""
+
     strips_newline = True
 
     def __init__(self, folder: Path, chat: Chat):

@@ -6,6 +6,7 @@ the template sees it, the template's own control tokens are renamed to
 unguessable names, and the text is encoded by a copy of the tokenizer that
 knows only these names.
 """
+
 import functools
 import json
 import secrets
@@ -16,9 +17,9 @@ from tokenizers import Tokenizer
 
 from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import read_file
-from itrex_chat.errors import TokenizerError
-from itrex_chat.language import _
-from itrex_chat.recipe import Chat
+from itrex_chat.foundation.errors import TokenizerError
+from itrex_chat.foundation.language import _
+from itrex_chat.settings.recipe import Chat
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|user|>", "<|observation|>")
 TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
@@ -31,6 +32,7 @@ class FastTokenizer:
     `named` holds bos_token, eos_token, … for the template; `stop_ids` are
     those that the model's configuration names.
     """
+
     strips_newline = False
 
     def __init__(self, content: bytes, template: str, named: dict[str, str], stop_ids: set[int], chat: Chat):
@@ -66,10 +68,16 @@ class FastTokenizer:
         return self._literal.encode(text, add_special_tokens=False).ids
 
     def files(self):
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": self._template,
-                    "clean_up_tokenization_spaces": False, **self._named}
-        return {"tokenizer.json": self._content,
-                "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode()}
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "chat_template": self._template,
+            "clean_up_tokenization_spaces": False,
+            **self._named,
+        }
+        return {
+            "tokenizer.json": self._content,
+            "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode(),
+        }
 
     def _masked(self, message: Message, masks: dict[str, str]) -> str:
         """The content with what looks like an added token masked.
@@ -87,17 +95,25 @@ class FastTokenizer:
         try:
             return _compiled(self._template).render(
                 messages=[{"role": message.role, "content": message.content} for message in messages],
-                add_generation_prompt=True, enable_thinking=self._chat.thinking, tools=None, documents=None,
-                **self._named)
+                add_generation_prompt=True,
+                enable_thinking=self._chat.thinking,
+                tools=None,
+                documents=None,
+                **self._named,
+            )
         except Exception as error:  # whatever the template raises
             reason = " ".join(str(error).split())[:200].rstrip(".")
-            raise TokenizerError(_("The model's chat template cannot take this conversation: {reason}.",
-                                   reason=reason)) from None
+            raise TokenizerError(
+                _("The model's chat template cannot take this conversation: {reason}.", reason=reason)
+            ) from None
 
     def _turn_ends(self) -> set[int]:
         """Control tokens that end a turn or text, should the configuration have forgotten one."""
-        ids = {self._tokenizer.token_to_id(name) for name in (*TURN_ENDS, *TEXT_ENDS)
-               if name in self._added and self._added[name].special and (name in TEXT_ENDS or name in self._template)}
+        ids = {
+            self._tokenizer.token_to_id(name)
+            for name in (*TURN_ENDS, *TEXT_ENDS)
+            if name in self._added and self._added[name].special and (name in TEXT_ENDS or name in self._template)
+        }
         if eos := self._named.get("eos_token"):
             ids.add(self._tokenizer.token_to_id(eos))
         return ids - {None}
@@ -142,13 +158,19 @@ def _converted(folder: Path) -> bytes:
     """The `tokenizer.json` that transformers makes of older vocabulary files."""
     from transformers import AutoTokenizer
     from transformers.utils import logging
+
     logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         return tokenizer.backend_tokenizer.to_str().encode()
     except Exception:  # whatever is missing, the remedy is the same
-        raise TokenizerError(_("{folder} has no tokenizer that can be used: tokenizer.json is missing. Copy the "
-                               "tokenizer's files of the model into it.", folder=folder)) from None
+        raise TokenizerError(
+            _(
+                "{folder} has no tokenizer that can be used: tokenizer.json is missing. Copy the "
+                "tokenizer's files of the model into it.",
+                folder=folder,
+            )
+        ) from None
 
 
 def _template(folder: Path, settings: dict) -> str:
@@ -160,8 +182,12 @@ def _template(folder: Path, settings: dict) -> str:
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
         template = named.get("default")
     if not isinstance(template, str) or not template:
-        raise TokenizerError(_("{folder} has no chat template: it is not a chat model, or tokenizer_config.json is "
-                               "not the model's.", folder=folder))
+        raise TokenizerError(
+            _(
+                "{folder} has no chat template: it is not a chat model, or tokenizer_config.json is not the model's.",
+                folder=folder,
+            )
+        )
     return template
 
 
@@ -202,11 +228,13 @@ def _compiled(template: str):
         raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, indent=None, **_rest: json.dumps(value, ensure_ascii=False,
-                                                                                   indent=indent)
+    environment.filters["tojson"] = lambda value, indent=None, **_rest: json.dumps(
+        value, ensure_ascii=False, indent=indent
+    )
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
     try:
         return environment.from_string(template)
     except TemplateError as error:
-        raise TokenizerError(_("The model's chat template is damaged: {reason}.",
-                               reason=str(error).rstrip("."))) from None
+        raise TokenizerError(
+            _("The model's chat template is damaged: {reason}.", reason=str(error).rstrip("."))
+        ) from None

@@ -1,9 +1,10 @@
 """Messages of a conversation."""
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from itrex_chat.errors import GenerationError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import GenerationError
+from itrex_chat.foundation.language import _
 
 ROLES = ("system", "user", "assistant")
 
@@ -21,8 +22,13 @@ def as_messages(given: Iterable) -> list[Message]:
         if isinstance(entry, dict):
             entry = Message(entry.get("role"), entry.get("content"))
         if not isinstance(entry, Message) or entry.role not in ROLES or not isinstance(entry.content, str):
-            raise GenerationError(_("A message has a role ({roles}) and a text as its content; {entry!r} does not.",
-                                    roles=", ".join(ROLES), entry=entry))
+            raise GenerationError(
+                _(
+                    "A message has a role ({roles}) and a text as its content; {entry!r} does not.",
+                    roles=", ".join(ROLES),
+                    entry=entry,
+                )
+            )
         messages.append(Message(entry.role, printable(entry.content)))
     if not messages or messages[-1].role != "user":
         raise GenerationError(_("A conversation to answer ends with a message of the user."))

@@ -1,4 +1,5 @@
 """Qwen, first generation: a tiktoken vocabulary and ChatML."""
+
 import unicodedata
 from pathlib import Path
 
@@ -6,16 +7,19 @@ import tiktoken
 
 from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import read_file, tiktoken_ranks
-from itrex_chat.recipe import Chat
+from itrex_chat.settings.recipe import Chat
 
 FILE = "qwen.tiktoken"
-PATTERN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-           r"|\s+(?!\S)|\s+")
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
 SYSTEM = "You are a helpful assistant."
 
 
 class QwenTokenizer:
     """Prompt: ChatML, each part of it encoded for itself."""
+
     strips_newline = False
 
     def __init__(self, folder: Path, chat: Chat):
@@ -39,8 +43,14 @@ class QwenTokenizer:
         newline = self.encode("\n")
         ids = []
         for message in messages:
-            ids += [self._start, *self.encode(message.role), *newline, *self.encode(message.content), self._end,
-                    *newline]
+            ids += [
+                self._start,
+                *self.encode(message.role),
+                *newline,
+                *self.encode(message.content),
+                self._end,
+                *newline,
+            ]
         return [*ids, self._start, *self.encode("assistant"), *newline]
 
     def files(self):

@@ -1,4 +1,5 @@
 """Text of an answer while its tokens arrive, never half a character."""
+
 from collections.abc import Callable
 
 REPLACEMENT = "\ufffd"
@@ -29,10 +30,10 @@ class TextStream:
         return self._stripped(self._advance(final=True))
 
     def _advance(self, final: bool) -> str:
-        before = self._decode(self._ids[self._context:self._fresh])
-        text = self._decode(self._ids[self._context:])[len(before):]
+        before = self._decode(self._ids[self._context : self._fresh])
+        text = self._decode(self._ids[self._context :])[len(before) :]
         unfinished = 0 if final else min(len(text) - len(text.rstrip(REPLACEMENT)), LONGEST_UNFINISHED)
-        piece = text[self._shown:len(text) - unfinished]
+        piece = text[self._shown : len(text) - unfinished]
         self._shown += len(piece)
         if not unfinished and text:
             self._context, self._fresh, self._shown = self._fresh, len(self._ids), 0

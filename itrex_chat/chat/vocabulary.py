@@ -1,11 +1,12 @@
 """Reading the vocabulary files of the original families."""
+
 import base64
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
-from itrex_chat.errors import TokenizerError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import TokenizerError
+from itrex_chat.foundation.language import _
 
 
 def read_file(folder: Path, name: str) -> bytes:
@@ -13,8 +14,9 @@ def read_file(folder: Path, name: str) -> bytes:
     try:
         return (folder / name).read_bytes()
     except FileNotFoundError:
-        raise TokenizerError(_("{folder} has no tokenizer: the file {name} is missing.", folder=folder,
-                               name=name)) from None
+        raise TokenizerError(
+            _("{folder} has no tokenizer: the file {name} is missing.", folder=folder, name=name)
+        ) from None
     except OSError as error:
         raise TokenizerError(_("{path} cannot be read: {reason}.", path=folder / name, reason=error.strerror)) from None
 
@@ -23,14 +25,17 @@ def sentencepiece(content: bytes, folder: Path) -> SentencePieceProcessor:
     try:
         return SentencePieceProcessor(model_proto=content)
     except (RuntimeError, ValueError, TypeError):
-        raise TokenizerError(_("{path} is damaged: it is not a SentencePiece model.",
-                               path=folder / "tokenizer.model")) from None
+        raise TokenizerError(
+            _("{path} is damaged: it is not a SentencePiece model.", path=folder / "tokenizer.model")
+        ) from None
 
 
 def tiktoken_ranks(content: bytes, path: Path) -> dict[bytes, int]:
     """The byte sequences of a `.tiktoken` file with their ranks: base64 and a number on each line."""
     try:
-        return {base64.b64decode(token, validate=True): int(rank)
-                for token, rank in (line.split() for line in content.splitlines() if line)}
+        return {
+            base64.b64decode(token, validate=True): int(rank)
+            for token, rank in (line.split() for line in content.splitlines() if line)
+        }
     except ValueError:
         raise TokenizerError(_("{path} is damaged: it is not a tiktoken vocabulary.", path=path)) from None

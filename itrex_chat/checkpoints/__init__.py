@@ -4,6 +4,7 @@
 every tensor is there with the right shape; tensors are then read a few rows
 at a time.
 """
+
 import json
 import re
 from collections.abc import Iterator
@@ -12,13 +13,13 @@ from pathlib import Path
 
 import torch
 
+from itrex_chat.architecture.config import DecoderConfig, from_transformers
+from itrex_chat.architecture.layout import EMBEDDING, HEAD, TensorSpec, tensors
 from itrex_chat.checkpoints import gguf
 from itrex_chat.checkpoints.families import Family, Origin, family_of
 from itrex_chat.checkpoints.storage import SafetensorsFiles, Storage, open_storage
-from itrex_chat.decoder.config import DecoderConfig, from_native
-from itrex_chat.decoder.layout import EMBEDDING, HEAD, TensorSpec, tensors
-from itrex_chat.errors import CheckpointError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.foundation.language import _
 from itrex_chat.sources import Source
 
 DERIVED = re.compile(r"(rotary_emb|rotary_pos_emb)\.inv_freq$|\.attn\.(masked_)?bias$|^rope_freqs\.weight$")
@@ -33,6 +34,7 @@ class Checkpoint:
     defines, `decoder` what this program reads from it, `description` how the
     weights are stored ("float16", "GGUF Q4_K").
     """
+
     source: Source
     family: str
     config: dict
@@ -59,8 +61,13 @@ class Checkpoint:
         if origin.transform == "normalized":
             rows = torch.nn.functional.normalize(rows.float())
         if not torch.isfinite(rows).all():
-            raise CheckpointError(_("{folder}: the tensor {name} holds values that are not finite numbers.",
-                                    folder=self.source.folder, name=origin.tensor))
+            raise CheckpointError(
+                _(
+                    "{folder}: the tensor {name} holds values that are not finite numbers.",
+                    folder=self.source.folder,
+                    name=origin.tensor,
+                )
+            )
         return rows
 
     def tensor(self, spec: TensorSpec) -> torch.Tensor:
@@ -95,15 +102,16 @@ def open_checkpoint(source: Source) -> Checkpoint:
     storage = open_storage(source.format, source.weights)
     if source.format == "gguf":
         family = gguf.family(storage.metadata)
-        config = gguf.native_config(storage.metadata, storage.shapes)
+        config = gguf.transformers_config(storage.metadata, storage.shapes)
         if config["rope_parameters"]["rope_type"] == "llama3":
             config["rope_parameters"] |= gguf.llama3_scaling(
-                storage.rows("rope_freqs.weight", 0, storage.shapes["rope_freqs.weight"][0]))
+                storage.rows("rope_freqs.weight", 0, storage.shapes["rope_freqs.weight"][0])
+            )
     else:
         original = read_json(source.folder / "config.json")
         family = family_of(original)
-        config = family.native_config(original)
-    decoder = from_native(config)
+        config = family.transformers_config(original)
+    decoder = from_transformers(config)
     origins = _origins(family, decoder, storage, source)
     return Checkpoint(source, family.name, config, decoder, storage.description(), storage, origins)
 
@@ -132,18 +140,35 @@ def _origins(family: Family, decoder: DecoderConfig, storage: Storage, source: S
             origin = family.origin(EMBEDDING, decoder)
         found = storage.shapes.get(origin.tensor)
         if found is None:
-            raise CheckpointError(_("{folder}: the tensor {name} is missing; the checkpoint is not complete.",
-                                    folder=source.folder, name=origin.tensor))
+            raise CheckpointError(
+                _(
+                    "{folder}: the tensor {name} is missing; the checkpoint is not complete.",
+                    folder=source.folder,
+                    name=origin.tensor,
+                )
+            )
         if found[1:] != spec.shape[1:] or found[0] < origin.first_row + spec.shape[0]:
-            raise CheckpointError(_("{folder}: the tensor {name} has the shape {found}, which does not fit config.json.",
-                                    folder=source.folder, name=origin.tensor, found=list(found)))
+            raise CheckpointError(
+                _(
+                    "{folder}: the tensor {name} has the shape {found}, which does not fit config.json.",
+                    folder=source.folder,
+                    name=origin.tensor,
+                    found=list(found),
+                )
+            )
         origins[spec.name] = origin
     used = {origin.tensor for origin in origins.values()}
     tied = {family.origin(HEAD, decoder).tensor} if decoder.tied_head else set()
     for name in storage.shapes:
         if name not in used | tied and not DERIVED.search(name):
-            raise CheckpointError(_("{folder}: the tensor {name} is not part of the architecture {architecture}.",
-                                    folder=source.folder, name=name, architecture=decoder.architecture))
+            raise CheckpointError(
+                _(
+                    "{folder}: the tensor {name} is not part of the architecture {architecture}.",
+                    folder=source.folder,
+                    name=name,
+                    architecture=decoder.architecture,
+                )
+            )
     _check_rows(origins, decoder, storage, source)
     return origins
 
@@ -156,5 +181,11 @@ def _check_rows(origins: dict[str, Origin], decoder: DecoderConfig, storage: Sto
         used[origin.tensor] = max(used.get(origin.tensor, 0), origin.first_row + spec.shape[0])
     for name, rows in used.items():
         if storage.shapes[name][0] != rows:
-            raise CheckpointError(_("{folder}: the tensor {name} has the shape {found}, which does not fit config.json.",
-                                    folder=source.folder, name=name, found=list(storage.shapes[name])))
+            raise CheckpointError(
+                _(
+                    "{folder}: the tensor {name} has the shape {found}, which does not fit config.json.",
+                    folder=source.folder,
+                    name=name,
+                    found=list(storage.shapes[name]),
+                )
+            )

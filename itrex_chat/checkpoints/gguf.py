@@ -3,33 +3,49 @@
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Weights that
 were quantized are dequantized as they are read.
 """
+
+from itrex_chat.architecture.config import ARCHITECTURES, DecoderConfig
+from itrex_chat.architecture.layout import EMBEDDING, HEAD
 from itrex_chat.checkpoints.families import Family, Origin
-from itrex_chat.decoder.config import ARCHITECTURES, DecoderConfig
-from itrex_chat.decoder.layout import EMBEDDING, HEAD
-from itrex_chat.errors import CheckpointError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.foundation.language import _
 
 KNOWN = ("llama", "qwen2", "qwen3", "glm4")
 MODULES = {
-    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
-    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "mlp.gate_up_proj": "ffn_up",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-    "post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"}
-LLAMA3_SCALING = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-                  "original_max_position_embeddings": 8192}
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "mlp.gate_up_proj": "ffn_up",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
+}
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
 
 
 def family(metadata: dict) -> Family:
     """The family of a GGUF file. Raises CheckpointError for an architecture that is not known."""
     kind = metadata["general.architecture"]
     if kind not in KNOWN:
-        raise CheckpointError(_("The GGUF architecture {name} is not supported. Known: {known}.", name=kind,
-                                known=", ".join(KNOWN)))
+        raise CheckpointError(
+            _("The GGUF architecture {name} is not supported. Known: {known}.", name=kind, known=", ".join(KNOWN))
+        )
     return Family(kind, lambda config: config, _origin)
 
 
-def native_config(metadata: dict, shapes: dict[str, tuple[int, ...]]) -> dict:
+def transformers_config(metadata: dict, shapes: dict[str, tuple[int, ...]]) -> dict:
     """The `config.json` of the transformers architecture that the file holds. Raises CheckpointError."""
     kind = metadata["general.architecture"]
 
@@ -45,19 +61,29 @@ def native_config(metadata: dict, shapes: dict[str, tuple[int, ...]]) -> dict:
         head_dim = hidden // heads
     rotary_dims = value("rope.dimension_count", head_dim)
     return {
-        "model_type": kind, "architectures": [ARCHITECTURES[kind]],
-        "vocab_size": shapes.get("token_embd.weight", (0,))[0], "hidden_size": hidden,
-        "intermediate_size": value("feed_forward_length"), "num_hidden_layers": value("block_count"),
-        "num_attention_heads": heads, "num_key_value_heads": value("attention.head_count_kv", heads),
-        "head_dim": head_dim, "rms_norm_eps": value("attention.layer_norm_rms_epsilon"),
-        "max_position_embeddings": value("context_length"), "hidden_act": "silu",
+        "model_type": kind,
+        "architectures": [ARCHITECTURES[kind]],
+        "vocab_size": shapes.get("token_embd.weight", (0,))[0],
+        "hidden_size": hidden,
+        "intermediate_size": value("feed_forward_length"),
+        "num_hidden_layers": value("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": value("attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": value("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": value("context_length"),
+        "hidden_act": "silu",
         "tie_word_embeddings": "output.weight" not in shapes,
         "attention_bias": "blk.0.attn_q.bias" in shapes,
-        "rope_parameters": {"rope_theta": value("rope.freq_base", 10000.0),
-                            "partial_rotary_factor": rotary_dims / head_dim, **_scaling(kind, metadata, shapes)},
+        "rope_parameters": {
+            "rope_theta": value("rope.freq_base", 10000.0),
+            "partial_rotary_factor": rotary_dims / head_dim,
+            **_scaling(kind, metadata, shapes),
+        },
         "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id")}
+        "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
+    }
 
 
 def llama3_scaling(factors) -> dict:

@@ -4,6 +4,7 @@ Each kind of file gives the shapes of its tensors and fresh copies of their
 rows. Files are opened anew for each read, so that mapped pages leave the
 process again and reading a model of any size takes the memory of one slab.
 """
+
 import pickle
 import warnings
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from itrex_chat.gguf_header import read_header
-from itrex_chat.errors import CheckpointError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.foundation.language import _
+from itrex_chat.sources.gguf_header import read_header
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -23,6 +24,7 @@ SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.
 
 class Storage(Protocol):
     """`shapes` by tensor name; `dtype` as stored; `rows` [start, stop) of the first dimension."""
+
     shapes: dict[str, tuple[int, ...]]
 
     def dtype(self, name: str) -> torch.dtype: ...
@@ -107,21 +109,30 @@ class GgufFiles:
 
     def rows(self, name, start, stop):
         import gguf
+
         place = self._places[name]
         row_bytes = place.length // place.shape[0]
-        raw = np.fromfile(self._homes[name], np.uint8, (stop - start) * row_bytes,
-                          offset=place.offset + start * row_bytes)
+        raw = np.fromfile(
+            self._homes[name], np.uint8, (stop - start) * row_bytes, offset=place.offset + start * row_bytes
+        )
         kind = gguf.GGMLQuantizationType(place.kind)
         try:
             values = gguf.dequantize(raw.reshape(stop - start, row_bytes), kind)
         except NotImplementedError:
-            raise CheckpointError(_("{path}: the tensor {name} has the type {kind}, which the gguf package cannot "
-                                    "dequantize.", path=self._homes[name], name=name, kind=kind.name)) from None
+            raise CheckpointError(
+                _(
+                    "{path}: the tensor {name} has the type {kind}, which the gguf package cannot dequantize.",
+                    path=self._homes[name],
+                    name=name,
+                    kind=kind.name,
+                )
+            ) from None
         return torch.from_numpy(np.array(values, np.float32)).reshape(stop - start, *place.shape[1:])
 
     def description(self):
         """The commonest storage type of the matrices, such as "GGUF Q4_K"."""
         import gguf
+
         kinds = [place.kind for place in self._places.values() if len(place.shape) > 1]
         return "GGUF " + gguf.GGMLQuantizationType(max(set(kinds), key=kinds.count)).name if kinds else "GGUF"
 
@@ -140,8 +151,13 @@ def _unpickle(path: Path) -> dict[str, torch.Tensor]:
                     raise
                 content = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
     except pickle.UnpicklingError:
-        raise CheckpointError(_("{path} holds more than tensors and is not loaded: a pickle can run code. "
-                                "Use a checkpoint in safetensors.", path=path)) from None
+        raise CheckpointError(
+            _(
+                "{path} holds more than tensors and is not loaded: a pickle can run code. "
+                "Use a checkpoint in safetensors.",
+                path=path,
+            )
+        ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from None
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
@@ -161,8 +177,15 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 
 def _float(dtype, name: str, path: Path) -> torch.dtype:
     if dtype not in FLOATS:
-        raise CheckpointError(_("{path}: the tensor {name} is stored as {dtype}; only float32, float16 and bfloat16 "
-                                "checkpoints can be used.", path=path, name=name, dtype=dtype))
+        raise CheckpointError(
+            _(
+                "{path}: the tensor {name} is stored as {dtype}; only float32, float16 and bfloat16 "
+                "checkpoints can be used.",
+                path=path,
+                name=name,
+                dtype=dtype,
+            )
+        )
     return dtype
 
 

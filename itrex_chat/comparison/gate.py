@@ -1,23 +1,38 @@
 """Conditions that make a comparison fail: `--fail-if 'kld_mean>0.1'`."""
+
 import math
 import operator
 import re
 from dataclasses import dataclass
 
-from itrex_chat.choices import one_of
 from itrex_chat.comparison import ONLINE, Comparison, Figures, ModelComparison
 from itrex_chat.engines import titled
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
 from itrex_chat.quality import metrics
 from itrex_chat.quality.passages import ANSWERS
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 FORM = re.compile(r"\s*(?P<name>[a-z_0-9]+)(\.(?P<end>low|high))?\s*(?P<operator>>=|<=|>|<)\s*(?P<limit>\S+)\s*")
-MEASURED = ("ppl_base", "ppl", "ppl_ratio", "kld_mean", *metrics.KL_QUANTILES, "kld_max", "same_top", "dp_mean", "dp_rms",
-            *metrics.CHANGE_QUANTILES)
-RATIOS = {"speedup": "tokens_per_second", "memory_ratio": "peak_memory", "size_ratio": "disk_bytes",
-          "ttft_ratio": "ttft"}
+MEASURED = (
+    "ppl_base",
+    "ppl",
+    "ppl_ratio",
+    "kld_mean",
+    *metrics.KL_QUANTILES,
+    "kld_max",
+    "same_top",
+    "dp_mean",
+    "dp_rms",
+    *metrics.CHANGE_QUANTILES,
+)
+RATIOS = {
+    "speedup": "tokens_per_second",
+    "memory_ratio": "peak_memory",
+    "size_ratio": "disk_bytes",
+    "ttft_ratio": "ttft",
+}
 ANSWERED = ("chrf", "bleu", "equal_tokens", "repetition", "tokens_per_second", "ttft", "peak_memory")
 SHARES = {"identical": "answers", "stopped": "answers", "matching": "expected", "containing": "expected"}
 NAMES = (*MEASURED, *RATIOS, *ANSWERED, *SHARES)
@@ -26,6 +41,7 @@ NAMES = (*MEASURED, *RATIOS, *ANSWERED, *SHARES)
 @dataclass(frozen=True)
 class Condition:
     """A figure compared with a limit. `end` "low" or "high" means that end of the 95 % interval."""
+
     text: str
     name: str
     end: str | None
@@ -42,8 +58,13 @@ def parse(text: str) -> Condition:
     match = FORM.fullmatch(text)
     limit = _number(match["limit"]) if match else None
     if limit is None:
-        raise RunError(_("--fail-if: {text!r} is no condition; write a figure, one of < <= > >= and a number, such as "
-                         "'kld_mean>0.1'.", text=text))
+        raise RunError(
+            _(
+                "--fail-if: {text!r} is no condition; write a figure, one of < <= > >= and a number, such as "
+                "'kld_mean>0.1'.",
+                text=text,
+            )
+        )
     one_of("--fail-if", match["name"], NAMES, RunError)
     if match["end"] and match["name"] not in MEASURED:
         raise RunError(_("--fail-if: {name} has no interval; leave out .{end}.", name=match["name"], end=match["end"]))
@@ -61,15 +82,28 @@ def failures(comparison: Comparison, conditions: list[Condition]) -> list[str]:
         for model in comparison.models:
             others = [figures for figures in model.figures if figures.variant not in (model.baseline, ONLINE)]
             if not others:
-                raise RunError(_("--fail-if {text}: {model} has nothing to compare with {base}.", text=condition.text,
-                                 model=model.model, base=titled(model.baseline)))
+                raise RunError(
+                    _(
+                        "--fail-if {text}: {model} has nothing to compare with {base}.",
+                        text=condition.text,
+                        model=model.model,
+                        base=titled(model.baseline),
+                    )
+                )
             for figures in others:
                 for where, value in _values(model, figures, condition):
                     if condition.holds(value):
-                        found.append(_("{model} {variant}: {name} is {value:.6g}{where} ({condition})",
-                                       model=model.model, variant=titled(figures.variant), where=where,
-                                       name=condition.name + (f".{condition.end}" if condition.end else ""),
-                                       value=value, condition=condition.text))
+                        found.append(
+                            _(
+                                "{model} {variant}: {name} is {value:.6g}{where} ({condition})",
+                                model=model.model,
+                                variant=titled(figures.variant),
+                                where=where,
+                                name=condition.name + (f".{condition.end}" if condition.end else ""),
+                                value=value,
+                                condition=condition.text,
+                            )
+                        )
     return found
 
 
@@ -79,14 +113,27 @@ def _values(model: ModelComparison, figures: Figures, condition: Condition) -> l
     if name not in MEASURED:
         value = _answered(model, figures, name)
         if value is None:
-            raise RunError(_("--fail-if {text}: {name} of {model} {variant} is not known{reason}.", text=condition.text,
-                             name=name, model=model.model, variant=titled(variant),
-                             reason=f" ({figures.reason.rstrip('.')})" if figures.reason else ""))
+            raise RunError(
+                _(
+                    "--fail-if {text}: {name} of {model} {variant} is not known{reason}.",
+                    text=condition.text,
+                    name=name,
+                    model=model.model,
+                    variant=titled(variant),
+                    reason=f" ({figures.reason.rstrip('.')})" if figures.reason else "",
+                )
+            )
         return [("", value)]
     measured = model.quality.variants.get(variant) if model.quality else None
     if measured is None or not measured.corpora:
-        raise RunError(_("--fail-if {text}: {model} {variant} was not measured; run python -m itrex_chat.measure first.",
-                         text=condition.text, model=model.model, variant=titled(variant)))
+        raise RunError(
+            _(
+                "--fail-if {text}: {model} {variant} was not measured; run python -m itrex_chat.measure first.",
+                text=condition.text,
+                model=model.model,
+                variant=titled(variant),
+            )
+        )
     values = []
     for corpus in measured.corpora:
         value = getattr(corpus.figures[name], condition.end or "value")

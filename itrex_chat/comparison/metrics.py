@@ -1,4 +1,5 @@
 """How alike two answers are, and what can be seen of one answer by itself."""
+
 import functools
 import re
 import unicodedata
@@ -53,12 +54,12 @@ def contains(answer: str, expected: str) -> bool:
 
 def repetition(token_ids: list[int]) -> float:
     """The share of an answer's runs of four tokens that occurred in it before, 0 to 1."""
-    runs = [tuple(token_ids[i:i + REPEATED]) for i in range(len(token_ids) - REPEATED + 1)]
+    runs = [tuple(token_ids[i : i + REPEATED]) for i in range(len(token_ids) - REPEATED + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def language_of(text: str) -> str:
-    """"zh", "ja", "ko", "en" (any language in Latin letters) or "" by the letters of a text.
+    """ "zh", "ja", "ko", "en" (any language in Latin letters) or "" by the letters of a text.
 
     Chinese characters are counted against Latin words; code blocks do not count.
     """
@@ -83,10 +84,12 @@ def _bare(text: str) -> str:
 @functools.cache
 def _scorer():
     from sacrebleu.metrics import CHRF
+
     return CHRF()
 
 
 @functools.cache
 def _bleu_scorer(tokenizer: str):
     from sacrebleu.metrics import BLEU
+
     return BLEU(tokenize=tokenizer, effective_order=True)

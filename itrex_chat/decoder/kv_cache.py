@@ -1,9 +1,10 @@
 """Keys and values of a batch of sequences, allocated once."""
+
 import torch
 
-from itrex_chat import large_pages
-from itrex_chat.decoder.config import DecoderConfig
+from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.decoder.rotary import angles
+from itrex_chat.native import large_pages
 
 
 class KVCache:

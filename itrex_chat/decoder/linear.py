@@ -1,4 +1,5 @@
 """Linear layers, the one thing in which the variants of a model differ."""
+
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +17,7 @@ class Linear(Protocol):
 @dataclass(frozen=True)
 class DenseLinear:
     """A matrix [out, in] in float32 or bfloat16; activations are rounded to its dtype, sums are float32."""
+
     weight: torch.Tensor
     bias: torch.Tensor | None = None
 
@@ -32,6 +34,7 @@ class DenseLinear:
 @dataclass(frozen=True)
 class QuantizedLinear:
     """A matrix in a kernel's layout (`kernels.PackedWeight`)."""
+
     packed: "PackedWeight"  # noqa: F821
     bias: torch.Tensor | None = None
 
@@ -46,6 +49,7 @@ class QuantizedLinear:
 @dataclass(frozen=True)
 class StackedLinear:
     """Several linear layers of one input, their outputs side by side (parts of different precision)."""
+
     parts: tuple[Linear, ...]
 
     def __call__(self, x):

@@ -1,16 +1,18 @@
 """Building a decoder from stored weights."""
+
 from typing import Protocol
 
 import torch
 
-from itrex_chat.decoder.config import DecoderConfig
-from itrex_chat.decoder.layout import EMBEDDING, HEAD, layer
+from itrex_chat.architecture.config import DecoderConfig
+from itrex_chat.architecture.layout import EMBEDDING, HEAD, layer
 from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.model import Block, Decoder
 
 
 class Weights(Protocol):
     """Where a decoder's parts come from: one of the variants in `variants.py`."""
+
     config: DecoderConfig
 
     def vector(self, name: str) -> torch.Tensor:
@@ -30,7 +32,8 @@ def load_decoder(weights: Weights) -> Decoder:
         embedding=weights.embedding(EMBEDDING),
         blocks=tuple(load_block(weights, number) for number in range(config.layers)),
         norm=weights.vector("model.norm.weight"),
-        head=weights.linear([HEAD.removesuffix(".weight")]))
+        head=weights.linear([HEAD.removesuffix(".weight")]),
+    )
 
 
 def load_block(weights: Weights, number: int) -> Block:
@@ -49,4 +52,5 @@ def load_block(weights: Weights, number: int) -> Block:
         mlp_norm=weights.vector(prefix + "post_attention_layernorm.weight"),
         gate_up=weights.linear([prefix + part for part in gate_up]),
         down=weights.linear([prefix + "mlp.down_proj"]),
-        **{field: weights.vector(f"{prefix}{name}.weight") for field, name in norms.items()})
+        **{field: weights.vector(f"{prefix}{name}.weight") for field, name in norms.items()},
+    )

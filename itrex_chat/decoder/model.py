@@ -4,12 +4,13 @@ Pre-norm blocks of grouped-query attention with rotary positions and a SwiGLU
 MLP, as in Llama (arXiv:2302.13971); families differ by `DecoderConfig`,
 variants by their linear layers.
 """
+
 from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
 
-from itrex_chat.decoder.config import DecoderConfig
+from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass
@@ -20,6 +21,7 @@ from itrex_chat.native import STEP_ROWS
 @dataclass(frozen=True)
 class Block:
     """One decoder block. Norm weights are float32 [width]; `qkv` and `gate_up` are one product each."""
+
     attention_norm: torch.Tensor
     qkv: Linear
     output: Linear
@@ -35,6 +37,7 @@ class Block:
 @dataclass(frozen=True)
 class Step:
     """What all blocks of one forward pass share."""
+
     cache: KVCache
     cos: torch.Tensor  # [batch or 1, tokens, 1, dims/2]
     sin: torch.Tensor
@@ -48,6 +51,7 @@ class Decoder:
 
     `native` is the pass with the native kernels (`with_native_pass`), or None.
     """
+
     config: DecoderConfig
     embedding: torch.Tensor
     blocks: tuple[Block, ...]
@@ -68,8 +72,9 @@ class Decoder:
         return KVCache(self.config, capacity, batch)
 
     @torch.inference_mode()
-    def forward(self, ids: torch.Tensor, cache: KVCache, counts: list[int] | None = None,
-                all_logits: bool = False) -> torch.Tensor:
+    def forward(
+        self, ids: torch.Tensor, cache: KVCache, counts: list[int] | None = None, all_logits: bool = False
+    ) -> torch.Tensor:
         """Read tokens and return the logits of what follows.
 
         ids int64 [batch, tokens]; each sequence's tokens follow those that the
@@ -87,7 +92,9 @@ class Decoder:
         counts = counts or [tokens] * batch
         x = self.embedding[ids].float()
         if self.native:
-            x = self.native.blocks(x.reshape(batch * tokens, -1), cache, self._rows(positions)).reshape(batch, tokens, -1)
+            x = self.native.blocks(x.reshape(batch * tokens, -1), cache, self._rows(positions)).reshape(
+                batch, tokens, -1
+            )
         else:
             step = Step(cache, *self._angles(cache, positions), positions, self._log_n_scale(positions))
             for number, block in enumerate(self.blocks):
@@ -121,8 +128,11 @@ class Decoder:
         """The rows of a pass with these positions, [batch, tokens]."""
         batch, tokens = positions.shape
         scale = self._log_n_scale(positions)
-        return Rows(torch.arange(batch).repeat_interleave(tokens) if batch > 1 else torch.zeros(tokens, dtype=torch.int64),
-                    positions.reshape(-1), None if scale is None else scale.reshape(-1))
+        return Rows(
+            torch.arange(batch).repeat_interleave(tokens) if batch > 1 else torch.zeros(tokens, dtype=torch.int64),
+            positions.reshape(-1),
+            None if scale is None else scale.reshape(-1),
+        )
 
     def weight_bytes(self) -> int:
         """Bytes of the weights that one decoded token reads: all but the embedding."""
@@ -200,6 +210,6 @@ def _write(cached: torch.Tensor, new: torch.Tensor, step: Step) -> None:
     """Put new keys or values [batch, tokens, kv_heads, head_dim] behind those of their sequence."""
     if new.shape[0] == 1:
         start = step.cache.longest
-        cached[0, :, start:start + new.shape[1]] = new[0].transpose(0, 1)
+        cached[0, :, start : start + new.shape[1]] = new[0].transpose(0, 1)
     else:
         cached[torch.arange(new.shape[0])[:, None], :, step.positions] = new

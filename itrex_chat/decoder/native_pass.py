@@ -5,16 +5,18 @@ values do not depend on the other rows. Many rows go block by block, between
 the products through `native/heads.c`. Nothing depends on the number of
 threads. What is computed is what `Decoder` computes in PyTorch.
 """
+
 from ctypes import byref, pointer
 from dataclasses import dataclass
 from functools import singledispatch
 
 import torch
 
-from itrex_chat import large_pages, native
+from itrex_chat import native
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
 from itrex_chat.kernels.native import NativeWeight
+from itrex_chat.native import large_pages
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Rows:
 
     `query_scale`, float32 [rows], multiplies the queries.
     """
+
     sequences: torch.Tensor
     positions: torch.Tensor
     query_scale: torch.Tensor | None
@@ -36,10 +39,20 @@ class NativePass:
         layers = (native.Layer * config.layers)(*(self._layer(decoder, number) for number in range(config.layers)))
         self._decoder, self._layers = decoder, layers
         self.model = native.Model(
-            layers=config.layers, hidden=config.hidden_size, inner=config.intermediate_size, heads=config.heads,
-            kv_heads=config.kv_heads, head_dim=config.head_dim, rotated=config.rotary.dims,
-            interleaved=config.rotary.interleaved, vocabulary=config.vocab_size, eps=config.norm_eps, layer=layers,
-            norm=decoder.norm.data_ptr(), head=chain(decoder.head))
+            layers=config.layers,
+            hidden=config.hidden_size,
+            inner=config.intermediate_size,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_dim=config.head_dim,
+            rotated=config.rotary.dims,
+            interleaved=config.rotary.interleaved,
+            vocabulary=config.vocab_size,
+            eps=config.norm_eps,
+            layer=layers,
+            norm=decoder.norm.data_ptr(),
+            head=chain(decoder.head),
+        )
 
     def step(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
         """The logits, float32 [rows, vocabulary], of the tokens whose embeddings are x, float32 [rows, hidden] (overwritten).
@@ -53,17 +66,28 @@ class NativePass:
             cache.step_memory = torch.empty(size, dtype=torch.uint8)
         if cache.step_logits is None or cache.step_logits.shape[0] < count:
             cache.step_logits = torch.empty(count, self.model.vocabulary)
-        lib.itrex_step(byref(self.model), byref(_cache(cache)), count, x.data_ptr(), rows.sequences.data_ptr(),
-                       rows.positions.data_ptr(), native.address(rows.query_scale), cache.step_logits.data_ptr(),
-                       cache.step_memory.data_ptr(), threads)
+        lib.itrex_step(
+            byref(self.model),
+            byref(_cache(cache)),
+            count,
+            x.data_ptr(),
+            rows.sequences.data_ptr(),
+            rows.positions.data_ptr(),
+            native.address(rows.query_scale),
+            cache.step_logits.data_ptr(),
+            cache.step_memory.data_ptr(),
+            threads,
+        )
         return cache.step_logits[:count]
 
     def blocks(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
         """Tokens' embeddings x, float32 [rows, hidden] (overwritten), through all blocks."""
         model = self.model
         queries = model.heads * model.head_dim
-        normed, qkv, mixed, gate_up, inner = _side_by_side(x.shape[0], (
-            model.hidden, queries + 2 * model.kv_heads * model.head_dim, queries, 2 * model.inner, model.inner))
+        normed, qkv, mixed, gate_up, inner = _side_by_side(
+            x.shape[0],
+            (model.hidden, queries + 2 * model.kv_heads * model.head_dim, queries, 2 * model.inner, model.inner),
+        )
         y = normed  # it has been read when y is written
         for number, block in enumerate(self._decoder.blocks):
             _multiply(block.qkv, self._norm(x, block.attention_norm, normed), qkv)
@@ -75,8 +99,9 @@ class NativePass:
         return x
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        native.library().itrex_rms_norm(x.data_ptr(), weight.data_ptr(), *x.shape, self.model.eps, out.data_ptr(),
-                                        torch.get_num_threads())
+        native.library().itrex_rms_norm(
+            x.data_ptr(), weight.data_ptr(), *x.shape, self.model.eps, out.data_ptr(), torch.get_num_threads()
+        )
         return out
 
     def _gate(self, linear: Linear, x: torch.Tensor, gate_up: torch.Tensor, out: torch.Tensor) -> None:
@@ -88,8 +113,17 @@ class NativePass:
 
     def _attention(self, number: int, qkv: torch.Tensor, cache: KVCache, rows: Rows, out: torch.Tensor) -> torch.Tensor:
         if native.library().itrex_attention(
-                byref(self.model), byref(_cache(cache)), number, qkv.shape[0], qkv.data_ptr(), rows.sequences.data_ptr(),
-                rows.positions.data_ptr(), native.address(rows.query_scale), out.data_ptr(), torch.get_num_threads()):
+            byref(self.model),
+            byref(_cache(cache)),
+            number,
+            qkv.shape[0],
+            qkv.data_ptr(),
+            rows.sequences.data_ptr(),
+            rows.positions.data_ptr(),
+            native.address(rows.query_scale),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        ):
             raise MemoryError
         return out
 
@@ -97,10 +131,20 @@ class NativePass:
     def _layer(decoder, number: int) -> native.Layer:
         block = decoder.blocks[number]
         return native.Layer(
-            **{name: native.address(getattr(block, name)) for name in (
-                "attention_norm", "mlp_norm", "query_norm", "key_norm", "after_attention_norm", "after_mlp_norm")},
+            **{
+                name: native.address(getattr(block, name))
+                for name in (
+                    "attention_norm",
+                    "mlp_norm",
+                    "query_norm",
+                    "key_norm",
+                    "after_attention_norm",
+                    "after_mlp_norm",
+                )
+            },
             **{name: chain(getattr(block, name)) for name in ("qkv", "output", "gate_up", "down")},
-            window=decoder.config.window(number) or 0)
+            window=decoder.config.window(number) or 0,
+        )
 
 
 def native_pass(decoder: "Decoder") -> NativePass | None:  # noqa: F821
@@ -163,7 +207,7 @@ def _(linear: StackedLinear, x: torch.Tensor, out: torch.Tensor) -> None:
     start = 0
     for part in linear.parts:
         width = part.packed.out_features if isinstance(part, QuantizedLinear) else part.weight.shape[0]
-        _multiply(part, x, out[:, start:start + width])
+        _multiply(part, x, out[:, start : start + width])
         start += width
 
 
@@ -183,10 +227,22 @@ def _described(linear: DenseLinear | QuantizedLinear) -> native.Linear:
     if isinstance(linear, QuantizedLinear):
         return linear.packed.linear(linear.bias)
     rows, columns = linear.weight.shape
-    return native.Linear(format=native.FORMATS["fp32" if linear.weight.dtype == torch.float32 else "bf16"], inputs=columns,
-                         outputs=rows, weight=linear.weight.data_ptr(), bias=native.address(linear.bias))
+    return native.Linear(
+        format=native.FORMATS["fp32" if linear.weight.dtype == torch.float32 else "bf16"],
+        inputs=columns,
+        outputs=rows,
+        weight=linear.weight.data_ptr(),
+        bias=native.address(linear.bias),
+    )
 
 
 def _cache(cache: KVCache) -> native.Cache:
-    return native.Cache(keys=cache.keys.data_ptr(), values=cache.values.data_ptr(), cos=cache.cos.data_ptr(),
-                        sin=cache.sin.data_ptr(), batch=cache.batch, capacity=cache.capacity, tables=cache.cos.shape[0])
+    return native.Cache(
+        keys=cache.keys.data_ptr(),
+        values=cache.values.data_ptr(),
+        cos=cache.cos.data_ptr(),
+        sin=cache.sin.data_ptr(),
+        batch=cache.batch,
+        capacity=cache.capacity,
+        tables=cache.cos.shape[0],
+    )

@@ -1,9 +1,10 @@
 """Rotary positions: the angles of a sequence, and turning queries and keys by them."""
+
 import math
 
 import torch
 
-from itrex_chat.decoder.config import DecoderConfig, Rotary, inverse_frequencies
+from itrex_chat.architecture.config import DecoderConfig, Rotary, inverse_frequencies
 
 
 def frequencies(config: DecoderConfig, prefill_length: int) -> torch.Tensor:
@@ -43,12 +44,12 @@ def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, rotary: Rotary) 
     half = rotary.dims // 2
     out = torch.empty_like(x)
     if rotary.interleaved:
-        first, second = x[..., 0:rotary.dims:2], x[..., 1:rotary.dims:2]
-        out[..., 0:rotary.dims:2] = first * cos - second * sin
-        out[..., 1:rotary.dims:2] = second * cos + first * sin
+        first, second = x[..., 0 : rotary.dims : 2], x[..., 1 : rotary.dims : 2]
+        out[..., 0 : rotary.dims : 2] = first * cos - second * sin
+        out[..., 1 : rotary.dims : 2] = second * cos + first * sin
     else:
-        first, second = x[..., :half], x[..., half:rotary.dims]
+        first, second = x[..., :half], x[..., half : rotary.dims]
         out[..., :half] = first * cos - second * sin
-        out[..., half:rotary.dims] = second * cos + first * sin
-    out[..., rotary.dims:] = x[..., rotary.dims:]
+        out[..., half : rotary.dims] = second * cos + first * sin
+    out[..., rotary.dims :] = x[..., rotary.dims :]
     return out

@@ -1,4 +1,5 @@
 """Chat completions and embeddings from an OpenAI-compatible endpoint."""
+
 import json
 import math
 import os
@@ -9,8 +10,8 @@ import urllib.request
 from dataclasses import dataclass
 
 from itrex_chat.chat.messages import printable
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
 
 ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 TIMEOUT, ATTEMPTS, LARGEST = 120, 3, 4 << 20
@@ -20,6 +21,7 @@ AGAIN = (408, 429, 500, 502, 503, 504)
 @dataclass(frozen=True)
 class Completion:
     """`finish_reason` is "stop" or "length"; `seconds` the whole time, network included."""
+
     text: str
     finish_reason: str
     prompt_tokens: int
@@ -30,6 +32,7 @@ class Completion:
 @dataclass(frozen=True)
 class Endpoint:
     """Where and as whom to ask. `address` ends before /chat/completions; the key is never shown or kept."""
+
     address: str
     model: str
     key: str = ""
@@ -40,8 +43,13 @@ class Endpoint:
         address = address or os.environ.get(ADDRESS, "")
         parts = urllib.parse.urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise RunError(_("Name the endpoint with --endpoint or {variable}, such as https://api.openai.com/v1 or "
-                             "http://localhost:8000/v1.", variable=ADDRESS))
+            raise RunError(
+                _(
+                    "Name the endpoint with --endpoint or {variable}, such as https://api.openai.com/v1 or "
+                    "http://localhost:8000/v1.",
+                    variable=ADDRESS,
+                )
+            )
         return cls(address.rstrip("/"), model, os.environ.get(KEY, ""))
 
     def complete(self, messages: list[dict], max_new_tokens: int) -> Completion:
@@ -51,9 +59,13 @@ class Endpoint:
         try:
             choice, usage = content["choices"][0], content.get("usage") or {}
             text = choice["message"]["content"] or ""
-            return Completion(printable(text), "length" if choice.get("finish_reason") == "length" else "stop",
-                              int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0),
-                              time.perf_counter() - started)
+            return Completion(
+                printable(text),
+                "length" if choice.get("finish_reason") == "length" else "stop",
+                int(usage.get("prompt_tokens") or 0),
+                int(usage.get("completion_tokens") or 0),
+                time.perf_counter() - started,
+            )
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise RunError(_("{address} gave an answer that is no chat completion.", address=self.address)) from None
 
@@ -71,22 +83,40 @@ class Endpoint:
 
     def _send(self, path: str, content: dict) -> dict:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(f"{self.address}/{path}", json.dumps({"model": self.model, **content}).encode(),
-                                         headers)
+        request = urllib.request.Request(
+            f"{self.address}/{path}", json.dumps({"model": self.model, **content}).encode(), headers
+        )
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
                     return json.loads(response.read(LARGEST))
             except urllib.error.HTTPError as error:
                 if error.code in (401, 403):
-                    raise RunError(_("{address} refuses the key in {variable} (HTTP {status}).", address=self.address,
-                                     variable=KEY, status=error.code)) from None
+                    raise RunError(
+                        _(
+                            "{address} refuses the key in {variable} (HTTP {status}).",
+                            address=self.address,
+                            variable=KEY,
+                            status=error.code,
+                        )
+                    ) from None
                 if error.code not in AGAIN or attempt == ATTEMPTS:
-                    raise RunError(_("{address} answered with an error (HTTP {status}) for the model {model}.",
-                                     address=self.address, status=error.code, model=self.model)) from None
+                    raise RunError(
+                        _(
+                            "{address} answered with an error (HTTP {status}) for the model {model}.",
+                            address=self.address,
+                            status=error.code,
+                            model=self.model,
+                        )
+                    ) from None
             except (OSError, ValueError) as error:
                 if attempt == ATTEMPTS:
-                    raise RunError(_("{address} cannot be reached or understood ({reason}).", address=self.address,
-                                     reason=" ".join(str(error).split())[:160])) from None
+                    raise RunError(
+                        _(
+                            "{address} cannot be reached or understood ({reason}).",
+                            address=self.address,
+                            reason=" ".join(str(error).split())[:160],
+                        )
+                    ) from None
             time.sleep(attempt)
         raise AssertionError("unreachable")

@@ -1,4 +1,5 @@
 """What generation returns."""
+
 from dataclasses import dataclass
 
 
@@ -14,6 +15,7 @@ class Response:
     `drafted_tokens` that prompt lookup guessed were right; those took no pass
     of their own, and `tpot` counts them like any other.
     """
+
     text: str
     token_ids: list[int]
     prompt_token_ids: list[int]

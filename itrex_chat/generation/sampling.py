@@ -2,6 +2,7 @@
 
 Needs PyTorch alone: ITREX's worker runs this file in its own environment.
 """
+
 from __future__ import annotations
 
 import torch
@@ -15,7 +16,7 @@ class Sampler:
     The same seed and logits give the same tokens.
     """
 
-    def __init__(self, config: "GenerationConfig", prompt: list[int], vocab_size: int):  # noqa: F821
+    def __init__(self, config: GenerationConfig, prompt: list[int], vocab_size: int):  # noqa: F821
         self._config, self._penalty = config, config.effective_repetition_penalty
         self._generator = torch.Generator().manual_seed(config.seed)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool)
@@ -40,5 +41,9 @@ class Sampler:
         before = probabilities.cumsum(-1) - probabilities
         probabilities[1:][before[1:] >= self._config.top_p] = 0  # the likeliest stays
         cumulative = probabilities.double().cumsum(-1)
-        point = torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]  # as multinomial is not, of all versions
-        return int(tokens[min(int(torch.searchsorted(cumulative, point, right=True)), int((probabilities > 0).sum()) - 1)])
+        point = (
+            torch.rand((), generator=self._generator, dtype=torch.float64) * cumulative[-1]
+        )  # as multinomial is not, of all versions
+        return int(
+            tokens[min(int(torch.searchsorted(cumulative, point, right=True)), int((probabilities > 0).sum()) - 1)]
+        )

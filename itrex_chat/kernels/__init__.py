@@ -4,23 +4,25 @@ A kernel packs `QuantizedTensor`s once, at load, and multiplies with them from
 then on. All kernels compute with the same weights, to the last bit; they
 differ in speed and in how they round activations.
 """
+
 import os
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
-from itrex_chat.choices import one_of
-from itrex_chat.errors import KernelError
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import KernelError
+from itrex_chat.foundation.language import _
 from itrex_chat.kernels.ark import Ark
 from itrex_chat.kernels.native import Native
 from itrex_chat.kernels.reference import Reference
-from itrex_chat.language import _
 from itrex_chat.quantization.tensor import QuantizedTensor
 
 
 class PackedWeight(Protocol):
     """A matrix [out, in] in a kernel's own layout."""
+
     in_features: int
     out_features: int
 
@@ -39,6 +41,7 @@ class Kernel(Protocol):
 
     `packing_bytes` are needed for each weight of a matrix while it is packed.
     """
+
     name: str
     packing_bytes: int
 
@@ -80,5 +83,5 @@ def described(kernel: Kernel) -> str:
 
 def why_not_faster(chosen: Kernel) -> str:
     """Why the kernels that are preferred to the chosen one cannot run here; "" where they could."""
-    better = list(KERNELS)[:list(KERNELS).index(chosen.name)]
+    better = list(KERNELS)[: list(KERNELS).index(chosen.name)]
     return "; ".join(f"{name}: {reason}" for name in better if (reason := KERNELS[name].missing()))

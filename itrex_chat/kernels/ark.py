@@ -1,4 +1,5 @@
 """Intel's BesTLA kernels, from auto-round-lib: the successor of ITREX's QBits. No compiler needed."""
+
 import contextlib
 import functools
 import io
@@ -7,13 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from itrex_chat.language import _
+from itrex_chat.foundation.language import _
 from itrex_chat.quantization.tensor import QuantizedTensor, concatenated
 
 
 @dataclass(frozen=True)
 class ArkWeight:
     """A matrix in BesTLA's layout, with float32 scales, which hold the artifact's float16 ones exactly."""
+
     blob: torch.Tensor
     in_features: int
     out_features: int
@@ -21,8 +23,9 @@ class ArkWeight:
 
     def matmul(self, x):
         out = torch.empty(x.shape[0], self.out_features)
-        _library().woqgemm(x.contiguous(), self.blob, _no_bias(), self.out_features, self.in_features, *self.settings,
-                           out=out)
+        _library().woqgemm(
+            x.contiguous(), self.blob, _no_bias(), self.out_features, self.in_features, *self.settings, out=out
+        )
         return out
 
     def dequantize(self):
@@ -48,8 +51,9 @@ class Ark:
         weight = concatenated(parts)
         integers = weight.integers()  # contiguous: of another layout it takes the address of a copy, and frees it
         settings = (weight.group_size, compute_dtype, f"int{weight.bits}", "fp32", False)
-        blob = _library().repack_quantized_weight(integers, weight.scales.float().contiguous(),
-                                                  torch.empty(0, dtype=torch.int8), *settings)
+        blob = _library().repack_quantized_weight(
+            integers, weight.scales.float().contiguous(), torch.empty(0, dtype=torch.int8), *settings
+        )
         return ArkWeight(blob, weight.in_features, weight.out_features, settings)
 
     def bytes_per_weight(self, bits, group_size):

@@ -1,19 +1,22 @@
 """Our own kernels in C (`itrex_chat/native`): decode at the speed of memory."""
+
 from collections.abc import Sequence
 from ctypes import byref
 from dataclasses import dataclass
 
 import torch
 
-from itrex_chat import large_pages, native
-from itrex_chat.errors import KernelError
-from itrex_chat.language import _
+from itrex_chat import native
+from itrex_chat.foundation.errors import KernelError
+from itrex_chat.foundation.language import _
+from itrex_chat.native import large_pages
 from itrex_chat.quantization.tensor import QuantizedTensor
 
 
 @dataclass(frozen=True)
 class NativeWeight:
     """A matrix in blocks of 16 outputs (native.h): uint8 [bytes]."""
+
     blob: torch.Tensor
     in_features: int
     out_features: int
@@ -24,16 +27,28 @@ class NativeWeight:
     def linear(self, bias: torch.Tensor | None = None) -> native.Linear:
         """The matrix for the C functions; it points into `blob` and `bias`."""
         return native.Linear(
-            format=native.FORMATS[f"int{self.bits}"], compute=native.COMPUTE[self.compute_dtype], inputs=self.in_features,
-            outputs=self.out_features, group=self.group_size, weight=native.address(self.blob),
-            bias=native.address(bias))
+            format=native.FORMATS[f"int{self.bits}"],
+            compute=native.COMPUTE[self.compute_dtype],
+            inputs=self.in_features,
+            outputs=self.out_features,
+            group=self.group_size,
+            weight=native.address(self.blob),
+            bias=native.address(bias),
+        )
 
     def matmul(self, x, bias=None, out=None):
         """With a bias, and into `out` [rows, out], whose rows may lie apart, where they are given."""
         x = x.contiguous()
         out = torch.empty(x.shape[0], self.out_features) if out is None else out
-        if native.library().itrex_product(byref(self.linear(bias)), x.shape[0], x.data_ptr(), self.in_features, out.data_ptr(),
-                                          out.stride(0), torch.get_num_threads()):
+        if native.library().itrex_product(
+            byref(self.linear(bias)),
+            x.shape[0],
+            x.data_ptr(),
+            self.in_features,
+            out.data_ptr(),
+            out.stride(0),
+            torch.get_num_threads(),
+        ):
             raise MemoryError
         return out
 
@@ -42,8 +57,15 @@ class NativeWeight:
 
         `gate_up`, float32 [rows, out], is there to be used.
         """
-        if native.library().itrex_gated_product(byref(self.linear(bias)), x.shape[0], x.data_ptr(), x.stride(0),
-                                                gate_up.data_ptr(), out.data_ptr(), torch.get_num_threads()):
+        if native.library().itrex_gated_product(
+            byref(self.linear(bias)),
+            x.shape[0],
+            x.data_ptr(),
+            x.stride(0),
+            gate_up.data_ptr(),
+            out.data_ptr(),
+            torch.get_num_threads(),
+        ):
             raise MemoryError
 
     def dequantize(self):
@@ -68,21 +90,44 @@ class Native:
     def pack(self, parts: Sequence[QuantizedTensor], compute_dtype):
         native.instructions()
         first = parts[0]
-        weight = NativeWeight(torch.empty(0, dtype=torch.uint8), first.in_features,
-                              sum(part.out_features for part in parts), first.bits, first.group_size, compute_dtype)
+        weight = NativeWeight(
+            torch.empty(0, dtype=torch.uint8),
+            first.in_features,
+            sum(part.out_features for part in parts),
+            first.bits,
+            first.group_size,
+            compute_dtype,
+        )
         layout, lib = weight.linear(), native.library()
         blob = large_pages.zeros(lib.itrex_packed_bytes(byref(layout)), dtype=torch.uint8)
         layout.weight, start = blob.data_ptr(), 0
         for part in parts:
-            if part.in_features % part.group_size or part.scales.shape != (part.in_features // part.group_size,
-                                                                           part.out_features):
-                raise KernelError(_("A matrix of {inputs} inputs does not have groups of {size}.",
-                                    inputs=part.in_features, size=part.group_size))
+            if part.in_features % part.group_size or part.scales.shape != (
+                part.in_features // part.group_size,
+                part.out_features,
+            ):
+                raise KernelError(
+                    _(
+                        "A matrix of {inputs} inputs does not have groups of {size}.",
+                        inputs=part.in_features,
+                        size=part.group_size,
+                    )
+                )
             qweight, scales = (_rows(tensor) for tensor in (part.qweight, part.scales))
-            lib.itrex_pack(byref(layout), qweight.data_ptr(), qweight.stride(0), scales.data_ptr(), scales.stride(0), start,
-                           part.out_features, torch.get_num_threads())
+            lib.itrex_pack(
+                byref(layout),
+                qweight.data_ptr(),
+                qweight.stride(0),
+                scales.data_ptr(),
+                scales.stride(0),
+                start,
+                part.out_features,
+                torch.get_num_threads(),
+            )
             start += part.out_features
-        return NativeWeight(blob, weight.in_features, weight.out_features, weight.bits, weight.group_size, compute_dtype)
+        return NativeWeight(
+            blob, weight.in_features, weight.out_features, weight.bits, weight.group_size, compute_dtype
+        )
 
     def bytes_per_weight(self, bits, group_size):
         return bits / 8 + 2 / group_size

@@ -1,4 +1,5 @@
 """The definition of the product, in plain PyTorch. Slow; runs anywhere."""
+
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +26,13 @@ class ReferenceWeight:
     def matmul(self, x):
         product = {"int8": _int8_product, "bf16": _bf16_product, "fp32": _fp32_product}[self.compute_dtype]
         outputs = max(1, SLAB // self.in_features)
-        return torch.cat([product(x, self.weight.columns(start, min(start + outputs, self.out_features)))
-                          for start in range(0, self.out_features, outputs)], 1)
+        return torch.cat(
+            [
+                product(x, self.weight.columns(start, min(start + outputs, self.out_features)))
+                for start in range(0, self.out_features, outputs)
+            ],
+            1,
+        )
 
     def dequantize(self):
         return self.weight.dequantize()

@@ -4,6 +4,7 @@ They run in the threads of torch's own OpenMP runtime, so that the two never
 compete for cores. ITREX_CHAT_INSTRUCTIONS chooses the instructions: portable,
 avx2, avx_vnni, avx512 or amx; without it, the best that the processor has.
 """
+
 import ctypes
 import functools
 import importlib.machinery
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from itrex_chat.choices import one_of
-from itrex_chat.errors import KernelError
-from itrex_chat.language import _
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import KernelError
+from itrex_chat.foundation.language import _
 
 FORMATS = {"fp32": 0, "bf16": 1, "int4": 2, "int8": 3}
 COMPUTE = {"int8": 0, "bf16": 1, "fp32": 2}
@@ -28,28 +29,66 @@ class Linear(Structure):
     """`Linear` of native.h."""
 
 
-Linear._fields_ = [*((name, c_int32) for name in ("format", "compute", "inputs", "outputs", "group", "reserved")),
-                   ("weight", c_void_p), ("bias", c_void_p), ("next", POINTER(Linear))]
+Linear._fields_ = [
+    *((name, c_int32) for name in ("format", "compute", "inputs", "outputs", "group", "reserved")),
+    ("weight", c_void_p),
+    ("bias", c_void_p),
+    ("next", POINTER(Linear)),
+]
 
 
 class Layer(Structure):
     """`Layer` of native.h."""
-    _fields_ = [*((name, c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm",
-                                                "after_attention_norm", "after_mlp_norm")),
-                *((name, POINTER(Linear)) for name in ("qkv", "output", "gate_up", "down")), ("window", c_int64)]
+
+    _fields_ = [
+        *(
+            (name, c_void_p)
+            for name in (
+                "attention_norm",
+                "mlp_norm",
+                "query_norm",
+                "key_norm",
+                "after_attention_norm",
+                "after_mlp_norm",
+            )
+        ),
+        *((name, POINTER(Linear)) for name in ("qkv", "output", "gate_up", "down")),
+        ("window", c_int64),
+    ]
 
 
 class Model(Structure):
     """`Model` of native.h."""
-    _fields_ = [*((name, c_int32) for name in ("layers", "hidden", "inner", "heads", "kv_heads", "head_dim", "rotated",
-                                               "interleaved", "vocabulary")),
-                ("eps", c_float), ("layer", POINTER(Layer)), ("norm", c_void_p), ("head", POINTER(Linear))]
+
+    _fields_ = [
+        *(
+            (name, c_int32)
+            for name in (
+                "layers",
+                "hidden",
+                "inner",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "rotated",
+                "interleaved",
+                "vocabulary",
+            )
+        ),
+        ("eps", c_float),
+        ("layer", POINTER(Layer)),
+        ("norm", c_void_p),
+        ("head", POINTER(Linear)),
+    ]
 
 
 class Cache(Structure):
     """`Cache` of native.h."""
-    _fields_ = [*((name, c_void_p) for name in ("keys", "values", "cos", "sin")),
-                *((name, c_int64) for name in ("batch", "capacity", "tables"))]
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("keys", "values", "cos", "sin")),
+        *((name, c_int64) for name in ("batch", "capacity", "tables")),
+    ]
 
 
 _FUNCTIONS = {
@@ -88,8 +127,12 @@ def instructions() -> str:
     if wanted:
         one_of("ITREX_CHAT_INSTRUCTIONS", wanted, INSTRUCTIONS, KernelError)
     if loaded.itrex_choose(wanted.encode()):
-        raise KernelError(_("This processor does not have the instructions {name} that ITREX_CHAT_INSTRUCTIONS asks for.",
-                            name=wanted))
+        raise KernelError(
+            _(
+                "This processor does not have the instructions {name} that ITREX_CHAT_INSTRUCTIONS asks for.",
+                name=wanted,
+            )
+        )
     return loaded.itrex_level().decode()
 
 
@@ -100,11 +143,19 @@ def address(tensor: torch.Tensor | None) -> int | None:
 @functools.cache
 def _load() -> ctypes.CDLL | str:
     """The library, or the reason why there is none."""
-    path = next((path for suffix in importlib.machinery.EXTENSION_SUFFIXES
-                 if (path := Path(__file__).with_name(f"_kernels{suffix}")).exists()), None)
+    path = next(
+        (
+            path
+            for suffix in importlib.machinery.EXTENSION_SUFFIXES
+            if (path := Path(__file__).with_name(f"_kernels{suffix}")).exists()
+        ),
+        None,
+    )
     if path is None:
-        return _("they were not built when the program was installed, which takes a C compiler (Debian, Ubuntu: apt "
-                 "install gcc) and installing again")
+        return _(
+            "they were not built when the program was installed, which takes a C compiler (Debian, Ubuntu: apt "
+            "install gcc) and installing again"
+        )
     try:
         _share_openmp()
         loaded = ctypes.CDLL(str(path))

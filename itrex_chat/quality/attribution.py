@@ -1,21 +1,23 @@
 """Where the loss comes from: step by step from rounded weights to the whole recipe, and layer by layer."""
+
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.errors import RunError
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.jobs.protocol import work
 from itrex_chat.quality import measuring, metrics
 from itrex_chat.quality.intervals import Estimate, Sample, positive_mean
 from itrex_chat.quality.measuring import Measurement
 from itrex_chat.quality.passages import Passage
 from itrex_chat.quality.store import Parts, digest
-from itrex_chat.recipe import Recipe
-from itrex_chat.runs.protocol import work
+from itrex_chat.settings.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Step:
     """Part of a recipe. `added` is the mean divergence that it has more than the step before."""
+
     name: str  # "blocks", "head", "activations"
     head: str
     compute_dtype: str
@@ -27,6 +29,7 @@ class Step:
 @dataclass(frozen=True)
 class Layer:
     """The mean divergence with only this block quantized (the head's `number` is the count of blocks)."""
+
     number: int
     kld_mean: Estimate
 
@@ -40,8 +43,9 @@ class Attribution:
     layers: list[Layer]
 
 
-def steps(recipe: Recipe, baseline: str, answers: list[Passage], texts: list[Path], limit: int | None
-          ) -> tuple[list[Step], Measurement]:
+def steps(
+    recipe: Recipe, baseline: str, answers: list[Passage], texts: list[Path], limit: int | None
+) -> tuple[list[Step], Measurement]:
     """Quantize the blocks alone, then the head as well, then the activations as the recipe says."""
     wanted = recipe.quantization
     chosen = [("blocks", dataclasses.replace(wanted, head="none", compute_dtype="fp32"))]
@@ -51,15 +55,24 @@ def steps(recipe: Recipe, baseline: str, answers: list[Passage], texts: list[Pat
         chosen.append(("activations", wanted))
     found, before, variant = [], None, f"int{wanted.bits}"
     for name, quantization in chosen:
-        measured = measuring.measure(dataclasses.replace(recipe, quantization=quantization), baseline, [variant], answers,
-                                     texts, limit)
+        measured = measuring.measure(
+            dataclasses.replace(recipe, quantization=quantization), baseline, [variant], answers, texts, limit
+        )
         [result] = measured.variants
         if result.reason:
             raise RunError(result.reason)
         positions = metrics.together(list(result.found.values()))
         figures = metrics.estimates(positions)
-        found.append(Step(name, quantization.head, quantization.compute_dtype, figures["kld_mean"], figures["same_top"],
-                          metrics.difference(before, positions) if before else None))
+        found.append(
+            Step(
+                name,
+                quantization.head,
+                quantization.compute_dtype,
+                figures["kld_mean"],
+                figures["same_top"],
+                metrics.difference(before, positions) if before else None,
+            )
+        )
         before = positions
     return found, measured
 
@@ -71,14 +84,24 @@ def layers(recipe: Recipe, baseline: str, measured: Measurement, count: int) -> 
     open_keys = {number: key for number, key in keys.items() if Parts("scores", key).missing(measured.passages)}
     if open_keys:
         measuring.check_memory(baseline, measured.plan)
-        for _event in work({"task": "score_layers", "recipe": recipe.as_dict(), "baseline": baseline, "variant": variant,
-                            "passages": [dataclasses.asdict(passage) for passage in measured.passages],
-                            "reference": measured.reference.folder.name, "scores": open_keys}):
+        for _event in work(
+            {
+                "task": "score_layers",
+                "recipe": recipe.as_dict(),
+                "baseline": baseline,
+                "variant": variant,
+                "passages": [dataclasses.asdict(passage) for passage in measured.passages],
+                "reference": measured.reference.folder.name,
+                "scores": open_keys,
+            }
+        ):
             pass
     return [Layer(number, _mean(measured, Parts("scores", key))) for number, key in keys.items()]
 
 
 def _mean(measured: Measurement, parts: Parts) -> Estimate:
-    found = metrics.positions([measured.reference.read(passage) for passage in measured.passages],
-                              [parts.read(passage) for passage in measured.passages])
+    found = metrics.positions(
+        [measured.reference.read(passage) for passage in measured.passages],
+        [parts.read(passage) for passage in measured.passages],
+    )
     return positive_mean(Sample(found.kl, found.passages))

@@ -15,6 +15,7 @@ to 5 % of the divergence of a 150,000-token vocabulary, always in the same
 direction. Samples are systematic: one random start, equal steps through the
 cumulative mass.
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ SMALL = 1024  # a vocabulary up to this size is kept whole
 @dataclass(frozen=True)
 class Compact:
     """Distributions at n positions. Natural logarithms, float32; ids int32."""
+
     top_ids: torch.Tensor  # [n, top], the likeliest first
     top_log: torch.Tensor  # [n, top]
     rest_log: torch.Tensor  # [n]; -inf where nothing is left
@@ -37,14 +39,16 @@ class Compact:
 @dataclass(frozen=True)
 class Score:
     """How another model fares at n positions; float32 [n]."""
+
     kl: torch.Tensor  # nats
     sampling_variance: torch.Tensor  # of kl, because the rest is sampled
     target_log: torch.Tensor
     same_top: torch.Tensor  # 1 where the likeliest token is the same
 
 
-def compact(log_probs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator,
-            top: int = TOP, samples: int = SAMPLES) -> Compact:
+def compact(
+    log_probs: torch.Tensor, targets: torch.Tensor, generator: torch.Generator, top: int = TOP, samples: int = SAMPLES
+) -> Compact:
     """Keep the distributions log_probs, float32 [n, vocabulary], at positions followed by `targets`, int64 [n]."""
     count, vocabulary = log_probs.shape
     top = vocabulary if vocabulary <= SMALL else top
@@ -68,9 +72,13 @@ def score(reference: Compact, log_probs: torch.Tensor, targets: torch.Tensor) ->
         terms = _terms(reference.tail_log, reference.tail_ids, log_probs)
         mass = reference.rest_log.double().exp()
         kl += mass * terms.mean(-1)
-        variance = mass ** 2 * terms.var(-1) / terms.shape[1]
-    return Score(kl.float(), variance.float(), log_probs.gather(1, targets[:, None])[:, 0],
-                 (log_probs.argmax(-1) == reference.top_ids[:, 0].long()).float())
+        variance = mass**2 * terms.var(-1) / terms.shape[1]
+    return Score(
+        kl.float(),
+        variance.float(),
+        log_probs.gather(1, targets[:, None])[:, 0],
+        (log_probs.argmax(-1) == reference.top_ids[:, 0].long()).float(),
+    )
 
 
 def _terms(log_p: torch.Tensor, ids: torch.Tensor, log_probs: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ negative get their interval on the logarithmic scale, shares theirs by
 Wilson's formula (1927) with the number of positions that would be as
 informative if they were independent.
 """
+
 import functools
 import math
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ ALIKE = 64  # positions that count as one where no difference was seen to tell h
 @dataclass(frozen=True)
 class Estimate:
     """A figure and the interval that holds the true one in 95 % of samples; None is an open or unknown end."""
+
     value: float
     low: float | None = None
     high: float | None = None
@@ -34,6 +36,7 @@ class Estimate:
 @dataclass(frozen=True)
 class Sample:
     """Values of all positions, float64 [n], and the passage each belongs to, int [n], from 0 on without gaps."""
+
     values: np.ndarray
     passages: np.ndarray
 
@@ -64,7 +67,7 @@ def positive_mean(sample: Sample) -> Estimate:
 
 
 def root_mean_square(sample: Sample) -> Estimate:
-    return positive_mean(sample.of(sample.values ** 2)).mapped(lambda value: math.sqrt(max(value, 0.0)))
+    return positive_mean(sample.of(sample.values**2)).mapped(lambda value: math.sqrt(max(value, 0.0)))
 
 
 def share(sample: Sample) -> Estimate:
@@ -86,8 +89,11 @@ def quantile(sample: Sample, probability: float) -> Estimate:
         return Estimate(value)
     low, high = _wilson(probability, _informative(reached, error, below), student(sample.clusters - 1))
     first, last = math.floor(low * count), math.ceil(high * count)
-    return Estimate(value, float(ordered[first - 1]) if first >= 1 else None,
-                    float(ordered[last - 1]) if high * count <= count - 1 else None)
+    return Estimate(
+        value,
+        float(ordered[first - 1]) if first >= 1 else None,
+        float(ordered[last - 1]) if high * count <= count - 1 else None,
+    )
 
 
 @functools.cache
@@ -105,7 +111,7 @@ def _mean_and_error(sample: Sample) -> tuple[float, float | None]:
     if clusters < 2:
         return value, None
     totals = np.bincount(sample.passages, sample.values - value)
-    return value, math.sqrt(clusters / (clusters - 1) * float((totals ** 2).sum())) / len(sample.values)
+    return value, math.sqrt(clusters / (clusters - 1) * float((totals**2).sum())) / len(sample.values)
 
 
 def _informative(value: float, error: float, sample: Sample) -> float:
@@ -113,7 +119,7 @@ def _informative(value: float, error: float, sample: Sample) -> float:
     count = len(sample.values)
     if error == 0 or value in (0.0, 1.0):
         return max(sample.clusters, count / ALIKE)
-    return max(1.0, min(count, value * (1 - value) / error ** 2))
+    return max(1.0, min(count, value * (1 - value) / error**2))
 
 
 def _wilson(value: float, count: float, t: float) -> tuple[float, float]:

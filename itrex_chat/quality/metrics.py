@@ -1,4 +1,5 @@
 """The figures of one variant on one corpus, from the scores of all positions."""
+
 import math
 from dataclasses import dataclass, fields
 
@@ -8,13 +9,21 @@ from itrex_chat.quality import intervals
 from itrex_chat.quality.intervals import Estimate, Sample
 
 KL_QUANTILES = {"kld_median": 0.5, "kld_90": 0.9, "kld_99": 0.99, "kld_999": 0.999}
-CHANGE_QUANTILES = {"dp_1": 0.01, "dp_5": 0.05, "dp_25": 0.25, "dp_median": 0.5, "dp_75": 0.75, "dp_95": 0.95,
-                    "dp_99": 0.99}
+CHANGE_QUANTILES = {
+    "dp_1": 0.01,
+    "dp_5": 0.05,
+    "dp_25": 0.25,
+    "dp_median": 0.5,
+    "dp_75": 0.75,
+    "dp_95": 0.95,
+    "dp_99": 0.99,
+}
 
 
 @dataclass(frozen=True)
 class Positions:
     """What was found at each position of a corpus, float64 [n]; `passages` int [n], from 0 on."""
+
     passages: np.ndarray
     kl: np.ndarray
     sampling_variance: np.ndarray
@@ -25,13 +34,18 @@ class Positions:
 
 def positions(references: list[dict], scores: list[dict]) -> Positions:
     """One corpus, from the stored arrays of its passages."""
+
     def joined(parts, name):
         return np.concatenate([part[name] for part in parts]).astype(np.float64)
 
     return Positions(
-        np.repeat(np.arange(len(scores)), [len(part["kl"]) for part in scores]), joined(scores, "kl"),
-        joined(scores, "sampling_variance"), joined(references, "target_log"), joined(scores, "target_log"),
-        joined(scores, "same_top"))
+        np.repeat(np.arange(len(scores)), [len(part["kl"]) for part in scores]),
+        joined(scores, "kl"),
+        joined(scores, "sampling_variance"),
+        joined(references, "target_log"),
+        joined(scores, "target_log"),
+        joined(scores, "same_top"),
+    )
 
 
 def together(parts: list[Positions]) -> Positions:
@@ -61,11 +75,15 @@ def estimates(found: Positions) -> dict[str, Estimate]:
         "same_top": intervals.share(kl.of(found.same_top)),
         "dp_mean": intervals.mean(change),
         "dp_rms": intervals.root_mean_square(change),
-        **{name: intervals.quantile(change, probability) for name, probability in CHANGE_QUANTILES.items()}}
+        **{name: intervals.quantile(change, probability) for name, probability in CHANGE_QUANTILES.items()},
+    }
     if not (found.kl.any() or change.values.any()):  # the same predictions: nothing is uncertain about it
         same = {"ppl_ratio": 1.0, "same_top": 1.0}
-        figures |= {name: Estimate(same.get(name, 0.0), same.get(name, 0.0), same.get(name, 0.0)) for name in figures
-                    if name not in ("ppl", "ppl_base")}
+        figures |= {
+            name: Estimate(same.get(name, 0.0), same.get(name, 0.0), same.get(name, 0.0))
+            for name in figures
+            if name not in ("ppl", "ppl_base")
+        }
     return figures
 
 

@@ -1,13 +1,14 @@
 """`quality.json` in a run's folder: what was measured of its models, as the comparison reads it."""
+
 import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from itrex_chat import files
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus, Measurement
 from itrex_chat.quality.passages import ANSWERS
@@ -19,6 +20,7 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True)
 class AnswerScores:
     """A variant at each token of one of the baseline's answers."""
+
     p: list[float]  # its probability of the token
     kl: list[float]  # nats
 
@@ -33,6 +35,7 @@ class VariantQuality:
 @dataclass(frozen=True)
 class AnswerTokens:
     """One of the baseline's answers, token by token; pieces of text that a later token completes are empty."""
+
     pieces: list[str]
     p: list[float]  # the baseline's probability of each token
 
@@ -57,18 +60,33 @@ def of(measured: Measurement, command: str = "") -> ModelQuality:
     for variant in measured.variants:
         found = variant.found.get(ANSWERS)
         base = found if base is None else base
-        variants[variant.variant] = VariantQuality(variant.corpora, {
-            name: AnswerScores(_probabilities(found.log[span]), [round(float(kl), 5) for kl in found.kl[span]])
-            for name, span in spans.items()} if found else {}, variant.reason)
-    answers = {name: AnswerTokens(measured.pieces[name], _probabilities(base.base_log[span]))
-               for name, span in spans.items()} if base else {}
+        variants[variant.variant] = VariantQuality(
+            variant.corpora,
+            {
+                name: AnswerScores(_probabilities(found.log[span]), [round(float(kl), 5) for kl in found.kl[span]])
+                for name, span in spans.items()
+            }
+            if found
+            else {},
+            variant.reason,
+        )
+    answers = (
+        {name: AnswerTokens(measured.pieces[name], _probabilities(base.base_log[span])) for name, span in spans.items()}
+        if base
+        else {}
+    )
     return ModelQuality(measured.baseline, measured.reference.nbytes(measured.passages), variants, answers, command)
 
 
 def write(folder: Path, models: dict[str, ModelQuality]) -> None:
     with files.disk_errors(RunError, _("Writing the run {folder}", folder=folder)):
-        files.write_json(folder / FILE, {"format": FORMAT_VERSION, "models": {
-            label: dataclasses.asdict(quality) for label, quality in models.items()}})
+        files.write_json(
+            folder / FILE,
+            {
+                "format": FORMAT_VERSION,
+                "models": {label: dataclasses.asdict(quality) for label, quality in models.items()},
+            },
+        )
 
 
 def read(folder: Path) -> dict[str, ModelQuality]:
@@ -84,15 +102,20 @@ def read(folder: Path) -> dict[str, ModelQuality]:
     except OSError as error:
         raise RunError(_("{path} cannot be read: {reason}.", path=path, reason=error.strerror)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(_("{path} is damaged; measure again: python -m itrex_chat.measure {folder}", path=path,
-                         folder=folder)) from None
+        raise RunError(
+            _("{path} is damaged; measure again: python -m itrex_chat.measure {folder}", path=path, folder=folder)
+        ) from None
 
 
 def _model(values: dict) -> ModelQuality:
-    variants = {name: VariantQuality([_corpus(corpus) for corpus in variant["corpora"]],
-                                     {id: AnswerScores(**scores) for id, scores in variant["answers"].items()},
-                                     variant["reason"])
-                for name, variant in values["variants"].items()}
+    variants = {
+        name: VariantQuality(
+            [_corpus(corpus) for corpus in variant["corpora"]],
+            {id: AnswerScores(**scores) for id, scores in variant["answers"].items()},
+            variant["reason"],
+        )
+        for name, variant in values["variants"].items()
+    }
     answers = {id: AnswerTokens(**tokens) for id, tokens in values["answers"].items()}
     return ModelQuality(values["baseline"], values["reference_bytes"], variants, answers, values["command"])
 

@@ -8,6 +8,7 @@ the token ids; a measurement that is repeated or was interrupted goes on with
 what is there. Files carry the SHA-256 of their tensors; a damaged one is
 measured again.
 """
+
 import hashlib
 import json
 import sys
@@ -15,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from itrex_chat import files
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
 from itrex_chat.quality.passages import Passage
 
 NUMERICS_VERSION = 1  # raise it when the same model and tokens give other numbers
@@ -41,6 +42,7 @@ class Parts:
     def read(self, passage: Passage) -> dict[str, np.ndarray] | None:
         """The arrays of a passage, or None. A damaged file is named and counts as absent."""
         from safetensors import SafetensorError, safe_open
+
         path = self._path(passage)
         if not path.is_file():
             return None
@@ -57,6 +59,7 @@ class Parts:
 
     def write(self, passage: Passage, arrays: dict[str, np.ndarray]) -> None:
         from safetensors.numpy import save_file
+
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         with files.disk_errors(RunError, _("Writing to the cache {folder}", folder=self.folder)):
             self.folder.mkdir(parents=True, exist_ok=True)

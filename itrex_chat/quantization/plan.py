@@ -1,14 +1,15 @@
 """What becomes of each tensor of a checkpoint, decided before anything is read."""
+
 from dataclasses import dataclass
 
 import torch
 
+from itrex_chat.architecture.layout import TensorSpec, layer
 from itrex_chat.checkpoints import Checkpoint
-from itrex_chat.decoder.layout import TensorSpec, layer
-from itrex_chat.errors import RecipeError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.foundation.language import _
 from itrex_chat.quantization.rtn import fitting_group_size
-from itrex_chat.recipe import WEIGHT_DTYPES, Quantization
+from itrex_chat.settings.recipe import WEIGHT_DTYPES, Quantization
 
 SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted run loses little
 
@@ -16,6 +17,7 @@ SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted 
 @dataclass(frozen=True)
 class Treatment:
     """One tensor's fate: quantized to `weight_dtype` in groups of `group_size`, or kept in `dtype`."""
+
     spec: TensorSpec
     weight_dtype: str | None = None
     group_size: int | None = None
@@ -48,8 +50,13 @@ def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
     kept in 16 bits, everything else as it is stored.
     """
     if too_large := [number for number in quantization.keep_layers if number >= checkpoint.decoder.layers]:
-        raise RecipeError(_("quantization.keep_layers names layer {number}, but the model has layers 0 to {last}.",
-                            number=too_large[0], last=checkpoint.decoder.layers - 1))
+        raise RecipeError(
+            _(
+                "quantization.keep_layers names layer {number}, but the model has layers 0 to {last}.",
+                number=too_large[0],
+                last=checkpoint.decoder.layers - 1,
+            )
+        )
     return [_treatment(spec, checkpoint, quantization) for spec in checkpoint.specs()]
 
 

@@ -1,11 +1,12 @@
 """Round-to-nearest quantization, by neural-compressor."""
+
 import functools
 import os
 from unittest.mock import patch
 
 import torch
 
-from itrex_chat.recipe import GROUP_SIZES, WEIGHT_DTYPES
+from itrex_chat.settings.recipe import GROUP_SIZES, WEIGHT_DTYPES
 
 
 def quantize_rows(weight: torch.Tensor, weight_dtype: str, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,8 +21,14 @@ def quantize_rows(weight: torch.Tensor, weight_dtype: str, group_size: int) -> t
     and scales of ITREX 1.4.2 (neural-compressor 2.6) bit for bit.
     """
     integers, scales, _zero_points = _quant_tensor()(
-        weight, bits=WEIGHT_DTYPES[weight_dtype], group_size=group_size, scheme="sym", dtype="int", return_int=True,
-        full_range=weight_dtype == "int4_fullrange")
+        weight,
+        bits=WEIGHT_DTYPES[weight_dtype],
+        group_size=group_size,
+        scheme="sym",
+        dtype="int",
+        return_int=True,
+        full_range=weight_dtype == "int4_fullrange",
+    )
     return integers.to(torch.int8), scales
 
 

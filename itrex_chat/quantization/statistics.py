@@ -1,10 +1,11 @@
 """What quantization did to a model, in numbers."""
+
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from itrex_chat.language import _
-from itrex_chat.units import readable
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
 
 if TYPE_CHECKING:  # torch is not needed to show what was recorded
     from itrex_chat.quantization.plan import Treatment
@@ -14,6 +15,7 @@ if TYPE_CHECKING:  # torch is not needed to show what was recorded
 class Statistics:
     """`linear`: matrices by their precision, such as {"INT4 G32": 168, "FP16": 1}; `weights`: their number in
     all; `block_bits`: bits per weight of the blocks' matrices; sizes in bytes; time in seconds; `regrouped`: matrices that got a smaller group size than the recipe asks for."""
+
     linear: dict[str, int]
     embedding: str
     weights: int
@@ -30,17 +32,25 @@ class Statistics:
 
     def line(self) -> str:
         """One line: bits per weight, size before and after, time and peak memory."""
-        return _("{bits:.2f} bits per weight ({block_bits:.2f} in the decoder blocks); {before} before, {after} after; "
-                 "{seconds:.1f} s; peak memory {peak}",
-                 bits=self.bits_per_weight, block_bits=self.block_bits, before=readable(self.bytes_before), after=readable(self.bytes_after),
-                 seconds=self.seconds, peak=readable(self.peak_memory))
+        return _(
+            "{bits:.2f} bits per weight ({block_bits:.2f} in the decoder blocks); {before} before, {after} after; "
+            "{seconds:.1f} s; peak memory {peak}",
+            bits=self.bits_per_weight,
+            block_bits=self.block_bits,
+            before=readable(self.bytes_before),
+            after=readable(self.bytes_after),
+            seconds=self.seconds,
+            peak=readable(self.peak_memory),
+        )
 
     def table(self) -> str:
         """The table that ITREX's users know: operator type, total, and how many in which precision."""
         kinds = sorted(self.linear, key=lambda kind: (kind.startswith(("FP", "BF")), kind))
-        rows = [["Op Type", "Total", *kinds],
-                ["Linear", sum(self.linear.values()), *(self.linear[kind] for kind in kinds)],
-                ["Embedding", 1, *(1 if kind == self.embedding else 0 for kind in kinds)]]
+        rows = [
+            ["Op Type", "Total", *kinds],
+            ["Linear", sum(self.linear.values()), *(self.linear[kind] for kind in kinds)],
+            ["Embedding", 1, *(1 if kind == self.embedding else 0 for kind in kinds)],
+        ]
         if self.embedding not in kinds:
             rows = [[*row, extra] for row, extra in zip(rows, (self.embedding, 0, 1))]
         widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
@@ -57,8 +67,9 @@ def precision(treatment: "Treatment") -> str:
     return {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}[str(treatment.dtype).removeprefix("torch.")]
 
 
-def summarize(treatments: "list[Treatment]", wanted_group: int, bytes_before: int, seconds: float,
-              peak_memory: int) -> Statistics:
+def summarize(
+    treatments: "list[Treatment]", wanted_group: int, bytes_before: int, seconds: float, peak_memory: int
+) -> Statistics:
     matrices = [treatment for treatment in treatments if treatment.spec.role in ("linear", "head")]
     blocks = [treatment for treatment in matrices if treatment.spec.role == "linear"]
     embedding = next(treatment for treatment in treatments if treatment.spec.role == "embedding")
@@ -69,7 +80,11 @@ def summarize(treatments: "list[Treatment]", wanted_group: int, bytes_before: in
         block_bits=8 * sum(t.nbytes() for t in blocks) / sum(t.spec.size for t in blocks),
         bytes_before=bytes_before,
         bytes_after=sum(treatment.nbytes() for treatment in treatments),
-        regrouped={treatment.name: treatment.group_size for treatment in matrices
-                   if treatment.bits and treatment.group_size != wanted_group},
+        regrouped={
+            treatment.name: treatment.group_size
+            for treatment in matrices
+            if treatment.bits and treatment.group_size != wanted_group
+        },
         seconds=seconds,
-        peak_memory=peak_memory)
+        peak_memory=peak_memory,
+    )

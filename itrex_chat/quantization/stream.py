@@ -1,9 +1,10 @@
 """Quantizing one tensor at a time, a slab of rows at a time."""
+
 import torch
 
 from itrex_chat.checkpoints import Checkpoint
-from itrex_chat.errors import CheckpointError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.foundation.language import _
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.tensor import packed_words, packed_zeros
@@ -25,11 +26,16 @@ def _quantized(checkpoint: Checkpoint, treatment: Treatment, bar) -> dict[str, t
     for start, stop, values in _slabs(checkpoint, treatment, bar):
         integers, slab_scales = quantize_rows(values.float(), treatment.weight_dtype, treatment.group_size)
         if slab_scales.abs().max() > LARGEST_FLOAT16:
-            raise CheckpointError(_("The weights of {name} are too large for float16 scales.", name=treatment.spec.name))
+            raise CheckpointError(
+                _("The weights of {name} are too large for float16 scales.", name=treatment.spec.name)
+            )
         qweight[:, start:stop] = packed_words(integers, treatment.bits)
         scales[:, start:stop] = slab_scales.t()
-    return {f"{treatment.name}.qweight": qweight, f"{treatment.name}.scales": scales,
-            f"{treatment.name}.qzeros": packed_zeros(groups, rows, treatment.bits)}
+    return {
+        f"{treatment.name}.qweight": qweight,
+        f"{treatment.name}.scales": scales,
+        f"{treatment.name}.qzeros": packed_zeros(groups, rows, treatment.bits),
+    }
 
 
 def _kept(checkpoint: Checkpoint, treatment: Treatment, bar) -> dict[str, torch.Tensor]:

@@ -1,4 +1,5 @@
 """A quantized matrix in GPTQ's layout: what artifacts hold and kernels take."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ class QuantizedTensor:
     W[o, i] = integer[o, i] · scales[i // group_size, o].
     Layout: https://github.com/AutoGPTQ/AutoGPTQ, `qweight` and `scales`.
     """
+
     qweight: torch.Tensor
     scales: torch.Tensor
     bits: int
@@ -73,5 +75,9 @@ def concatenated(parts: Sequence[QuantizedTensor]) -> QuantizedTensor:
     """One matrix with the outputs of all parts, which share bits and group size."""
     if len(parts) == 1:
         return parts[0]
-    return QuantizedTensor(torch.cat([part.qweight for part in parts], 1), torch.cat([part.scales for part in parts], 1),
-                           parts[0].bits, parts[0].group_size)
+    return QuantizedTensor(
+        torch.cat([part.qweight for part in parts], 1),
+        torch.cat([part.scales for part in parts], 1),
+        parts[0].bits,
+        parts[0].group_size,
+    )

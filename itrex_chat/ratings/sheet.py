@@ -1,4 +1,5 @@
 """The blind score sheet: a CSV file for a spreadsheet, its key, and a filled one read back."""
+
 import csv
 import hashlib
 import io
@@ -8,14 +9,14 @@ import secrets
 import unicodedata
 from pathlib import Path
 
-from itrex_chat import files
 from itrex_chat.comparison import Comparison
-from itrex_chat.comparison.quality_tables import criterion_title
-from itrex_chat.comparison.tables import harmless
-from itrex_chat.errors import RunError
-from itrex_chat.language import LANGUAGES, _, speaking
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import LANGUAGES, _, speaking
 from itrex_chat.ratings import stored
 from itrex_chat.ratings.stored import CRITERIA
+from itrex_chat.report.quality_tables import criterion_title
+from itrex_chat.report.tables import harmless
 
 NOT_APPLICABLE = "-"
 FOLDER = "sheets"
@@ -25,9 +26,17 @@ SHOWN = 5  # problems of a sheet that are told at once
 
 
 def header() -> list[str]:
-    return [_("item"), _("question"), _("answer A"), _("answer B"),
-            *(_("{criterion} {side} (1-5)", criterion=criterion_title(name), side=side)
-              for name in CRITERIA for side in "AB")]
+    return [
+        _("item"),
+        _("question"),
+        _("answer A"),
+        _("answer B"),
+        *(
+            _("{criterion} {side} (1-5)", criterion=criterion_title(name), side=side)
+            for name in CRITERIA
+            for side in "AB"
+        ),
+    ]
 
 
 def make(comparison: Comparison, run: Path, out: Path) -> int:
@@ -38,9 +47,13 @@ def make(comparison: Comparison, run: Path, out: Path) -> int:
     if out.exists():
         raise RunError(_("{path} is there already; name another file, or remove it.", path=out))
     name = secrets.token_hex(3)
-    items = [(model.model, model.baseline, variant, pair) for model in comparison.models
-             for variant, pairs in model.pairs.items() for pair in pairs
-             if pair.baseline and pair.answer and not pair.identical]
+    items = [
+        (model.model, model.baseline, variant, pair)
+        for model in comparison.models
+        for variant, pairs in model.pairs.items()
+        for pair in pairs
+        if pair.baseline and pair.answer and not pair.identical
+    ]
     if not items:
         raise RunError(_("There is nothing to score in {run}: no two answers differ.", run=run))
     order = random.SystemRandom()
@@ -53,8 +66,15 @@ def make(comparison: Comparison, run: Path, out: Path) -> int:
         order.shuffle(sides)
         item = f"{name}-{number:03d}"
         cells = [pair.question, sides[0][1], sides[1][1]]
-        key[item] = {"model": model, "question": pair.id, "baseline": baseline, "variant": variant, "A": sides[0][0],
-                     "B": sides[1][0], "digest": _digest(cells)}
+        key[item] = {
+            "model": model,
+            "question": pair.id,
+            "baseline": baseline,
+            "variant": variant,
+            "A": sides[0][0],
+            "B": sides[1][0],
+            "digest": _digest(cells),
+        }
         writer.writerow([item, *(harmless(_plain(cell)) for cell in cells), *[""] * (2 * len(CRITERIA))])
     with files.disk_errors(RunError, _("Writing {path}", path=out)):
         (run / FOLDER).mkdir(exist_ok=True)
@@ -72,14 +92,18 @@ def read(sheet: Path, run: Path, rater: str) -> int:
     rows = _rows(sheet)
     titles, *rows = rows
     if not any(titles == _titles(language) for language in LANGUAGES):
-        raise RunError(_("{sheet}: the first row is not that of a score sheet; columns must stay as they were.", sheet=sheet))
+        raise RunError(
+            _("{sheet}: the first row is not that of a score sheet; columns must stay as they were.", sheet=sheet)
+        )
     key = _key(rows, run, sheet)
     problems, ratings, seen = [], [], set()
     for number, row in enumerate(rows, 2):
         item = row[0].strip()
         known = key.get(item)
         if known is None or item in seen:
-            problems.append(_("row {row}: {item!r} is not an item of this sheet, or stands there twice", row=number, item=item))
+            problems.append(
+                _("row {row}: {item!r} is not an item of this sheet, or stands there twice", row=number, item=item)
+            )
             continue
         seen.add(item)
         if len(row) != len(titles) or _digest(row[1:4]) != known["digest"]:
@@ -90,19 +114,33 @@ def read(sheet: Path, run: Path, rater: str) -> int:
             name, side = CRITERIA[column // 2], "AB"[column % 2]
             score = _score(cell)
             if score is None:
-                problems.append(_("row {row}, {column}: {cell!r} is not a number from 1 to 5", row=number,
-                                  column=titles[4 + column], cell=cell) if cell.strip() else
-                                _("row {row}, {column}: not filled ({mark} where it does not apply)", row=number,
-                                  column=titles[4 + column], mark=NOT_APPLICABLE))
+                problems.append(
+                    _(
+                        "row {row}, {column}: {cell!r} is not a number from 1 to 5",
+                        row=number,
+                        column=titles[4 + column],
+                        cell=cell,
+                    )
+                    if cell.strip()
+                    else _(
+                        "row {row}, {column}: not filled ({mark} where it does not apply)",
+                        row=number,
+                        column=titles[4 + column],
+                        mark=NOT_APPLICABLE,
+                    )
+                )
             elif score:
                 scores.setdefault(name, {})[known[side]] = score
-        ratings.append({field: known[field] for field in ("model", "question", "baseline", "variant")}
-                       | {"scores": {name: given for name, given in scores.items() if len(given) == 2}})
+        ratings.append(
+            {field: known[field] for field in ("model", "question", "baseline", "variant")}
+            | {"scores": {name: given for name, given in scores.items() if len(given) == 2}}
+        )
     problems += [_("item {item} is missing", item=item) for item in key if item not in seen]
     if problems:
         more = _("; and {count} more", count=len(problems) - SHOWN) if len(problems) > SHOWN else ""
-        raise RunError(_("{sheet} cannot be used: {problems}{more}.", sheet=sheet, problems="; ".join(problems[:SHOWN]),
-                         more=more))
+        raise RunError(
+            _("{sheet} cannot be used: {problems}{more}.", sheet=sheet, problems="; ".join(problems[:SHOWN]), more=more)
+        )
     stored.keep(run, rater, next(iter(seen)).partition("-")[0], ratings)
     return len(ratings)
 
@@ -144,8 +182,14 @@ def _key(rows: list[list[str]], run: Path, sheet: Path) -> dict:
     name = rows[0][0].strip().partition("-")[0]
     path = run / FOLDER / f"{name}.json"
     if not (name.isalnum() and name.isascii()) or not path.is_file():
-        raise RunError(_("{sheet} is not a sheet of the run {run}: there is no key for it in {folder}.", sheet=sheet,
-                         run=run, folder=run / FOLDER))
+        raise RunError(
+            _(
+                "{sheet} is not a sheet of the run {run}: there is no key for it in {folder}.",
+                sheet=sheet,
+                run=run,
+                folder=run / FOLDER,
+            )
+        )
     try:
         content = json.loads(path.read_text("utf-8"))
         for entry in content["items"].values():
@@ -168,11 +212,14 @@ def _score(cell: str) -> int | None:
 
 def _plain(text: str) -> str:
     """Text that a spreadsheet can hold: no control or direction characters but line ends and tabs."""
-    return "".join(c for c in text.replace("\r", "") if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    return "".join(
+        c for c in text.replace("\r", "") if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
+    )
 
 
 def _digest(cells: list[str]) -> str:
     """What spreadsheets may change does not count: line ends, spaces at the ends, the apostrophe before a formula."""
-    joined = "\0".join("\n".join(line.rstrip() for line in _plain(cell).removeprefix("'").strip().split("\n"))
-                       for cell in cells)
+    joined = "\0".join(
+        "\n".join(line.rstrip() for line in _plain(cell).removeprefix("'").strip().split("\n")) for cell in cells
+    )
     return hashlib.sha256(joined.encode()).hexdigest()

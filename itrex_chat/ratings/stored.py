@@ -1,10 +1,11 @@
 """`ratings.json` in a run's folder: what people gave, by rater and sheet."""
+
 import json
 from pathlib import Path
 
-from itrex_chat import files
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
 
 CRITERIA = ("understanding", "logic", "humour", "fluency")
 RATINGS = "ratings.json"
@@ -20,8 +21,10 @@ def keep(run: Path, rater: str, sheet: str, ratings: list[dict]) -> None:
     """Add one rater's ratings of a sheet, in place of earlier ones."""
     others = [entry for entry in _kept(run) if (entry["rater"], entry["sheet"]) != (rater, sheet)]
     with files.disk_errors(RunError, _("Writing the run {folder}", folder=run)):
-        files.write_json(run / RATINGS, {"format": FORMAT_VERSION, "sheets": [
-            *others, {"rater": rater, "sheet": sheet, "ratings": ratings}]})
+        files.write_json(
+            run / RATINGS,
+            {"format": FORMAT_VERSION, "sheets": [*others, {"rater": rater, "sheet": sheet, "ratings": ratings}]},
+        )
 
 
 def _kept(run: Path) -> list[dict]:

@@ -1,4 +1,5 @@
 """What people's ratings say: means, and the difference with an interval that counts questions."""
+
 from dataclasses import dataclass
 from statistics import mean
 
@@ -12,6 +13,7 @@ from itrex_chat.ratings.stored import CRITERIA
 @dataclass(frozen=True)
 class Rated:
     """One criterion for one variant; stars from 1 to 5. `difference` is the variant's mean less the baseline's."""
+
     criterion: str
     ratings: int
     raters: int
@@ -25,8 +27,11 @@ def summary(ratings: list[dict], model: str) -> dict[str, list[Rated]]:
     found = {}
     for variant in dict.fromkeys(rating["variant"] for rating in ratings if rating["model"] == model):
         chosen = [rating for rating in ratings if (rating["model"], rating["variant"]) == (model, variant)]
-        rows = [_rated(name, variant, [rating for rating in chosen if name in rating["scores"]]) for name in CRITERIA
-                if any(name in rating["scores"] for rating in chosen)]
+        rows = [
+            _rated(name, variant, [rating for rating in chosen if name in rating["scores"]])
+            for name in CRITERIA
+            if any(name in rating["scores"] for rating in chosen)
+        ]
         if rows:
             found[variant] = rows
     return found
@@ -38,5 +43,11 @@ def _rated(criterion: str, variant: str, ratings: list[dict]) -> Rated:
     base = [rating["scores"][criterion][rating["baseline"]] for rating in ratings]
     other = [rating["scores"][criterion][variant] for rating in ratings]
     sample = Sample(np.subtract(other, base).astype(float), np.array([questions[r["question"]] for r in ratings]))
-    return Rated(criterion, len(ratings), len({rating["rater"] for rating in ratings}), mean(base), mean(other),
-                 intervals.mean(sample))
+    return Rated(
+        criterion,
+        len(ratings),
+        len({rating["rater"] for rating in ratings}),
+        mean(base),
+        mean(other),
+        intervals.mean(sample),
+    )

@@ -4,6 +4,7 @@
 page's own words, `page` puts them into `page.html.j2`, whose autoescape treats
 everything else as text.
 """
+
 from itrex_chat.report.page import as_html
 
 __all__ = ["as_html"]

@@ -1,4 +1,5 @@
 """Charts as SVG, drawn with the page's own colours (`style.css`), each with a text for those who cannot see it."""
+
 import math
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ class Bar:
 @dataclass(frozen=True)
 class Point:
     """One recipe of a sweep: `group` colours it."""
+
     label: str
     group: str
     x: float
@@ -35,7 +37,9 @@ def bars(title: str, rows: list[Bar]) -> Markup:
     for number, row in enumerate(rows):
         top, length = 8 + 30 * number, max(1.0, (189 - left) * row.value / most)
         parts.append(_text(left - 8, top + 15, titled(row.variant), "end"))
-        parts.append(f'<rect class="fill-{_class(row.variant)}" x="{left}" y="{top}" width="{length:.1f}" height="20" rx="3"/>')
+        parts.append(
+            f'<rect class="fill-{_class(row.variant)}" x="{left}" y="{top}" width="{length:.1f}" height="20" rx="3"/>'
+        )
         parts.append(_text(left + 6 + length, top + 15, row.text, "start", "value"))
     return _svg(title, NARROW, 8 + 30 * len(rows), parts)
 
@@ -43,7 +47,9 @@ def bars(title: str, rows: list[Bar]) -> Markup:
 def quantiles(title: str, labels: list[str], variants: dict[str, list[Estimate]], unit: str) -> Markup:
     """A line for each variant through its quantiles, with their intervals, on a logarithmic scale."""
     variants = {name: line for name, line in variants.items() if any(e.value > 0 for e in line)}
-    values = [value for line in variants.values() for e in line for value in (e.value, e.low, e.high) if value and value > 0]
+    values = [
+        value for line in variants.values() for e in line for value in (e.value, e.low, e.high) if value and value > 0
+    ]
     if not values:
         return Markup("")
     low, high = math.floor(math.log10(max(min(values), 1e-7))), math.ceil(math.log10(max(values)))
@@ -54,12 +60,12 @@ def quantiles(title: str, labels: list[str], variants: dict[str, list[Estimate]]
         return left + 16 + (right - left - 32) * index / max(1, len(labels) - 1)
 
     def down(value):
-        return bottom - (bottom - top) * (math.log10(max(value, 10.0 ** low)) - low) / (high - low)
+        return bottom - (bottom - top) * (math.log10(max(value, 10.0**low)) - low) / (high - low)
 
     parts = []
     for power in range(low, high + 1):
-        y = down(10.0 ** power)
-        parts += [_line(left, y, right, y, "grid"), _text(left - 6, y + 4, f"{10.0 ** power:g}", "end")]
+        y = down(10.0**power)
+        parts += [_line(left, y, right, y, "grid"), _text(left - 6, y + 4, f"{10.0**power:g}", "end")]
     parts += [_text(across(index), bottom + 16, label, "middle") for index, label in enumerate(labels)]
     parts.append(_text(2, bottom + 32, unit, "start"))
     for shift, (variant, line) in enumerate(variants.items()):
@@ -81,7 +87,9 @@ def probabilities(title: str, baseline: str, variant: str, base: list[float], ot
     count = max(1, len(base) - 1)
 
     def spots(values):
-        return [f"{left + (right - left) * i / count:.1f},{bottom - (bottom - top) * p:.1f}" for i, p in enumerate(values)]
+        return [
+            f"{left + (right - left) * i / count:.1f},{bottom - (bottom - top) * p:.1f}" for i, p in enumerate(values)
+        ]
 
     parts = []
     for share in (0, 0.5, 1):
@@ -113,14 +121,17 @@ def scatter(title: str, points: list[Point], x_title: str, y_title: str) -> Mark
         return bottom - (bottom - top) * (math.log10(y) - low) / ((high - low) or 1)
 
     parts = [_line(left, bottom, right, bottom, "axis"), _line(left, top, left, bottom, "axis")]
-    for tick in _ticks(10 ** low, 10 ** high):
-        parts += [_line(left, down(tick), right, down(tick), "grid"), _text(left - 6, down(tick) + 4, f"{tick:g}", "end")]
+    for tick in _ticks(10**low, 10**high):
+        parts += [
+            _line(left, down(tick), right, down(tick), "grid"),
+            _text(left - 6, down(tick) + 4, f"{tick:g}", "end"),
+        ]
     for step in range(5):
         x = least + (most - least) * (step + 0.5) / 5
         parts.append(_text(across(x), bottom + 17, f"{x:.0f}", "middle"))
     taken = []
     for number, point in enumerate(points, 1):
-        x, y, kind = across(point.x), down(max(point.y.value, 10 ** low)), _class(point.group)
+        x, y, kind = across(point.x), down(max(point.y.value, 10**low)), _class(point.group)
         if point.y.low and point.y.high:
             parts.append(_line(x, down(point.y.low), x, down(point.y.high), f"line-{kind} thin"))
         aside = x
@@ -128,8 +139,13 @@ def scatter(title: str, points: list[Point], x_title: str, y_title: str) -> Mark
             aside += 5
         taken.append((aside, y))
         if aside != x:
-            parts += [_line(x, y, aside, y, f"line-{kind} thin"), f'<circle class="fill-{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>']
-        parts.append(f'<circle class="fill-{kind}" cx="{aside:.1f}" cy="{y:.1f}" r="9"><title>{escape(point.label)}</title></circle>')
+            parts += [
+                _line(x, y, aside, y, f"line-{kind} thin"),
+                f'<circle class="fill-{kind}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>',
+            ]
+        parts.append(
+            f'<circle class="fill-{kind}" cx="{aside:.1f}" cy="{y:.1f}" r="9"><title>{escape(point.label)}</title></circle>'
+        )
         parts.append(_text(aside, y + 4, str(number), "middle", "inside"))
     parts += [_text(right, bottom + 34, x_title, "end"), _text(4, 10, y_title, "start")]
     return _svg(title, LONG, bottom + 42, parts)
@@ -146,8 +162,10 @@ def columns(title: str, values: list[tuple[str, Estimate]]) -> Markup:
         parts += [_line(left, y, right, y, "grid"), _text(left - 6, y + 4, f"{share * most:.2g}", "end")]
     for index, (label, e) in enumerate(values):
         height, x = (bottom - top) * e.value / most, left + step * index
-        parts.append(f'<rect class="fill-int4" x="{x + 2:.1f}" y="{bottom - height:.1f}" width="{max(1.0, step - 4):.1f}" '
-                     f'height="{height:.1f}"/>')
+        parts.append(
+            f'<rect class="fill-int4" x="{x + 2:.1f}" y="{bottom - height:.1f}" width="{max(1.0, step - 4):.1f}" '
+            f'height="{height:.1f}"/>'
+        )
         if e.low is not None and e.high is not None:
             ends = [bottom - (bottom - top) * end / most for end in (e.low, e.high)]
             parts.append(_line(x + step / 2, ends[0], x + step / 2, ends[1], "axis"))
@@ -157,8 +175,11 @@ def columns(title: str, values: list[tuple[str, Estimate]]) -> Markup:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    found = [digit * 10.0 ** power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-             for digit in (1, 2, 5)]
+    found = [
+        digit * 10.0**power
+        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for digit in (1, 2, 5)
+    ]
     return [tick for tick in found if low <= tick <= high]
 
 
@@ -170,14 +191,18 @@ def _legend(variants: list[str], right: float, y: float) -> list[str]:
     parts, x = [], right
     for variant in reversed(variants):
         x -= 9 * len(variant) + 20
-        parts.append(f'<rect class="fill-{_class(variant)}" x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" rx="2"/>')
+        parts.append(
+            f'<rect class="fill-{_class(variant)}" x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" rx="2"/>'
+        )
         parts.append(_text(x + 14, y, titled(variant), "start"))
     return parts
 
 
 def _svg(title: str, width: int, height: int, parts: list[str]) -> Markup:
-    return Markup(f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
-                  f'<title>{escape(title)}</title>{"".join(parts)}</svg>')
+    return Markup(
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
+    )
 
 
 def _text(x: float, y: float, text: str, anchor: str, kind: str = "label") -> str:

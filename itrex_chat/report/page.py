@@ -1,21 +1,22 @@
 """From a comparison to the page."""
+
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison
-from itrex_chat.comparison.markdown import chosen_how, likeness
-from itrex_chat.comparison.quality_tables import corpora, estimate, judged_line, quality_rows, rating_rows, small
-from itrex_chat.comparison.tables import absent, engine_lines, figure_rows, missing, provenance
-from itrex_chat.comparison.verdict import level_label, main_corpus, verdicts
 from itrex_chat.engines import titled
-from itrex_chat.language import _, spoken_language
+from itrex_chat.foundation.language import _, spoken_language
+from itrex_chat.foundation.units import readable
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
+from itrex_chat.report.markdown import chosen_how, likeness
+from itrex_chat.report.quality_tables import corpora, estimate, judged_line, quality_rows, rating_rows, small
+from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.texts import parted, shown
+from itrex_chat.report.verdict import level_label, main_corpus, verdicts
 from itrex_chat.report.words import words
 from itrex_chat.runs.display import safe
-from itrex_chat.units import readable
 
 SHADES = (0.02, 0.1, 0.3, 1.0)  # nats from which a token is shaded, and more
 
@@ -24,23 +25,43 @@ def as_html(comparison: Comparison) -> str:
     """One HTML document: no scripts, no requests."""
     title = _("What quantization costs and gives")
     return rendered(
-        "page.html.j2", " · ".join([title, *(model.model for model in comparison.models)]), title,
-        str(comparison.machine["cpu"]), comparison=comparison,
+        "page.html.j2",
+        " · ".join([title, *(model.model for model in comparison.models)]),
+        title,
+        str(comparison.machine["cpu"]),
+        comparison=comparison,
         overview=[row for model in comparison.models for row in _overview(model)],
-        models=[_model(model) for model in comparison.models], absent=absent(comparison),
-        environment=_environment_rows(comparison))
+        models=[_model(model) for model in comparison.models],
+        absent=absent(comparison),
+        environment=_environment_rows(comparison),
+    )
 
 
 def rendered(template: str, title: str, heading: str, where: str, **values) -> str:
     """A page in the language spoken, with the style inside."""
-    return _environment().get_template(template).render(
-        w=words(), lang={"zh": "zh-CN"}.get(spoken_language(), "en"), title=safe(title), heading=safe(heading), where=safe(where),
-        style=resources.files(__package__).joinpath("style.css").read_text("utf-8"), **values)
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            w=words(),
+            lang={"zh": "zh-CN"}.get(spoken_language(), "en"),
+            title=safe(title),
+            heading=safe(heading),
+            where=safe(where),
+            style=resources.files(__package__).joinpath("style.css").read_text("utf-8"),
+            **values,
+        )
+    )
 
 
 def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("itrex_chat.report", ""), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("itrex_chat.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"shown": shown, "titled": titled}
     return environment
 
@@ -59,7 +80,8 @@ def _overview_row(model: ModelComparison, figures: Figures) -> dict:
         return f"{value:.2f} ×" if value else ""
 
     return {
-        "model": model.model, "variant": figures.variant,
+        "model": model.model,
+        "variant": figures.variant,
         "speed": (f"{figures.tokens_per_second:.1f}" if figures.tokens_per_second else "–", ratio("tokens_per_second")),
         "ttft": (_seconds(figures.ttft) if figures.ttft else "–", ratio("ttft")),
         "memory": (readable(figures.peak_memory) if figures.peak_memory else "–", ratio("peak_memory")),
@@ -68,7 +90,8 @@ def _overview_row(model: ModelComparison, figures: Figures) -> dict:
         "top": _split(estimate(found["same_top"], lambda v: f"{100 * v:.1f} %")) if found else ("–", ""),
         "ppl": _split(estimate(found["ppl_ratio"], lambda v: f"{v:.3f} ×")) if found else ("–", ""),
         "chrf": (f"{figures.chrf:.1f}" if figures.chrf is not None else "–", ""),
-        "identical": (f"{figures.identical} / {figures.answers}" if figures.identical is not None else "–", "")}
+        "identical": (f"{figures.identical} / {figures.answers}" if figures.identical is not None else "–", ""),
+    }
 
 
 def _seconds(value: float) -> str:
@@ -83,17 +106,30 @@ def _split(text: str) -> tuple[str, str]:
 
 def _model(model: ModelComparison) -> dict:
     return {
-        "name": model.model, "baseline": model.baseline, "provenance": provenance(model), "missing": missing(model),
+        "name": model.model,
+        "baseline": model.baseline,
+        "provenance": provenance(model),
+        "missing": missing(model),
         "engines": engine_lines(model),
-        "verdicts": [{"variant": verdict.variant, "level": verdict.level, "word": level_label(verdict.level),
-                      "sentences": verdict.sentences}
-                     for verdict in reversed(verdicts(model))],
-        "bars": _bars(model), "figures": figure_rows(model),
-        "quality": [{"name": name, "rows": quality_rows(model.quality, name), "chart": _quantiles(model, name)}
-                    for name in corpora(model.quality)],
+        "verdicts": [
+            {
+                "variant": verdict.variant,
+                "level": verdict.level,
+                "word": level_label(verdict.level),
+                "sentences": verdict.sentences,
+            }
+            for verdict in reversed(verdicts(model))
+        ],
+        "bars": _bars(model),
+        "figures": figure_rows(model),
+        "quality": [
+            {"name": name, "rows": quality_rows(model.quality, name), "chart": _quantiles(model, name)}
+            for name in corpora(model.quality)
+        ],
         "ratings": [rating_rows(model.baseline, variant, rated) for variant, rated in model.ratings.items()],
         "judged": [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()],
-        "questions": [_question(model, id) for id in _worst_first(model)]}
+        "questions": [_question(model, id) for id in _worst_first(model)],
+    }
 
 
 def _worst_first(model: ModelComparison) -> list[str]:
@@ -108,11 +144,16 @@ def _worst_first(model: ModelComparison) -> list[str]:
 def _bars(model: ModelComparison) -> list[dict]:
     drawn = []
     for title, field, show in (
-            (_("tokens per second"), "tokens_per_second", lambda v: f"{v:.1f}"),
-            (_("time to first token (median)"), "ttft", _seconds),
-            (_("peak memory"), "peak_memory", readable), (_("on disk"), "disk_bytes", readable)):
-        rows = [Bar(figures.variant, value, show(value)) for figures in model.figures
-                if figures.answers and (value := getattr(figures, field))]
+        (_("tokens per second"), "tokens_per_second", lambda v: f"{v:.1f}"),
+        (_("time to first token (median)"), "ttft", _seconds),
+        (_("peak memory"), "peak_memory", readable),
+        (_("on disk"), "disk_bytes", readable),
+    ):
+        rows = [
+            Bar(figures.variant, value, show(value))
+            for figures in model.figures
+            if figures.answers and (value := getattr(figures, field))
+        ]
         if rows:
             drawn.append({"title": title, "chart": charts.bars(title, rows)})
     return drawn
@@ -120,8 +161,12 @@ def _bars(model: ModelComparison) -> list[dict]:
 
 def _quantiles(model: ModelComparison, corpus: str):
     names = {"kld_median": "50 %", "kld_90": "90 %", "kld_99": "99 %", "kld_999": "99.9 %", "kld_max": _("largest")}
-    lines = {name: [found.figures[figure] for figure in names] for name, variant in model.quality.variants.items()
-             for found in variant.corpora if found.name == corpus}
+    lines = {
+        name: [found.figures[figure] for figure in names]
+        for name, variant in model.quality.variants.items()
+        for found in variant.corpora
+        if found.name == corpus
+    }
     return charts.quantiles(_("KL divergence by share of places"), list(names.values()), lines, _("nats"))
 
 
@@ -131,10 +176,16 @@ def _question(model: ModelComparison, id: str) -> dict:
     first = next(iter(pairs.values()))
     others = {variant: pair for variant, pair in pairs.items() if variant != model.baseline}
     return {
-        "id": id, "category": first.category, "question": first.question, "expected": first.expected,
-        "sides": [_side(model.baseline, first.baseline, first.answer if len(others) == 1 else None, ""),
-                  *(_side(variant, pair.answer, pair.baseline, likeness(pair)) for variant, pair in others.items())],
-        "tokens": [found for variant, pair in others.items() if (found := _tokens(model, variant, pair))]}
+        "id": id,
+        "category": first.category,
+        "question": first.question,
+        "expected": first.expected,
+        "sides": [
+            _side(model.baseline, first.baseline, first.answer if len(others) == 1 else None, ""),
+            *(_side(variant, pair.answer, pair.baseline, likeness(pair)) for variant, pair in others.items()),
+        ],
+        "tokens": [found for variant, pair in others.items() if (found := _tokens(model, variant, pair))],
+    }
 
 
 def _side(variant: str, answer: dict | None, other: dict | None, likeness: str) -> dict:
@@ -142,8 +193,12 @@ def _side(variant: str, answer: dict | None, other: dict | None, likeness: str) 
     if answer is None:
         return {"variant": variant, "text": None, "facts": "", "likeness": ""}
     same = other is None or other["token_ids"] == answer["token_ids"]
-    return {"variant": variant, "facts": _facts(answer), "likeness": likeness,
-            "text": shown(answer["text"]) if same else parted(answer["text"], other["text"])}
+    return {
+        "variant": variant,
+        "facts": _facts(answer),
+        "likeness": likeness,
+        "text": shown(answer["text"]) if same else parted(answer["text"], other["text"]),
+    }
 
 
 def _facts(answer: dict) -> str:
@@ -159,20 +214,36 @@ def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict | No
     scores = measured.answers.get(pair.id) if tokens else None
     if scores is None or not pair.baseline or len(tokens.pieces) != len(pair.baseline["token_ids"]):
         return None
-    pieces = [{"text": shown(piece), "shade": sum(kl >= limit for limit in SHADES),
-               "title": f"{titled(model.baseline)} {100 * p:.1f} % · {titled(variant)} {100 * q:.1f} % · KL {small(kl)}"}
-              for piece, p, q, kl in zip(tokens.pieces, tokens.p, scores.p, scores.kl)]
-    chart = charts.probabilities(_("probability of each token of the answer"), model.baseline, variant, tokens.p, scores.p)
+    pieces = [
+        {
+            "text": shown(piece),
+            "shade": sum(kl >= limit for limit in SHADES),
+            "title": f"{titled(model.baseline)} {100 * p:.1f} % · {titled(variant)} {100 * q:.1f} % · KL {small(kl)}",
+        }
+        for piece, p, q, kl in zip(tokens.pieces, tokens.p, scores.p, scores.kl)
+    ]
+    chart = charts.probabilities(
+        _("probability of each token of the answer"), model.baseline, variant, tokens.p, scores.p
+    )
     return {"variant": variant, "pieces": pieces, "chart": chart}
 
 
 def _environment_rows(comparison: Comparison) -> list[tuple[str, str]]:
     machine = comparison.machine
     packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
-    return [(_("processor"), f"{machine['cpu']}, " + _("{cores} cores", cores=machine["cores"])),
-            (_("instructions"), ", ".join(machine.get("instructions", ())) or "–"),
-            (_("memory"), readable(machine["memory"])),
-            (_("system"), f"{machine.get('system', '?')}, Python {machine.get('python', '?')}"),
-            ("itrex_chat", str(machine["itrex_chat"])), (_("packages"), packages),
-            (_("answers"), _("At most {tokens} tokens an answer, {choice}.",
-                             tokens=comparison.generation["max_new_tokens"], choice=chosen_how(comparison.generation)))]
+    return [
+        (_("processor"), f"{machine['cpu']}, " + _("{cores} cores", cores=machine["cores"])),
+        (_("instructions"), ", ".join(machine.get("instructions", ())) or "–"),
+        (_("memory"), readable(machine["memory"])),
+        (_("system"), f"{machine.get('system', '?')}, Python {machine.get('python', '?')}"),
+        ("itrex_chat", str(machine["itrex_chat"])),
+        (_("packages"), packages),
+        (
+            _("answers"),
+            _(
+                "At most {tokens} tokens an answer, {choice}.",
+                tokens=comparison.generation["max_new_tokens"],
+                choice=chosen_how(comparison.generation),
+            ),
+        ),
+    ]

@@ -1,4 +1,5 @@
 """Text of models and users as HTML: shown as it is, and unable to act."""
+
 import unicodedata
 
 from markupsafe import Markup, escape
@@ -28,7 +29,15 @@ def parted(text: str, other: str) -> Markup:
 
 
 def _hidden(character: str) -> bool:
-    return character not in "\n\t" + JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+    return character not in "\n\t" + JOINERS and unicodedata.category(character) in (
+        "Cc",
+        "Cf",
+        "Cs",
+        "Co",
+        "Cn",
+        "Zl",
+        "Zp",
+    )
 
 
 def _named(character: str) -> Markup:

@@ -1,11 +1,12 @@
 """What a person sees while questions are asked."""
+
 import sys
 import unicodedata
 
 from itrex_chat.engines import titled
-from itrex_chat.language import _
-from itrex_chat.questions import Question
-from itrex_chat.units import readable
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
+from itrex_chat.settings.questions import Question
 
 
 class Display:
@@ -18,9 +19,17 @@ class Display:
         print(f"\n=== {label} · " + _("{count} questions of {name}", count=count, name=question_set), flush=True)
 
     def loaded(self, label: str, variant: str, facts: dict) -> None:
-        print(f"\n--- {label} · {titled(variant)} · " + _(
-            "{kernel}, {threads} threads, loaded in {seconds:.1f} s, {memory}", kernel=facts["kernel"],
-            threads=facts["threads"], seconds=facts["seconds"], memory=readable(facts["memory"])), flush=True)
+        print(
+            f"\n--- {label} · {titled(variant)} · "
+            + _(
+                "{kernel}, {threads} threads, loaded in {seconds:.1f} s, {memory}",
+                kernel=facts["kernel"],
+                threads=facts["threads"],
+                seconds=facts["seconds"],
+                memory=readable(facts["memory"]),
+            ),
+            flush=True,
+        )
         if facts.get("why"):
             print(_("Faster kernels cannot run here. {reasons}.", reasons=facts["why"]), flush=True)
 
@@ -37,8 +46,11 @@ class Display:
             self._head(question, number, count)
             print(safe(answer["text"]), end="")
         rate = f", {answer['tokens_per_second']:.1f} tok/s" if answer["tokens_per_second"] else ""
-        print("\n  [" + _("{count} tokens", count=answer["new_tokens"]) + f", TTFT {answer['ttft']:.2f} s{rate}, "
-              f"{answer['finish_reason']}]", flush=True)
+        print(
+            "\n  [" + _("{count} tokens", count=answer["new_tokens"]) + f", TTFT {answer['ttft']:.2f} s{rate}, "
+            f"{answer['finish_reason']}]",
+            flush=True,
+        )
 
     def notice(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

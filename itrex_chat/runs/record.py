@@ -3,6 +3,7 @@
 Answers are appended as they come and synced, so that a run that is killed
 loses at most the answer it was in; the same run then goes on behind it.
 """
+
 import hashlib
 import json
 import os
@@ -11,12 +12,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from itrex_chat import files, machine
 from itrex_chat.chat.messages import printable
 from itrex_chat.engines import NATIVE, variant_of
-from itrex_chat.errors import RunError
-from itrex_chat.language import _
-from itrex_chat.recipe import WEIGHT_DTYPES
+from itrex_chat.foundation import files, machine
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.settings.recipe import WEIGHT_DTYPES
 
 FORMAT_VERSION = 1
 RUN, ANSWERS = "run.json", "answers.jsonl"
@@ -39,8 +40,14 @@ class RunRecord:
                 raise RunError(_("{path} was written by another version of this program.", path=path))
             return cls(folder, content, _read_answers(folder / ANSWERS))
         except OSError as error:
-            raise RunError(_("{folder} holds no run: {name} cannot be read ({reason}).", folder=folder, name=RUN,
-                             reason=error.strerror)) from None
+            raise RunError(
+                _(
+                    "{folder} holds no run: {name} cannot be read ({reason}).",
+                    folder=folder,
+                    name=RUN,
+                    reason=error.strerror,
+                )
+            ) from None
         except (ValueError, KeyError, TypeError):
             raise RunError(_("{path} is damaged.", path=path)) from None
 
@@ -54,16 +61,32 @@ class RunRecord:
                 record = cls.read(folder)
                 if record.content["digest"] != digest(spec):
                     lock.release()
-                    raise RunError(_("{folder} holds another run (other models, questions or settings); name another "
-                                     "folder with --out.", folder=folder))
+                    raise RunError(
+                        _(
+                            "{folder} holds another run (other models, questions or settings); name another "
+                            "folder with --out.",
+                            folder=folder,
+                        )
+                    )
             elif any(path.name != ".lock" for path in folder.iterdir()):
                 lock.release()
-                raise RunError(_("{folder} is not empty and holds no run; name another folder with --out.",
-                                 folder=folder))
+                raise RunError(
+                    _("{folder} is not empty and holds no run; name another folder with --out.", folder=folder)
+                )
             else:
-                record = cls(folder, {"format": FORMAT_VERSION, "digest": digest(spec), "spec": spec,
-                                      "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                                      "machine": machine.description(), "complete": False, "models": {}}, [])
+                record = cls(
+                    folder,
+                    {
+                        "format": FORMAT_VERSION,
+                        "digest": digest(spec),
+                        "spec": spec,
+                        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                        "machine": machine.description(),
+                        "complete": False,
+                        "models": {},
+                    },
+                    [],
+                )
                 record.save()
             record._lock = lock
             record._drop_partial_line()
@@ -91,8 +114,10 @@ class RunRecord:
 
     def append(self, answer: dict) -> None:
         """Keep an answer, on disk before this returns."""
-        with files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)), \
-                (self.folder / ANSWERS).open("a", encoding="utf-8") as file:
+        with (
+            files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)),
+            (self.folder / ANSWERS).open("a", encoding="utf-8") as file,
+        ):
             file.write(json.dumps(answer, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -144,8 +169,12 @@ def _locked(folder: Path) -> FileLock:
         with files.disk_errors(RunError, _("Writing the run {folder}", folder=folder)):
             lock.acquire(timeout=0)
     except Timeout:
-        raise RunError(_("Another process is writing the run {folder}; wait for it or name another folder with --out.",
-                         folder=folder)) from None
+        raise RunError(
+            _(
+                "Another process is writing the run {folder}; wait for it or name another folder with --out.",
+                folder=folder,
+            )
+        ) from None
     return lock
 
 
@@ -160,7 +189,8 @@ def _read_answers(path: Path) -> list[dict]:
             answer = json.loads(line)
             answer["id"], answer["model"], answer["variant"], answer["text"], answer["token_ids"]
         except (ValueError, KeyError, TypeError):
-            raise RunError(_("{path}: line {number} is not an answer; remove the line to ask it again.", path=path,
-                             number=number)) from None
+            raise RunError(
+                _("{path}: line {number} is not an answer; remove the line to ask it again.", path=path, number=number)
+            ) from None
         answers.append(answer | {"text": printable(answer["text"])})
     return answers

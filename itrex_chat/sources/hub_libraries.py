@@ -2,13 +2,14 @@
 
 They list, transfer and resume; `hubs.py` decides what and when.
 """
+
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.errors import SourceError
-from itrex_chat.language import _
+from itrex_chat.foundation.errors import SourceError
+from itrex_chat.foundation.language import _
 from itrex_chat.sources import digests, selection
 
 PLAIN_NAME = re.compile(r"\w[\w.+-]{0,150}")  # of a file at the top level
@@ -18,8 +19,9 @@ PATIENCE = 20  # seconds until a hub that does not list its files counts as unre
 
 def _data_files(listing: Iterable[tuple]) -> dict[str, dict]:
     """Of names, sizes and digests those of the model's data: at the top level, no code, weights once."""
-    plain = {name: {"size": size, "digest": digest or ""} for name, size, digest in listing
-             if PLAIN_NAME.fullmatch(name)}
+    plain = {
+        name: {"size": size, "digest": digest or ""} for name, size, digest in listing if PLAIN_NAME.fullmatch(name)
+    }
     chosen = {name: plain[name] for name in selection.descriptions(plain) + selection.weights(plain)}
     for name, file in chosen.items():
         if type(file["size"]) is not int or file["size"] < 0:
@@ -28,14 +30,25 @@ def _data_files(listing: Iterable[tuple]) -> dict[str, dict]:
 
 
 def _damaged(name: str) -> SourceError:
-    return SourceError(_("{name} arrived damaged: its content is not what the hub lists. Try again; files that are "
-                         "complete are kept.", name=name))
+    return SourceError(
+        _(
+            "{name} arrived damaged: its content is not what the hub lists. Try again; files that are "
+            "complete are kept.",
+            name=name,
+        )
+    )
 
 
 def no_revision(hub: str, repository: str, revision: str) -> SourceError:
-    return SourceError(_("{repository} on {hub} has no revision {revision}. Set source.revision to one of its "
-                         "branches, tags or commits, or leave it empty for the default branch.",
-                         repository=repository, hub=hub, revision=revision))
+    return SourceError(
+        _(
+            "{repository} on {hub} has no revision {revision}. Set source.revision to one of its "
+            "branches, tags or commits, or leave it empty for the default branch.",
+            repository=repository,
+            hub=hub,
+            revision=revision,
+        )
+    )
 
 
 def _list_modelscope(repository: str, revision: str) -> tuple[str, dict]:
@@ -44,6 +57,7 @@ def _list_modelscope(repository: str, revision: str) -> tuple[str, dict]:
     The newest of these stands for the branch if it has the same data files.
     """
     from modelscope_hub import HubApi
+
     api = HubApi().legacy
 
     def entries_at(revision: str) -> list[dict]:
@@ -64,10 +78,18 @@ def _list_modelscope(repository: str, revision: str) -> tuple[str, dict]:
 def _transfer_modelscope(repository: str, commit: str, folder: Path, missing: dict) -> None:
     from modelscope_hub import HubApi
     from modelscope_hub.errors import FileDownloadError, FileIntegrityError
+
     entries = [{"Path": name, "Size": file["size"], "Sha256": file["digest"]} for name, file in missing.items()]
     try:
-        HubApi().download_repo(repository, "model", revision=commit, local_dir=folder, file_list=entries,
-                               max_workers=8, cache_dir=folder.parent)  # for its lock files
+        HubApi().download_repo(
+            repository,
+            "model",
+            revision=commit,
+            local_dir=folder,
+            file_list=entries,
+            max_workers=8,
+            cache_dir=folder.parent,
+        )  # for its lock files
     except FileDownloadError as failure:
         name, error = next(iter(failure.failed_files.items()))
         raise _damaged(name) if isinstance(error, FileIntegrityError) else error
@@ -75,9 +97,11 @@ def _transfer_modelscope(repository: str, commit: str, folder: Path, missing: di
 
 def _list_huggingface(repository: str, revision: str) -> tuple[str, dict]:
     from huggingface_hub import HfApi
+
     info = HfApi().model_info(repository, revision=revision or None, files_metadata=True, timeout=PATIENCE / 2)
-    return info.sha, _data_files((file.rfilename, file.size, file.lfs.sha256 if file.lfs else file.blob_id)
-                                 for file in info.siblings)
+    return info.sha, _data_files(
+        (file.rfilename, file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings
+    )
 
 
 def _transfer_huggingface(repository: str, commit: str, folder: Path, missing: dict) -> None:
@@ -90,12 +114,18 @@ def _transfer_huggingface(repository: str, commit: str, folder: Path, missing: d
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
     from huggingface_hub.utils.sha import git_hash
+
     for name, file in missing.items():
         partial = folder / f"{name}.incomplete"
         with partial.open("ab") as out:
             if out.tell() < file["size"]:
-                http_get(hf_hub_url(repository, name, revision=commit), out, resume_size=out.tell(),
-                         headers=build_hf_headers() | {"Accept-Encoding": "identity"}, displayed_filename=name)
+                http_get(
+                    hf_hub_url(repository, name, revision=commit),
+                    out,
+                    resume_size=out.tell(),
+                    headers=build_hf_headers() | {"Accept-Encoding": "identity"},
+                    displayed_filename=name,
+                )
         in_git = len(file["digest"]) == 40  # a small file; the others are in large file storage
         digest = git_hash(partial.read_bytes()) if in_git else digests.sha256(partial)
         if (partial.stat().st_size, digest) != (file["size"], file["digest"]):
@@ -107,6 +137,7 @@ def _transfer_huggingface(repository: str, commit: str, folder: Path, missing: d
 @dataclass(frozen=True)
 class Hub:
     """A hub as its users know it, with the variables for a mirror and an access token, and how to speak with it."""
+
     title: str
     mirror: str
     token: str
@@ -116,7 +147,20 @@ class Hub:
 
 
 HUBS = {
-    "modelscope": Hub("ModelScope", "MODELSCOPE_ENDPOINT", "MODELSCOPE_API_TOKEN", "modelscope_hub.api",
-                      _list_modelscope, _transfer_modelscope),
-    "huggingface": Hub("Hugging Face", "HF_ENDPOINT", "HF_TOKEN", "huggingface_hub.file_download",
-                       _list_huggingface, _transfer_huggingface)}
+    "modelscope": Hub(
+        "ModelScope",
+        "MODELSCOPE_ENDPOINT",
+        "MODELSCOPE_API_TOKEN",
+        "modelscope_hub.api",
+        _list_modelscope,
+        _transfer_modelscope,
+    ),
+    "huggingface": Hub(
+        "Hugging Face",
+        "HF_ENDPOINT",
+        "HF_TOKEN",
+        "huggingface_hub.file_download",
+        _list_huggingface,
+        _transfer_huggingface,
+    ),
+}

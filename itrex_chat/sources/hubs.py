@@ -4,6 +4,7 @@ The hubs' own libraries list, transfer and resume. This module chooses the
 files, pins a branch to the commit found first, and keeps a record by which
 later calls answer without the network.
 """
+
 import contextlib
 import errno
 import hashlib
@@ -23,10 +24,10 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
-from itrex_chat import files
-from itrex_chat.errors import SourceError
-from itrex_chat.language import _
-from itrex_chat.recipe import SourceSpec
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import SourceError
+from itrex_chat.foundation.language import _
+from itrex_chat.settings.recipe import SourceSpec
 from itrex_chat.sources import selection
 from itrex_chat.sources.hub_libraries import HUBS, PATIENCE, Hub, no_revision
 
@@ -42,8 +43,9 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
     """
     repository, hubs = _repository(spec), home / "hubs"
     if not REPOSITORY.fullmatch(repository):
-        raise SourceError(_("{repository!r} is not the name of a repository; it should look like owner/name.",
-                            repository=repository))
+        raise SourceError(
+            _("{repository!r} is not the name of a repository; it should look like owner/name.", repository=repository)
+        )
     record = hubs / f"{_stem(spec)}--{quote(spec.revision or 'default', safe='')[:80]}.json"
     known = _read(record, spec)
     if refresh or not _is_complete(hubs, known):
@@ -85,6 +87,7 @@ def _is_complete(hubs: Path, known: dict | None) -> bool:
 
 def _missing(folder: Path, listed: dict) -> dict:
     """The listed files that `folder` does not have with their size; a file gets its name only when it is verified."""
+
     def is_there(name: str) -> bool:
         with contextlib.suppress(OSError):
             return (folder / name).stat().st_size == listed[name]["size"]
@@ -99,8 +102,14 @@ def _ask(spec: SourceSpec, revision: str) -> dict:
     with _told(spec, revision):
         commit, listed = _within(PATIENCE, hub.listing, repository, revision)
     if "config.json" not in listed or not selection.weights(listed):
-        raise SourceError(_("{repository} on {hub} holds no model to work with: it needs a config.json and weights as "
-                            ".safetensors or .bin.", repository=repository, hub=hub.title))
+        raise SourceError(
+            _(
+                "{repository} on {hub} holds no model to work with: it needs a config.json and weights as "
+                ".safetensors or .bin.",
+                repository=repository,
+                hub=hub.title,
+            )
+        )
     # Folders are named by content: most commits to a repository change none of its data files.
     content = hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()
     origin = {"kind": spec.hub, "repository": repository, "revision": spec.revision, "commit": commit}
@@ -116,8 +125,16 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
         _keep(hubs / known["folder"], known["files"], folder, listed)
     if missing := _missing(folder, listed):
         size = sum(file["size"] for file in missing.values())
-        print(_("Downloading {count} files of {repository} from {hub}, {size:.2f} GB.", count=len(missing),
-                repository=repository, hub=hub.title, size=size / 1e9), file=sys.stderr)
+        print(
+            _(
+                "Downloading {count} files of {repository} from {hub}, {size:.2f} GB.",
+                count=len(missing),
+                repository=repository,
+                hub=hub.title,
+                size=size / 1e9,
+            ),
+            file=sys.stderr,
+        )
         with _told(spec, commit):
             if size - _size(folder.glob("*.incomplete")) > shutil.disk_usage(folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -190,27 +207,60 @@ def _explained(error: Exception, spec: SourceSpec, revision: str) -> SourceError
     if "RevisionNotFoundError" in kinds:
         return no_revision(hub.title, repository, revision)
     if "GatedRepoError" in kinds or status in (401, 403) and "RepositoryNotFoundError" not in kinds:
-        return SourceError(_("{hub} does not give {repository} to everyone. Accept its conditions on the hub's page "
-                             "if it has some, and set {token} to your access token.",
-                             hub=hub.title, repository=repository, token=hub.token))
+        return SourceError(
+            _(
+                "{hub} does not give {repository} to everyone. Accept its conditions on the hub's page "
+                "if it has some, and set {token} to your access token.",
+                hub=hub.title,
+                repository=repository,
+                token=hub.token,
+            )
+        )
     if "RepositoryNotFoundError" in kinds or status == 404:
-        return SourceError(_("{hub} has no public repository {repository}. Check the name; if it is a private one, "
-                             "set {token} to your access token.",
-                             hub=hub.title, repository=repository, token=hub.token))
+        return SourceError(
+            _(
+                "{hub} has no public repository {repository}. Check the name; if it is a private one, "
+                "set {token} to your access token.",
+                hub=hub.title,
+                repository=repository,
+                token=hub.token,
+            )
+        )
     if status:
-        return SourceError(_("{hub} answered with an error (HTTP {status}). Try again later, or name a local folder "
-                             "with --model FOLDER.", hub=hub.title, status=status))
+        return SourceError(
+            _(
+                "{hub} answered with an error (HTTP {status}). Try again later, or name a local folder "
+                "with --model FOLDER.",
+                hub=hub.title,
+                status=status,
+            )
+        )
     if not _is_network(error):
-        return SourceError(_("{hub} gave an answer that cannot be understood ({reason}). See whether a proxy or a "
-                             "login page answers in its place.", hub=hub.title, reason=_reason(error)))
+        return SourceError(
+            _(
+                "{hub} gave an answer that cannot be understood ({reason}). See whether a proxy or a "
+                "login page answers in its place.",
+                hub=hub.title,
+                reason=_reason(error),
+            )
+        )
     fields = {"hub": hub.title, "reason": _reason(error), "mirror": hub.mirror}
     other = "huggingface" if spec.hub == "modelscope" else "modelscope"
     if getattr(spec, other):
-        return SourceError(_("{hub} cannot be reached ({reason}). Name a local folder with --model FOLDER, take the "
-                             "other hub with --set source.hub {other}, or set {mirror} to a mirror.",
-                             other=other, **fields))
-    return SourceError(_("{hub} cannot be reached ({reason}). Name a local folder with --model FOLDER, or set "
-                         "{mirror} to a mirror.", **fields))
+        return SourceError(
+            _(
+                "{hub} cannot be reached ({reason}). Name a local folder with --model FOLDER, take the "
+                "other hub with --set source.hub {other}, or set {mirror} to a mirror.",
+                other=other,
+                **fields,
+            )
+        )
+    return SourceError(
+        _(
+            "{hub} cannot be reached ({reason}). Name a local folder with --model FOLDER, or set {mirror} to a mirror.",
+            **fields,
+        )
+    )
 
 
 def _kinds(error: Exception) -> set[str]:

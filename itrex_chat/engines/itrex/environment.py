@@ -8,6 +8,7 @@ never shares an environment with this program. Where it lives:
 
 A step that was finished is not repeated after an interruption.
 """
+
 import contextlib
 import hashlib
 import json
@@ -22,12 +23,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from itrex_chat import files
 from itrex_chat.engines.itrex import pip
-from itrex_chat.errors import EngineError
-from itrex_chat.language import _
-from itrex_chat.places import engines_home
-from itrex_chat.units import readable
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import engines_home
+from itrex_chat.foundation.units import readable
 
 HERE = Path(__file__).resolve().parent
 LOCK = HERE / "itrex.lock"
@@ -41,6 +42,7 @@ INSTALL = "python -m itrex_chat.doctor --engine itrex --install"
 @dataclass(frozen=True)
 class Environment:
     """An environment in which ITREX was seen to work: its interpreter, whether the user brought it, and what is in it."""
+
     python: str
     adopted: bool
     lock: str
@@ -57,8 +59,13 @@ def find() -> Environment:
     if found is None:
         raise EngineError(_("ITREX is not installed. Install it: {command}", command=INSTALL))
     if not os.access(found.python, os.X_OK):
-        raise EngineError(_("ITREX's environment is gone: {python} does not exist. Install it again: {command}",
-                            python=found.python, command=INSTALL))
+        raise EngineError(
+            _(
+                "ITREX's environment is gone: {python} does not exist. Install it again: {command}",
+                python=found.python,
+                command=INSTALL,
+            )
+        )
     return found
 
 
@@ -71,8 +78,13 @@ def install(python: str | None = None) -> Environment:
             if python:
                 return _verified(Path(shutil.which(python) or python).absolute(), adopted=True)
             found = _recorded()
-            if found and found.python == str(home / "itrex" / "bin" / "python") and os.access(found.python, os.X_OK) \
-                    and found.lock == _lock_digest() and not missing_files(home / "itrex"):
+            if (
+                found
+                and found.python == str(home / "itrex" / "bin" / "python")
+                and os.access(found.python, os.X_OK)
+                and found.lock == _lock_digest()
+                and not missing_files(home / "itrex")
+            ):
                 return found
             _make(home / "itrex")
             return _verified(home / "itrex" / "bin" / "python", adopted=False)
@@ -116,11 +128,20 @@ def _make(folder: Path) -> None:
         interpreter = _interpreter()
         free = shutil.disk_usage(folder.parent).free
         if free < DISK:
-            raise EngineError(_("ITREX's environment takes up to {needed}, but the disk of {folder} has {free} left; free some "
-                                "or set ITREX_CHAT_ENGINES to a folder on another disk.", needed=readable(DISK),
-                                folder=folder.parent, free=readable(free)))
+            raise EngineError(
+                _(
+                    "ITREX's environment takes up to {needed}, but the disk of {folder} has {free} left; free some "
+                    "or set ITREX_CHAT_ENGINES to a folder on another disk.",
+                    needed=readable(DISK),
+                    folder=folder.parent,
+                    free=readable(free),
+                )
+            )
         shutil.rmtree(folder, ignore_errors=True)
-        print(_("Making ITREX's environment in {folder} (the log is {log}).", folder=folder, log=steps.log), file=sys.stderr)
+        print(
+            _("Making ITREX's environment in {folder} (the log is {log}).", folder=folder, log=steps.log),
+            file=sys.stderr,
+        )
         steps.environment(interpreter)
     if not steps.done("torch"):
         steps.install("torch", [*pip.torch_index(), TORCH])
@@ -130,8 +151,11 @@ def _make(folder: Path) -> None:
 
 def _verified(python: Path, adopted: bool) -> Environment:
     """The environment of an interpreter after ITREX's kernels have run in it, remembered."""
-    advice = _("Name another environment, or have one made: {command}", command=INSTALL) if adopted else \
-        _("Remove {folder} and install it again: {command}", folder=python.parent.parent, command=INSTALL)
+    advice = (
+        _("Name another environment, or have one made: {command}", command=INSTALL)
+        if adopted
+        else _("Remove {folder} and install it again: {command}", folder=python.parent.parent, command=INSTALL)
+    )
     found = Environment(str(python), adopted, _lock_digest(), _tried(python, advice))
     files.write_json(_record_path(), asdict(found))
     return found
@@ -143,16 +167,28 @@ def _tried(python: Path, advice: str) -> dict:
     if not facts.get("problem") and (found := facts["versions"]["intel-extension-for-transformers"]) != VERSION:
         facts = {"problem": _("it has ITREX {found}; this program knows {wanted}", found=found, wanted=VERSION)}
     if problem := facts.get("problem"):
-        raise EngineError(_("ITREX does not work in the environment of {python} ({problem}). {advice}", python=python,
-                            problem=problem.rstrip("."), advice=advice))
+        raise EngineError(
+            _(
+                "ITREX does not work in the environment of {python} ({problem}). {advice}",
+                python=python,
+                problem=problem.rstrip("."),
+                advice=advice,
+            )
+        )
     return facts
 
 
 def probe(python: Path) -> dict:
     """What `probe.py` says in an interpreter: versions, or a "problem"."""
     try:
-        run = subprocess.run([python, "-B", HERE / "probe.py"], capture_output=True, text=True, timeout=PROBE_SECONDS,
-                             stdin=subprocess.DEVNULL, env=clean_environment())
+        run = subprocess.run(
+            [python, "-B", HERE / "probe.py"],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            stdin=subprocess.DEVNULL,
+            env=clean_environment(),
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = error.strerror if isinstance(error, OSError) else _("it does not answer")
         return {"problem": _("it cannot be run: {reason}", reason=reason)}
@@ -165,10 +201,19 @@ def probe(python: Path) -> dict:
 
 def clean_environment() -> dict[str, str]:
     """The variables for a program of ITREX's environment: nothing of ours, and no network."""
-    kept = {name: value for name, value in os.environ.items()
-            if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_PRELOAD")}
-    return kept | {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
-                   "TOKENIZERS_PARALLELISM": "false", "PYTHONNOUSERSITE": "1"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_PRELOAD")
+    }
+    return kept | {
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONNOUSERSITE": "1",
+    }
 
 
 def _interpreter() -> str:
@@ -178,9 +223,14 @@ def _interpreter() -> str:
     name = "python{}.{}".format(*PYTHON)
     if found := shutil.which(name):
         return found
-    raise EngineError(_("ITREX needs CPython {version}, and there is no {name} on the PATH. Install it (Debian, Ubuntu: apt install "
-                        "{name} {name}-venv), or name an environment that has ITREX: --python PATH",
-                        version=".".join(map(str, PYTHON)), name=name))
+    raise EngineError(
+        _(
+            "ITREX needs CPython {version}, and there is no {name} on the PATH. Install it (Debian, Ubuntu: apt install "
+            "{name} {name}-venv), or name an environment that has ITREX: --python PATH",
+            version=".".join(map(str, PYTHON)),
+            name=name,
+        )
+    )
 
 
 def _only_one(path: Path) -> FileLock:

@@ -4,6 +4,7 @@ The only place of this program where code that comes with a model is run, and
 it is run in ITREX's process alone. Prompts, tokens and text are then ITREX's
 and the model's own: this program knows neither its tokenizer nor its layers.
 """
+
 import json
 from pathlib import Path
 
@@ -11,15 +12,29 @@ from itrex_chat import sources
 from itrex_chat.engines import engine_and_precision
 from itrex_chat.engines.itrex import environment
 from itrex_chat.engines.itrex.process import Process
-from itrex_chat.errors import EngineError, ItrexChatError
-from itrex_chat.language import _
-from itrex_chat.recipe import Recipe
+from itrex_chat.foundation.errors import EngineError, ItrexChatError
+from itrex_chat.foundation.language import _
+from itrex_chat.settings.recipe import Recipe
 
-NAMES = ("llama", "mpt", "chatglm", "qwen", "mistral", "opt", "gpt", "bloom", "starcoder", "codegen", "phi-2", "baichuan")
+NAMES = (
+    "llama",
+    "mpt",
+    "chatglm",
+    "qwen",
+    "mistral",
+    "opt",
+    "gpt",
+    "bloom",
+    "starcoder",
+    "codegen",
+    "phi-2",
+    "baichuan",
+)
 
 
 class OwnTokenizer:
     """The tokenizer that ITREX loaded with the model, asked in its process."""
+
     strips_newline = False
 
     def __init__(self, process: Process, stop_ids: list[int]):
@@ -33,24 +48,44 @@ def load(recipe: Recipe, variant: str, home: Path, why: ItrexChatError) -> tuple
     """The process with the model of a local folder and its tokenizer, facts and limits. Raises `why` for anything else."""
     folder = Path(recipe.source.path).resolve()
     if not recipe.source.path or not (folder / "config.json").is_file():
-        raise EngineError(_("{reason} With --trust-remote-code, ITREX takes a local folder only.", reason=why)) from None
+        raise EngineError(
+            _("{reason} With --trust-remote-code, ITREX takes a local folder only.", reason=why)
+        ) from None
     precision = engine_and_precision(variant)[1]
     process = Process(folder, _name(folder), precision, home)
     quantization = recipe.quantization
     try:
         loaded = process.load(
-            variant=precision, artifact=None, own=None, matrices={}, frequencies=[], trust=True,
-            quantization=None if precision == "fp32" else {
-                "bits": quantization.bits, "group_size": quantization.group_size, "weight_dtype": quantization.weight_dtype,
-                "compute_dtype": quantization.compute_dtype})
+            variant=precision,
+            artifact=None,
+            own=None,
+            matrices={},
+            frequencies=[],
+            trust=True,
+            quantization=None
+            if precision == "fp32"
+            else {
+                "bits": quantization.bits,
+                "group_size": quantization.group_size,
+                "weight_dtype": quantization.weight_dtype,
+                "compute_dtype": quantization.compute_dtype,
+            },
+        )
         limits = process.ask("limits")
     except BaseException:
         process.close()
         raise
-    facts = {"threads": loaded["threads"], "kernel": f"ITREX {environment.find().version}", "why": "",
-             "compute_dtype": precision if precision == "fp32" else quantization.compute_dtype,
-             "disk_bytes": sources.local(folder).size(), "stored": _("by its own code"), "origin": {"kind": "local", "path": str(folder)},
-             "weight_bytes": loaded["weight_bytes"], "memory": loaded["memory"]}
+    facts = {
+        "threads": loaded["threads"],
+        "kernel": f"ITREX {environment.find().version}",
+        "why": "",
+        "compute_dtype": precision if precision == "fp32" else quantization.compute_dtype,
+        "disk_bytes": sources.local(folder).size(),
+        "stored": _("by its own code"),
+        "origin": {"kind": "local", "path": str(folder)},
+        "weight_bytes": loaded["weight_bytes"],
+        "memory": loaded["memory"],
+    }
     return process, OwnTokenizer(process, limits["stop_ids"]), (limits["context"], limits["vocabulary"]), facts, loaded
 
 
@@ -60,8 +95,11 @@ def explained(recipe: Recipe, why: ItrexChatError) -> str:
         own_code = "auto_map" in json.loads((Path(recipe.source.path) / "config.json").read_text("utf-8"))
     except (OSError, ValueError, TypeError):
         own_code = False
-    return str(why) + (_(" ITREX can run the code that comes with it, with all that you may do on this machine: "
-                         "--trust-remote-code") if own_code and recipe.source.path else "")
+    return str(why) + (
+        _(" ITREX can run the code that comes with it, with all that you may do on this machine: --trust-remote-code")
+        if own_code and recipe.source.path
+        else ""
+    )
 
 
 def _name(folder: Path) -> str:

@@ -1,7 +1,8 @@
 """How much memory ITREX will take, from what it took on models of 0.1 to 1.5 billion weights."""
-from itrex_chat.decoder.config import DecoderConfig
+
+from itrex_chat.architecture.config import DecoderConfig
+from itrex_chat.architecture.layout import tensors
 from itrex_chat.decoder.kv_cache import KVCache
-from itrex_chat.decoder.layout import tensors
 
 PROGRAM = 900 << 20  # bytes: Python, torch 2.3, transformers, neural-compressor
 
@@ -11,7 +12,7 @@ def needed(config: DecoderConfig, precision: str, tokens: int) -> int:
     blocks = sum(spec.size for spec in tensors(config) if spec.role == "linear")
     others = _bytes_of_others(config)
     weights = {"fp32": 4.4 * blocks, "int8": 1.4 * blocks, "int4": 0.85 * blocks}[precision] + 1.3 * others
-    activations = 8 * config.vocab_size + 8 * config.heads * tokens ** 2  # logits, and attention's scores
+    activations = 8 * config.vocab_size + 8 * config.heads * tokens**2  # logits, and attention's scores
     return PROGRAM + int(weights) + tokens * KVCache.bytes_per_token(config) + activations
 
 
@@ -27,5 +28,8 @@ def quantizing(config: DecoderConfig) -> int:
 
 
 def _bytes_of_others(config: DecoderConfig) -> int:
-    return sum(4 * spec.size for spec in tensors(config) if spec.role in ("embedding", "vector")
-               or spec.role == "head" and not config.tied_head)
+    return sum(
+        4 * spec.size
+        for spec in tensors(config)
+        if spec.role in ("embedding", "vector") or spec.role == "head" and not config.tied_head
+    )

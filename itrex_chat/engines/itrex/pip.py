@@ -1,20 +1,23 @@
 """Steps of making an environment, each remembered when it is finished."""
+
 import json
 import os
 import subprocess
 import urllib.request
 from pathlib import Path
 
-from itrex_chat import files, progress
-from itrex_chat.errors import EngineError
-from itrex_chat.language import _
+from itrex_chat.foundation import files, progress
+from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.language import _
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # pip ends with the process that called it: the end of standard input says that it is gone.
-CHILD = ("import os, runpy, sys, threading\n"
-         "threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()\n"
-         "sys.argv[0] = 'pip'\n"
-         "runpy.run_module('pip', run_name='__main__')\n")
+CHILD = (
+    "import os, runpy, sys, threading\n"
+    "threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()\n"
+    "sys.argv[0] = 'pip'\n"
+    "runpy.run_module('pip', run_name='__main__')\n"
+)
 
 
 class Steps:
@@ -31,16 +34,35 @@ class Steps:
         """An empty environment with pip in it."""
         run = subprocess.run([interpreter, "-m", "venv", self.folder], capture_output=True, text=True)
         if run.returncode or not (self.folder / "bin" / "pip").exists():
-            raise EngineError(_("{python} cannot make an environment with pip in it. Debian, Ubuntu: apt install python3-venv "
-                                "python3-pip", python=interpreter))
+            raise EngineError(
+                _(
+                    "{python} cannot make an environment with pip in it. Debian, Ubuntu: apt install python3-venv "
+                    "python3-pip",
+                    python=interpreter,
+                )
+            )
         self._finished("environment")
 
     def install(self, name: str, arguments: list[str], count: int | None = None) -> None:
         """`pip install` with a bar over the packages it collects. Raises EngineError with pip's own reason."""
         with self.log.open("a", encoding="utf-8") as log:
-            pip = subprocess.Popen([self.folder / "bin" / "python", "-c", CHILD, "install", "--disable-pip-version-check",
-                                    "--no-input", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True, errors="replace", env=_variables())
+            pip = subprocess.Popen(
+                [
+                    self.folder / "bin" / "python",
+                    "-c",
+                    CHILD,
+                    "install",
+                    "--disable-pip-version-check",
+                    "--no-input",
+                    *arguments,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=_variables(),
+            )
             reason = ""
             with progress.bar(_("installing {what}", what=name), count, "packages") as bar:
                 for line in pip.stdout:
@@ -51,8 +73,14 @@ class Steps:
                     elif line.startswith("ERROR"):
                         reason = reason or line.removeprefix("ERROR:").strip().rstrip(".")
         if pip.wait():
-            raise EngineError(_("pip could not install ITREX's packages ({reason}; the log is {log}). Check the network and run "
-                                "the same command again: it goes on from here.", reason=reason or pip.returncode, log=self.log))
+            raise EngineError(
+                _(
+                    "pip could not install ITREX's packages ({reason}; the log is {log}). Check the network and run "
+                    "the same command again: it goes on from here.",
+                    reason=reason or pip.returncode,
+                    log=self.log,
+                )
+            )
         self._finished(name)
 
     def _record(self) -> dict:
@@ -82,4 +110,6 @@ def torch_index() -> list[str]:
 
 def _variables() -> dict[str, str]:
     """Without what would make pip work on another environment."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    return {
+        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+    }

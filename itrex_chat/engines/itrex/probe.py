@@ -2,6 +2,7 @@
 
 Needs nothing of this package and no newer Python than ITREX has.
 """
+
 import json
 import os
 import platform
@@ -14,14 +15,16 @@ def probe():
 
     import torch
     from intel_extension_for_transformers import qbits
+
     weights = torch.eye(64)
     packed = qbits.quantize_to_packed_weight(weights, True, 32, "int8", "int4_clip", "fp32", False)
     product = torch.zeros(2, 64)
     qbits.woq_linear(torch.ones(2, 64), packed, torch.empty(0), product, "int8", "int4_clip", "fp32", False)
     if not torch.allclose(product, torch.ones(2, 64), atol=0.02):
         raise RuntimeError("its kernels compute wrong results on this processor")
-    from intel_extension_for_transformers.neural_chat import PipelineConfig, build_chatbot  # noqa: F401
     import neural_speed  # noqa: F401  # asked for by every answer
+    from intel_extension_for_transformers.neural_chat import PipelineConfig, build_chatbot  # noqa: F401
+
     names = ("intel-extension-for-transformers", "torch", "transformers", "tokenizers", "neural-speed")
     return {"versions": {name: version(name) for name in names}, "python": platform.python_version()}
 

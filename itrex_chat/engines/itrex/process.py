@@ -1,4 +1,5 @@
 """ITREX's worker, seen from this program: started, given jobs, heard, and its end explained."""
+
 import contextlib
 import json
 import os
@@ -11,20 +12,29 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from itrex_chat import files, machine, progress
 from itrex_chat.engines.itrex import environment
-from itrex_chat.errors import EngineError
-from itrex_chat.language import _
+from itrex_chat.foundation import files, machine, progress
+from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.language import _
 
 WORKER = Path(__file__).resolve().parent / "worker"
 SAMPLER = Path(__file__).resolve().parents[2] / "generation" / "sampling.py"
 KEPT_LOGS = 50
 BROKEN = ("ModuleNotFoundError", "ImportError", "OSError: lib")
-STEPS = ("Applying Weight Only", "round-to-nearest algorithm", "Mixed Precision Statistics", "WeightOnlyQuant done", "Model loaded")
+STEPS = (
+    "Applying Weight Only",
+    "round-to-nearest algorithm",
+    "Mixed Precision Statistics",
+    "WeightOnlyQuant done",
+    "Model loaded",
+)
 CAUGHT = re.compile(r"ERROR:Exception: (.+)")
 # What the log says of the quantization: which matrices, how long it took, what was chosen for what was asked.
-NOTABLE = re.compile(r"Applying Weight Only|elapsed time|Mixed Precision|INFO\] [|+]|WeightOnlyQuant done|weight_type is used"
-                     r"|Model loaded", re.IGNORECASE)
+NOTABLE = re.compile(
+    r"Applying Weight Only|elapsed time|Mixed Precision|INFO\] [|+]|WeightOnlyQuant done|weight_type is used"
+    r"|Model loaded",
+    re.IGNORECASE,
+)
 
 
 class Process:
@@ -51,12 +61,25 @@ class Process:
         variables = environment.clean_environment() | {"OMP_NUM_THREADS": str(machine.threads())}
         try:
             self._worker = subprocess.Popen(
-                [self._python, "-B", WORKER, self.log], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                encoding="utf-8", cwd=self._scratch, env=variables, start_new_session=True)
+                [self._python, "-B", WORKER, self.log],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                cwd=self._scratch,
+                env=variables,
+                start_new_session=True,
+            )
         except OSError as error:
             shutil.rmtree(self._scratch, ignore_errors=True)
-            raise EngineError(_("ITREX's interpreter {python} cannot be run: {reason}. Install it again: {command}",
-                                python=self._python, reason=error.strerror, command=environment.INSTALL)) from None
+            raise EngineError(
+                _(
+                    "ITREX's interpreter {python} cannot be run: {reason}. Install it again: {command}",
+                    python=self._python,
+                    reason=error.strerror,
+                    command=environment.INSTALL,
+                )
+            ) from None
 
     def load(self, **job) -> dict:
         """What the worker says of the loaded model (`worker/itrex_building.py`)."""
@@ -82,7 +105,9 @@ class Process:
     def notable(self) -> list[str]:
         """The lines of the log that tell of the quantization."""
         with contextlib.suppress(OSError):
-            return [line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if NOTABLE.search(line)]
+            return [
+                line.strip() for line in self.log.read_text("utf-8", "replace").splitlines() if NOTABLE.search(line)
+            ]
         return []
 
     @contextlib.contextmanager
@@ -94,6 +119,7 @@ class Process:
             while not done.wait(0.5):
                 log = self.log.read_text("utf-8", "replace") if self.log.is_file() else ""
                 bar.update(sum(step in log for step in STEPS) - bar.n)
+
         with progress.bar(_("quantizing with ITREX"), len(STEPS), "steps") as bar:
             watcher = threading.Thread(target=look, daemon=True)
             watcher.start()
@@ -141,17 +167,28 @@ class Process:
 
     def _death(self) -> str:
         code = self._worker.wait()
-        reasons = {-9: _("it was killed, probably because the memory ran out"),
-                   -4: _("it used an instruction that this processor does not have"),
-                   -11: _("it crashed: segmentation fault"), -6: _("it crashed: aborted")}
+        reasons = {
+            -9: _("it was killed, probably because the memory ran out"),
+            -4: _("it used an instruction that this processor does not have"),
+            -11: _("it crashed: segmentation fault"),
+            -6: _("it crashed: aborted"),
+        }
         return reasons.get(code) or _("it died (exit code {code})", code=code)
 
     def _failure(self, message: str) -> EngineError:
         if message.startswith(BROKEN):
             environment.suspect()
-            return EngineError(_("ITREX's environment of {python} is broken ({reason}). Repair it: {command}", python=self._python,
-                                 reason=message.rstrip("."), command=environment.INSTALL))
-        return EngineError(_("ITREX failed: {reason}. Its log: {log}", reason=message.rstrip(".") + self._logged(), log=self.log))
+            return EngineError(
+                _(
+                    "ITREX's environment of {python} is broken ({reason}). Repair it: {command}",
+                    python=self._python,
+                    reason=message.rstrip("."),
+                    command=environment.INSTALL,
+                )
+            )
+        return EngineError(
+            _("ITREX failed: {reason}. Its log: {log}", reason=message.rstrip(".") + self._logged(), log=self.log)
+        )
 
     def _logged(self) -> str:
         """What the log says last of an exception that ITREX caught and kept to itself."""

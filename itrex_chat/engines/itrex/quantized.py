@@ -1,8 +1,9 @@
 """What ITREX's quantization of a model was: the type that records and reports carry."""
+
 from dataclasses import dataclass, field
 
-from itrex_chat.language import _
-from itrex_chat.units import readable
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
 
 FORMAT = 2
 
@@ -15,6 +16,7 @@ class Saved:
     the reason in `skipped`. `different` integers of `integers`, and the largest relative difference of scales, are
     against this program's quantization to `made`.
     """
+
     itrex: str
     asked: str
     compute_dtype: str
@@ -45,19 +47,42 @@ def sentences(saved: Saved) -> list[str]:
     """What a person wants to know about it."""
     if not saved.made:
         return [_("not quantized by ITREX {version} itself. {reason}", version=saved.itrex, reason=saved.skipped)]
-    scales = _("its scales are the same") if saved.scale_difference == 0 else _(
-        "its scales differ by at most {share:.2g} of their size", share=saved.scale_difference)
-    lines = [_("quantized once by ITREX {version} in {seconds:.1f} s, peak memory {memory}. Of its {made} integers, {different} of "
-               "{integers} in {layers} layers differ from this program's; {scales}.",
-               version=saved.itrex, seconds=saved.build_seconds, memory=readable(saved.build_memory), made=saved.made,
-               different=saved.different, integers=saved.integers, layers=saved.layers, scales=scales)]
+    scales = (
+        _("its scales are the same")
+        if saved.scale_difference == 0
+        else _("its scales differ by at most {share:.2g} of their size", share=saved.scale_difference)
+    )
+    lines = [
+        _(
+            "quantized once by ITREX {version} in {seconds:.1f} s, peak memory {memory}. Of its {made} integers, {different} of "
+            "{integers} in {layers} layers differ from this program's; {scales}.",
+            version=saved.itrex,
+            seconds=saved.build_seconds,
+            memory=readable(saved.build_memory),
+            made=saved.made,
+            different=saved.different,
+            integers=saved.integers,
+            layers=saved.layers,
+            scales=scales,
+        )
+    ]
     lines.append(_("Its head is not quantized: it and the embedding are in FP32."))
     if saved.own:
         lines.append(_("Its own integers and scales are kept, and later starts use them."))
     if saved.made != saved.asked:
-        lines.append(_("ITREX {version} makes {made} where {asked} is asked for; its layers answer with the {asked} integers of this "
-                       "program's artifact.", version=saved.itrex, made=saved.made, asked=saved.asked))
+        lines.append(
+            _(
+                "ITREX {version} makes {made} where {asked} is asked for; its layers answer with the {asked} integers of this "
+                "program's artifact.",
+                version=saved.itrex,
+                made=saved.made,
+                asked=saved.asked,
+            )
+        )
     elif saved.tokens_equal is not None:
-        lines.append(_("The saved model gave the same tokens as the one that ITREX quantized.") if saved.tokens_equal else
-                     _("The saved model gave other tokens than the one that ITREX quantized."))
+        lines.append(
+            _("The saved model gave the same tokens as the one that ITREX quantized.")
+            if saved.tokens_equal
+            else _("The saved model gave other tokens than the one that ITREX quantized.")
+        )
     return lines

@@ -10,6 +10,7 @@ are the same; where ITREX made others, they are kept beside the record:
 ITREX 1.4.2 quantizes to int4_clip when it is asked for int4_fullrange. What
 was asked for comes from the artifact.
 """
+
 import hashlib
 import json
 import os
@@ -21,7 +22,6 @@ import torch
 from filelock import FileLock
 from safetensors import safe_open
 
-from itrex_chat import files, machine, progress
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtain import verified
 from itrex_chat.engines.itrex import environment
@@ -29,14 +29,15 @@ from itrex_chat.engines.itrex.memory import quantizing
 from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.quantized import FORMAT, Saved
 from itrex_chat.engines.itrex.view import View, prepared
-from itrex_chat.errors import EngineError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
+from itrex_chat.foundation import files, machine, progress
+from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.foundation.units import readable
 from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.tensor import QuantizedTensor
-from itrex_chat.recipe import Recipe
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources.digests import DigestMemo, sha256
-from itrex_chat.units import readable
 
 CHECK = "1 + 1 = 2. 2 + 2 = 4. 3 + 3 ="  # what the greedy tokens of the check follow
 
@@ -45,6 +46,7 @@ CHECK = "1 + 1 = 2. 2 + 2 = 4. 3 + 3 ="  # what the greedy tokens of the check f
 class Obtained:
     """A saved model: what ITREX did, the artifact and view it is loaded from, ITREX's own numbers where they differ, and
     whether it was there before."""
+
     saved: Saved
     artifact: Artifact
     view: View
@@ -58,7 +60,9 @@ def obtain(recipe: Recipe, home: Path | None = None) -> Obtained:
     version = environment.find().version
     quantization = recipe.quantization
     if quantization.compute_dtype == "bf16" and "amx_bf16" not in machine.instructions():
-        raise EngineError(_("ITREX computes in bf16 only on processors with AMX; set quantization.compute_dtype to int8 or fp32."))
+        raise EngineError(
+            _("ITREX computes in bf16 only on processors with AMX; set quantization.compute_dtype to int8 or fp32.")
+        )
     artifact = verified(recipe, home)
     settings = json.dumps([FORMAT, artifact.manifest["key"], quantization.compute_dtype, version])
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
@@ -71,7 +75,9 @@ def obtain(recipe: Recipe, home: Path | None = None) -> Obtained:
             saved = before or _quantized(recipe, home, artifact, version, numbers)
             if not before and saved.made:  # what does not fit into memory now may fit tomorrow
                 files.write_json(record, asdict(saved))
-    return Obtained(saved, artifact, prepared(recipe, home, blocks=False), numbers if saved.own else None, before is not None)
+    return Obtained(
+        saved, artifact, prepared(recipe, home, blocks=False), numbers if saved.own else None, before is not None
+    )
 
 
 def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, numbers: Path) -> Saved:
@@ -85,8 +91,11 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
     check = view.tokenizer.encode(CHECK)
     made = numbers.with_suffix(".made")
     try:
-        print(_("ITREX {version} is quantizing {name}; this is done once.", version=version, name=recipe.name),
-              file=sys.stderr, flush=True)
+        print(
+            _("ITREX {version} is quantizing {name}; this is done once.", version=version, name=recipe.name),
+            file=sys.stderr,
+            flush=True,
+        )
         with Process(view.folder, view.architecture.name, artifact.variant, home) as itrex, itrex.watched():
             built = itrex.load(**load_job(view, artifact.variant, recipe), keep=str(made), check_ids=check)
             log = itrex.notable()
@@ -99,29 +108,55 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
         if own:
             os.replace(made, numbers)
         with Process(view.folder, view.architecture.name, artifact.variant, home) as itrex:
-            again = itrex.load(**load_job(view, artifact.variant, recipe, artifact, numbers if own else None), keep=str(made),
-                               check_ids=check)
+            again = itrex.load(
+                **load_job(view, artifact.variant, recipe, artifact, numbers if own else None),
+                keep=str(made),
+                check_ids=check,
+            )
         if not own:
             _check_filled(_compared(view, made, again["layers"], quantization.weight_dtype, artifact))
         equal = again["tokens"] == built["tokens"] if kind == quantization.weight_dtype else None
-        return Saved(**saved, made=kind, build_seconds=built["seconds"], build_memory=built["memory"], log=log,
-                     own=sha256(numbers) if own else "", tokens_equal=equal, **found)
+        return Saved(
+            **saved,
+            made=kind,
+            build_seconds=built["seconds"],
+            build_memory=built["memory"],
+            log=log,
+            own=sha256(numbers) if own else "",
+            tokens_equal=equal,
+            **found,
+        )
     finally:
         made.unlink(missing_ok=True)
 
 
-def load_job(view: View, variant: str, recipe: Recipe, artifact: Artifact | None = None, own: Path | None = None) -> dict:
+def load_job(
+    view: View, variant: str, recipe: Recipe, artifact: Artifact | None = None, own: Path | None = None
+) -> dict:
     """What the worker is told to load: FP32, ITREX's own quantization, or its layers filled from an artifact."""
     quantization = recipe.quantization
     groups = artifact.manifest["matrices"] if artifact else {}
     return {
-        "variant": variant, "artifact": str(artifact.folder) if artifact else None, "own": str(own) if own else None,
-        "matrices": {name: {**asdict(rows), "group": groups.get(rows.module, (None, None))[1]}
-                     for name, rows in view.architecture.matrices.items()} if artifact else {},
-        "quantization": None if variant == "fp32" else {
-            "bits": quantization.bits, "group_size": quantization.group_size, "weight_dtype": quantization.weight_dtype,
-            "compute_dtype": quantization.compute_dtype},
-        "frequencies": list(view.architecture.frequencies), "trust": False}
+        "variant": variant,
+        "artifact": str(artifact.folder) if artifact else None,
+        "own": str(own) if own else None,
+        "matrices": {
+            name: {**asdict(rows), "group": groups.get(rows.module, (None, None))[1]}
+            for name, rows in view.architecture.matrices.items()
+        }
+        if artifact
+        else {},
+        "quantization": None
+        if variant == "fp32"
+        else {
+            "bits": quantization.bits,
+            "group_size": quantization.group_size,
+            "weight_dtype": quantization.weight_dtype,
+            "compute_dtype": quantization.compute_dtype,
+        },
+        "frequencies": list(view.architecture.frequencies),
+        "trust": False,
+    }
 
 
 def _cannot_quantize(recipe: Recipe, artifact: Artifact) -> str:
@@ -130,8 +165,12 @@ def _cannot_quantize(recipe: Recipe, artifact: Artifact) -> str:
         return _("ITREX cannot leave layers unquantized; its layers are built from the artifact.")
     needed, free = quantizing(artifact.decoder), machine.available_memory()
     if needed > free:
-        return _("ITREX needs about {needed} to quantize {name}, but {free} is left; its layers are built from the artifact.",
-                 needed=readable(needed), name=recipe.name, free=readable(free))
+        return _(
+            "ITREX needs about {needed} to quantize {name}, but {free} is left; its layers are built from the artifact.",
+            needed=readable(needed),
+            name=recipe.name,
+            free=readable(free),
+        )
     return ""
 
 
@@ -142,11 +181,17 @@ def _compared(view: View, made: Path, layers: dict, kind: str, artifact: Artifac
     with safe_open(made, "pt") as numbers, progress.bar(_("comparing integers"), len(layers), "layers") as bar:
         for name, layer in layers.items():
             integers, scales = numbers.get_tensor(f"{name}.integers"), numbers.get_tensor(f"{name}.scales")
-            ours = _from_artifact(artifact, view, name) if artifact else _from_weights(view, name, kind, layer["group_size"])
+            ours = (
+                _from_artifact(artifact, view, name)
+                if artifact
+                else _from_weights(view, name, kind, layer["group_size"])
+            )
             if ours[0].shape != integers.shape or ours[1].shape != scales.shape:
                 different += integers.numel()
             else:
-                seen = ours[1].repeat_interleave(layer["group_size"], 0)[:len(integers)] != 0  # times 0 all are the same
+                seen = (
+                    ours[1].repeat_interleave(layer["group_size"], 0)[: len(integers)] != 0
+                )  # times 0 all are the same
                 different += int(((ours[0] != integers) & seen).sum())
                 scale = ours[1].abs().clamp_min(torch.finfo(torch.float32).tiny)
                 largest = max(largest, float(((ours[1] - scales).abs() / scale).max()))
@@ -157,8 +202,13 @@ def _compared(view: View, made: Path, layers: dict, kind: str, artifact: Artifac
 
 def _check_filled(found: dict) -> None:
     if found["different"] or found["scale_difference"]:
-        raise EngineError(_("ITREX's layers did not take the artifact's integers: {count} of {total} differ.",
-                            count=found["different"], total=found["integers"]))
+        raise EngineError(
+            _(
+                "ITREX's layers did not take the artifact's integers: {count} of {total} differ.",
+                count=found["different"],
+                total=found["integers"],
+            )
+        )
 
 
 def _from_artifact(artifact: Artifact, view: View, name: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,6 +235,10 @@ def _read(record: Path, numbers: Path, home: Path) -> Saved | None:
         saved = Saved.from_record(json.loads(record.read_text("utf-8")))
     except (OSError, ValueError):
         return None
-    if saved and saved.own and not (numbers.is_file() and DigestMemo(home / "itrex").sha256([numbers])[numbers] == saved.own):
+    if (
+        saved
+        and saved.own
+        and not (numbers.is_file() and DigestMemo(home / "itrex").sha256([numbers])[numbers] == saved.own)
+    ):
         return None
     return saved

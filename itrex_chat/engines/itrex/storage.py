@@ -1,18 +1,21 @@
 """What ITREX's engine keeps in the cache: prepared folders of models, and records of what it quantized."""
+
 import os
 import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from itrex_chat import files
-from itrex_chat.errors import EngineError
-from itrex_chat.language import _
+from itrex_chat.foundation import files
+from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.language import _
 
 
 def views(home: Path) -> list[Path]:
     """The folders prepared for ITREX (`view.py`)."""
-    return sorted(folder for folder in (home / "itrex" / "views").glob("*") if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(
+        folder for folder in (home / "itrex" / "views").glob("*") if folder.is_dir() and not folder.name.startswith(".")
+    )
 
 
 def saved(home: Path) -> list[Path]:
@@ -33,7 +36,9 @@ def forget(record: Path) -> None:
                 record.unlink(missing_ok=True)
                 own(record).unlink(missing_ok=True)
         except Timeout:
-            raise EngineError(_("Another process is using {folder}; try again when it is done.", folder=record)) from None
+            raise EngineError(
+                _("Another process is using {folder}; try again when it is done.", folder=record)
+            ) from None
 
 
 def size(*paths: Path) -> int:
@@ -49,6 +54,8 @@ def remove(view: Path) -> None:
             with FileLock(view / ".lock", timeout=0):
                 view.rename(view.with_name(f".removed-{os.getpid()}-{view.name}"))
         except Timeout:
-            raise EngineError(_("Another process is preparing {folder}; try again when it is done.", folder=view)) from None
+            raise EngineError(
+                _("Another process is preparing {folder}; try again when it is done.", folder=view)
+            ) from None
     for doomed in view.parent.glob(".removed-*"):  # those of a process that was killed here, too
         shutil.rmtree(doomed, ignore_errors=True)

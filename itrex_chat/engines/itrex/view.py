@@ -9,6 +9,7 @@
 
 The INT4 variant needs no matrices: its integers are in the artifact.
 """
+
 import hashlib
 import json
 from collections.abc import Iterator
@@ -19,15 +20,16 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
-from itrex_chat import files, progress, sources
+from itrex_chat import sources
 from itrex_chat.artifacts.store import label
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
 from itrex_chat.engines.itrex.architecture import Architecture, for_itrex
-from itrex_chat.errors import EngineError
-from itrex_chat.language import _
-from itrex_chat.places import cache_home
-from itrex_chat.recipe import Recipe
+from itrex_chat.foundation import files, progress
+from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources.digests import DigestMemo
 
 FORMAT = 3  # raise it when what a view holds changes
@@ -39,6 +41,7 @@ LOCK, DIGESTS = ".lock", "digests.json"
 @dataclass(frozen=True)
 class View:
     """A prepared folder, the model it is of and how ITREX is to build it."""
+
     folder: Path
     checkpoint: Checkpoint
     architecture: Architecture
@@ -63,8 +66,9 @@ def prepared(recipe: Recipe, home: Path | None = None, blocks: bool = True) -> V
     home = home or cache_home()
     source = sources.resolve(recipe, home)
     checkpoint = open_checkpoint(source)
-    tokenizer = load_tokenizer(source.folder, checkpoint.family, recipe.chat,
-                               source.weights[0] if source.format == "gguf" else None)
+    tokenizer = load_tokenizer(
+        source.folder, checkpoint.family, recipe.chat, source.weights[0] if source.format == "gguf" else None
+    )
     architecture = for_itrex(checkpoint.decoder, sorted(tokenizer.stop_ids))
     digests = json.dumps([FORMAT, sorted(source.digests(home).items())])
     key = hashlib.sha256(digests.encode()).hexdigest()[:12]
@@ -96,8 +100,11 @@ def _read_digests(view: View) -> dict[str, str]:
 
 def _digests(view: View, home: Path, blocks: bool) -> dict[str, str]:
     """SHA-256 of the files that are there and are not links; of the blocks' only where those are wanted."""
-    paths = {path.relative_to(view.folder).as_posix(): path for path in view.folder.rglob("*")
-             if path.is_file() and not path.is_symlink() and path.name not in (LOCK, DIGESTS)}
+    paths = {
+        path.relative_to(view.folder).as_posix(): path
+        for path in view.folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and path.name not in (LOCK, DIGESTS)
+    }
     wanted = {name: path for name, path in paths.items() if blocks or not _is_of_blocks(name)}
     digests = DigestMemo(home / "itrex").sha256(list(wanted.values()))
     return {name: digests[path] for name, path in wanted.items()}
@@ -226,8 +233,10 @@ def old_tokenizer(contents: dict[str, bytes]) -> dict[str, bytes]:
         if part.get("type") == "Metaspace":
             part["add_prefix_space"] = part.get("prepend_scheme", "always") != "never"
     settings = json.loads(contents.get("tokenizer_config.json", b"{}")) | {"tokenizer_class": "PreTrainedTokenizerFast"}
-    return written | {"tokenizer.json": json.dumps(content, ensure_ascii=False).encode(),
-                      "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode()}
+    return written | {
+        "tokenizer.json": json.dumps(content, ensure_ascii=False).encode(),
+        "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode(),
+    }
 
 
 def _parts(content: dict) -> Iterator[dict]:
@@ -239,6 +248,7 @@ def _parts(content: dict) -> Iterator[dict]:
 
 def _bytes_tokenizer() -> dict[str, bytes]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
     pieces = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={piece: number for number, piece in enumerate(pieces)}, merges=[]))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()

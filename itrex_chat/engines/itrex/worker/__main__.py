@@ -15,6 +15,7 @@ standard library and what ITREX's environment has.
 A job's "number" comes back with its events; an answer ends early when the
 next job waits.
 """
+
 import json
 import os
 import sys
@@ -50,17 +51,27 @@ def main():
             task = job.pop("task")
             if task == "load":
                 from itrex_building import load
+
                 loaded, facts = load(**job)
                 tell("loaded", **facts)
             elif task == "answer":
                 from itrex_answering import answer
+
                 answer(loaded, tell, lambda: bool(jobs), **job)
             else:
                 import itrex_answering
-                tell(task, **{"prompt": itrex_answering.own_prompt, "decode": itrex_answering.decode,
-                              "limits": itrex_answering.limits}[task](loaded, **job))
+
+                tell(
+                    task,
+                    **{
+                        "prompt": itrex_answering.own_prompt,
+                        "decode": itrex_answering.decode,
+                        "limits": itrex_answering.limits,
+                    }[task](loaded, **job),
+                )
         except BaseException as error:  # noqa: B902  # ITREX calls exit(0) where it fails
             import traceback
+
             traceback.print_exc()
             tell("error", message=_sentence(error))
             os._exit(1)

@@ -1,4 +1,5 @@
 """Tokens of an answer from a model that ITREX made, with this program's sampling."""
+
 import importlib.util
 import time
 from types import SimpleNamespace
@@ -33,8 +34,13 @@ def answer(loaded, tell, superseded, ids, room, stop_ids, sampling, sampler):
         last = time.perf_counter()
     stopped = token in stop_ids
     decoded = count - 1 + stopped
-    tell("end", stopped=stopped, ttft=first - started, tpot=(last - first) / decoded if decoded > 0 else None,
-         memory=peak_memory())
+    tell(
+        "end",
+        stopped=stopped,
+        ttft=first - started,
+        tpot=(last - first) / decoded if decoded > 0 else None,
+        memory=peak_memory(),
+    )
 
 
 @torch.inference_mode()
@@ -74,6 +80,7 @@ def fit_mask(model, length):
 def own_prompt(loaded, query, system):
     """A question in the words of ITREX's conversation template, as ids of the folder's tokenizer."""
     from intel_extension_for_transformers.neural_chat.models import model_utils
+
     if readable_tokenizer(loaded.name) != loaded.name:
         raise ValueError("its libraries cannot read this model's tokenizer, which its conversation template needs")
     if loaded.chatbot is None:
@@ -84,6 +91,7 @@ def own_prompt(loaded, query, system):
     tokenizer = model_utils.MODELS.get(loaded.name, {}).get("tokenizer")
     if tokenizer is None:
         from transformers import AutoTokenizer
+
         tokenizer = AutoTokenizer.from_pretrained(loaded.name)
         model_utils.MODELS[loaded.name] = {"tokenizer": tokenizer}
     return {"ids": tokenizer(text).input_ids, "text": text}
@@ -92,17 +100,24 @@ def own_prompt(loaded, query, system):
 def decode(loaded, ids):
     """The text of ids, by the tokenizer that ITREX loaded."""
     from intel_extension_for_transformers.neural_chat.models import model_utils
+
     return {"text": model_utils.MODELS[loaded.name]["tokenizer"].decode(ids, skip_special_tokens=True)}
 
 
 def limits(loaded):
     """Stop ids, context and vocabulary of a model that only ITREX knows."""
     from intel_extension_for_transformers.neural_chat.models import model_utils
+
     model, tokenizer = loaded.model, model_utils.MODELS[loaded.name]["tokenizer"]
     named = [getattr(model.generation_config, "eos_token_id", None), model.config.eos_token_id, tokenizer.eos_token_id]
-    stop_ids = {token for value in named for token in (value if isinstance(value, list) else [value]) if isinstance(token, int)}
-    return {"stop_ids": sorted(stop_ids), "context": model_utils.get_context_length(model.config),
-            "vocabulary": model.config.vocab_size}
+    stop_ids = {
+        token for value in named for token in (value if isinstance(value, list) else [value]) if isinstance(token, int)
+    }
+    return {
+        "stop_ids": sorted(stop_ids),
+        "context": model_utils.get_context_length(model.config),
+        "vocabulary": model.config.vocab_size,
+    }
 
 
 def _adapter(name):
@@ -121,4 +136,3 @@ def _module(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-

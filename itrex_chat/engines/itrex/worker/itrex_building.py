@@ -1,4 +1,5 @@
 """Loading a variant: ITREX's own `build_chatbot`, or its layers filled with integers that are there already."""
+
 import os
 import platform
 import resource
@@ -37,12 +38,15 @@ def load(model, variant, quantization, artifact, matrices, frequencies, threads,
     facts = {}
     if keep:
         import itrex_layers
+
         facts["layers"] = itrex_layers.keep(loaded.model, keep)
     if check_ids:
         from itrex_answering import greedy
+
         facts["tokens"] = greedy(loaded.model, check_ids, TOKENS)
-    return loaded, dict(facts, seconds=seconds, memory=peak_memory(), threads=torch.get_num_threads(),
-                        **_about(loaded.model))
+    return loaded, dict(
+        facts, seconds=seconds, memory=peak_memory(), threads=torch.get_num_threads(), **_about(loaded.model)
+    )
 
 
 def _built(name, quantization, trust):
@@ -52,10 +56,14 @@ def _built(name, quantization, trust):
     from intel_extension_for_transformers.neural_chat.models import model_utils
     from intel_extension_for_transformers.neural_chat.utils.error_utils import get_latest_error_string
     from intel_extension_for_transformers.transformers import MixedPrecisionConfig, RtnConfig
+
     config = MixedPrecisionConfig(dtype="float32") if quantization is None else RtnConfig(**quantization)
     try:
-        chatbot = build_chatbot(PipelineConfig(model_name_or_path=name, optimization_config=config,
-                                               tokenizer_name_or_path=readable_tokenizer(name)))
+        chatbot = build_chatbot(
+            PipelineConfig(
+                model_name_or_path=name, optimization_config=config, tokenizer_name_or_path=readable_tokenizer(name)
+            )
+        )
     except AttributeError:  # it goes on after an error, with what is not there
         chatbot = None
         if not get_latest_error_string():
@@ -68,6 +76,7 @@ def _built(name, quantization, trust):
 def readable_tokenizer(name):
     """The model's folder if its tokenizer can be read here, else the stand-in in it; without one, the folder."""
     from tokenizers import Tokenizer
+
     stand_in = os.path.join(name, "stand-in")
     if not os.path.isdir(stand_in):
         return name
@@ -83,6 +92,7 @@ def _filled(name, quantization, artifact, matrices, own):
     import itrex_layers
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_utils import no_init_weights
+
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name)).eval()
     itrex_layers.fill(model, name, artifact, matrices, quantization, own)
@@ -109,18 +119,30 @@ def _trust_only_if_asked(trust):
 
     def refused(*_arguments, **_options):
         raise RuntimeError("the folder wants its own code to be run")
-    for module in (dynamic_module_utils, models.auto.auto_factory, models.auto.configuration_auto,
-                   models.auto.tokenization_auto):
+
+    for module in (
+        dynamic_module_utils,
+        models.auto.auto_factory,
+        models.auto.configuration_auto,
+        models.auto.tokenization_auto,
+    ):
         module.get_class_from_dynamic_module = refused
 
 
 def _about(model):
     from importlib.metadata import version
+
     layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
     packed = [layer for layer in layers if "QBits" in type(layer).__name__]
-    return {"version": version("intel-extension-for-transformers"), "torch": version("torch"),
-            "transformers": version("transformers"), "python": platform.python_version(),
-            "matrices": len(layers), "packed": len(packed), "weight_bytes": sum(layer.weight.nbytes for layer in layers)}
+    return {
+        "version": version("intel-extension-for-transformers"),
+        "torch": version("torch"),
+        "transformers": version("transformers"),
+        "python": platform.python_version(),
+        "matrices": len(layers),
+        "packed": len(packed),
+        "weight_bytes": sum(layer.weight.nbytes for layer in layers),
+    }
 
 
 def peak_memory():

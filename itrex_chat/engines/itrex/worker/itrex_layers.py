@@ -4,6 +4,7 @@ The packed form of QBits depends on the processor and cannot be relied on to
 load again; integers [in, out] and scales [in/group, out] can, and packing them
 gives a layer that multiplies with the same weights, bit for bit.
 """
+
 import json
 import os
 
@@ -35,9 +36,11 @@ def keep(model, path):
 def _integers(layer, scales):
     """int8 [in, out]: the weights divided by their scales, which gives whole numbers."""
     weights = torch.empty(layer.in_features, layer.out_features)
-    qbits.dequantize_packed_weight(layer.weight, weights, False, layer.compute_dtype, layer.weight_dtype, layer.scale_dtype)
+    qbits.dequantize_packed_weight(
+        layer.weight, weights, False, layer.compute_dtype, layer.weight_dtype, layer.scale_dtype
+    )
     divisors = torch.where(scales == 0, torch.ones_like(scales), scales)
-    return (weights / divisors.repeat_interleave(layer.blocksize, 0)[:layer.in_features]).round_().to(torch.int8)
+    return (weights / divisors.repeat_interleave(layer.blocksize, 0)[: layer.in_features]).round_().to(torch.int8)
 
 
 def fill(model, folder, artifact, matrices, quantization, own):
@@ -67,10 +70,12 @@ def fill(model, folder, artifact, matrices, quantization, own):
             integers = _sorted(unpacked(stored(module + ".qweight")[:, part], bits), rows)
             scales = _sorted(stored(module + ".scales")[:, part].float(), rows)
         else:  # kept as it was stored
-            weight = stored(module + ".weight")[rows["first"]:rows["first"] + rows["count"]]
+            weight = stored(module + ".weight")[rows["first"] : rows["first"] + rows["count"]]
             _assign(model, name + ".weight", _sorted(weight.t(), rows).t().float().contiguous())
             continue
-        _replace(model, name, layer(integers, scales, group, bits, quantization["compute_dtype"], _of(model, name).bias))
+        _replace(
+            model, name, layer(integers, scales, group, bits, quantization["compute_dtype"], _of(model, name).bias)
+        )
 
 
 def layer(integers, scales, group, bits, compute_dtype, bias):
@@ -78,13 +83,30 @@ def layer(integers, scales, group, bits, compute_dtype, bias):
     inputs, outputs = integers.shape
     kind = "int4_clip" if bits == 4 else "int8"
     none = torch.empty(0, dtype=torch.int8)
-    packed = qbits.repack_quantized_weight(integers.contiguous(), scales.contiguous(), none, none.int(), kind, "fp32",
-                                           compute_dtype, False, group)
+    packed = qbits.repack_quantized_weight(
+        integers.contiguous(), scales.contiguous(), none, none.int(), kind, "fp32", compute_dtype, False, group
+    )
     with torch.device("meta"):
-        made = QuantizedLinearQBits(inputs, outputs, bias is not None, compute_dtype=compute_dtype, weight_dtype=kind,
-                                    scale_dtype="fp32", blocksize=group, scheme="sym", compress_statistics=False)
-    made.weight = ParamsQBits(data=packed, requires_grad=False, quant_state={"scheme": "sym"}, blocksize=group,
-                              compress_statistics=False, quant_dtype=kind, scale_dtype="fp32")
+        made = QuantizedLinearQBits(
+            inputs,
+            outputs,
+            bias is not None,
+            compute_dtype=compute_dtype,
+            weight_dtype=kind,
+            scale_dtype="fp32",
+            blocksize=group,
+            scheme="sym",
+            compress_statistics=False,
+        )
+    made.weight = ParamsQBits(
+        data=packed,
+        requires_grad=False,
+        quant_state={"scheme": "sym"},
+        blocksize=group,
+        compress_statistics=False,
+        quant_dtype=kind,
+        scale_dtype="fp32",
+    )
     if bias is not None:
         made.bias = torch.nn.Parameter(bias.data.half().float(), requires_grad=False)  # ITREX rounds it on its way, too
     return made.eval()

@@ -1,0 +1,126 @@
+"""Variants of a model: the same decoder with its linear layers in FP32, BF16, INT4 or INT8.
+
+FP32 and BF16 are read from the checkpoint, INT4 and INT8 from an artifact.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from itrex_chat.architecture.layout import TensorSpec, tensors
+from itrex_chat.checkpoints import Checkpoint
+from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
+from itrex_chat.decoder.loading import load_decoder
+from itrex_chat.decoder.model import Decoder
+from itrex_chat.foundation import progress
+from itrex_chat.foundation.language import _
+from itrex_chat.kernels import Kernel, choose
+from itrex_chat.kernels.native import Native
+from itrex_chat.native import large_pages
+from itrex_chat.quantization.tensor import QuantizedTensor
+
+DENSE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+QUANTIZED = {"int4": 4, "int8": 8}
+SLAB = 1 << 24  # values converted at a time
+
+
+def load_dense(checkpoint: Checkpoint, variant: str) -> Decoder:
+    """The FP32 or BF16 variant of a checkpoint. Raises CheckpointError."""
+    weights = DenseWeights(checkpoint, DENSE[variant])
+    with progress.bar(_("loading {variant}", variant=variant), weights.size(), "weights") as bar:
+        weights.bar = bar
+        decoder = load_decoder(weights)
+    return decoder.with_native_pass() if choose().name == Native.name else decoder
+
+
+def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> Decoder:  # noqa: F821
+    """The quantized variant in an artifact, packed for `kernel`. Raises ArtifactError, KernelError."""
+    weights = QuantizedWeights(artifact, kernel, compute_dtype)
+    with progress.bar(_("loading {variant}", variant=artifact.variant), weights.size(), "weights") as bar:
+        weights.bar = bar
+        return load_decoder(weights).with_native_pass()
+
+
+class DenseWeights:
+    """Parts of a decoder from a checkpoint, matrices in `dtype`."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype):
+        self.config, self._checkpoint, self._dtype = checkpoint.decoder, checkpoint, dtype
+        self._specs = {spec.name: spec for spec in tensors(self.config)}
+        self._embedding: torch.Tensor | None = None
+        self.bar = None
+
+    def size(self) -> int:
+        return sum(spec.size for spec in self._specs.values())
+
+    def vector(self, name):
+        return self._matrix([self._specs[name]], torch.float32)
+
+    def embedding(self, name):
+        self._embedding = self._matrix([self._specs[name]], self._checkpoint.dtype(name))
+        return self._embedding
+
+    def linear(self, names):
+        specs = [self._specs[f"{name}.weight"] for name in names]
+        biases = [self._specs[f"{name}.bias"] for name in names if f"{name}.bias" in self._specs]
+        if specs[0].role == "head" and self.config.tied_head and self._embedding.dtype == self._dtype:
+            return DenseLinear(self._embedding)
+        return DenseLinear(self._matrix(specs, self._dtype), self._matrix(biases, torch.float32) if biases else None)
+
+    def _matrix(self, specs: list[TensorSpec], dtype: torch.dtype) -> torch.Tensor:
+        """The tensors below each other, converted a slab at a time."""
+        matrix = large_pages.zeros(sum(spec.shape[0] for spec in specs), *specs[0].shape[1:], dtype=dtype)
+        first = 0
+        for spec in specs:
+            for start, stop, values in self._checkpoint.slabs(spec, SLAB):
+                matrix[first + start : first + stop] = values
+            first += spec.shape[0]
+            if self.bar is not None:
+                self.bar.update(spec.size)
+        return matrix
+
+
+@dataclass
+class QuantizedWeights:
+    """Parts of a decoder from an artifact, matrices packed for a kernel."""
+
+    artifact: "Artifact"  # noqa: F821
+    kernel: Kernel
+    compute_dtype: str
+    bar: object = None
+
+    @property
+    def config(self):
+        return self.artifact.decoder
+
+    def size(self) -> int:
+        return sum(spec.size for spec in tensors(self.config))
+
+    def vector(self, name):
+        return self._counted(self.artifact.tensor(name)).float()
+
+    def embedding(self, name):
+        return self._counted(self.artifact.tensor(name))
+
+    def linear(self, names):
+        """One product where all parts have the same bits and group size, else one for each part."""
+        parts = [self._counted(self.artifact.matrix(name)) for name in names]
+        biases = [self.artifact.tensor(f"{name}.bias") for name in names if self.artifact.has(f"{name}.bias")]
+        if (
+            all(isinstance(part, QuantizedTensor) for part in parts)
+            and len({(part.bits, part.group_size) for part in parts}) == 1
+        ):
+            return self._layer(parts, torch.cat(biases).float() if biases else None)
+        return StackedLinear(
+            tuple(self._layer([part], biases[i].float() if biases else None) for i, part in enumerate(parts))
+        )
+
+    def _layer(self, parts: list[QuantizedTensor] | list[torch.Tensor], bias: torch.Tensor | None) -> Linear:
+        if isinstance(parts[0], QuantizedTensor):
+            return QuantizedLinear(self.kernel.pack(parts, self.compute_dtype), bias)
+        return DenseLinear(parts[0].float(), bias)
+
+    def _counted(self, part):
+        if self.bar is not None:
+            self.bar.update(part.in_features * part.out_features if isinstance(part, QuantizedTensor) else part.numel())
+        return part

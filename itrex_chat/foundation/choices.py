@@ -1,0 +1,27 @@
+"""Checking a value against the known ones, with a hint at the likely meant one."""
+
+import difflib
+from collections.abc import Iterable
+
+from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.foundation.language import _
+
+
+def did_you_mean(word, known: Iterable) -> str:
+    """ " Did you mean X?" for the known name closest to `word`, or nothing."""
+    close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
+    return _(" Did you mean {name}?", name=close[0]) if close else ""
+
+
+def one_of(key: str, value, choices: Iterable, error: type[Exception] = RecipeError) -> None:
+    """Raise `error` unless `value` is one of `choices`."""
+    if isinstance(value, bool) or value not in (choices := tuple(choices)):
+        raise error(
+            _(
+                "{key} cannot be {value!r}.{hint} Choose one of: {choices}.",
+                key=key,
+                value=value,
+                hint=did_you_mean(value, choices),
+                choices=", ".join(map(str, choices)),
+            )
+        )

@@ -1,0 +1,109 @@
+"""The machine: processor, threads, memory, versions."""
+
+import os
+import platform
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from itrex_chat import __version__
+
+CGROUP = Path("/sys/fs/cgroup")
+PACKAGES = ("torch", "transformers", "neural-compressor-pt", "auto-round-lib", "safetensors", "tokenizers")
+
+
+def threads() -> int:
+    """Physical cores that this process may use, no more than its cgroup's CPU quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    logical, physical = psutil.cpu_count() or allowed, psutil.cpu_count(logical=False) or allowed
+    cores = max(1, allowed * physical // logical)
+    quota = _cpu_quota()
+    return max(1, min(cores, quota)) if quota else cores
+
+
+def available_memory() -> int:
+    """Bytes that a new process can take: what the system has left, or its cgroup if that is less."""
+    left = [psutil.virtual_memory().available]
+    for limit, usage, statistics, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        most, used = _number(CGROUP / limit), _number(CGROUP / usage)
+        if most is not None and used is not None:
+            left.append(most - used + _statistic(CGROUP / statistics, cache))
+    return max(0, min(left))
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes.
+
+    Not getrusage's figure where Linux has a better one: that counts what the
+    parent had before it started this program.
+    """
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def description() -> dict:
+    """What a run's record says about where it ran."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": psutil.cpu_count(),
+        "instructions": instructions(),
+        "memory": psutil.virtual_memory().total,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "itrex_chat": __version__,
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    for line in _lines(Path("/proc/cpuinfo")):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def instructions() -> list[str]:
+    """The processor's vector instructions that matter here."""
+    wanted = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    flags = next(
+        (line.partition(":")[2].split() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("flags")), []
+    )
+    return [name for name in wanted if name in flags]
+
+
+def _cpu_quota() -> int | None:
+    fields = (_lines(CGROUP / "cpu.max") or [""])[0].split()
+    if len(fields) == 2 and fields[0].isdigit():
+        return max(1, round(int(fields[0]) / int(fields[1])))
+    return None
+
+
+def _number(path: Path) -> int | None:
+    text = (_lines(path) or [""])[0].strip()
+    return int(text) if text.isdigit() else None
+
+
+def _statistic(path: Path, name: str) -> int:
+    return next((int(line.split()[1]) for line in _lines(path) if line.split()[:1] == [name]), 0)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

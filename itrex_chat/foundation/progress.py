@@ -1,0 +1,23 @@
+"""One progress bar for all long work: what is done, the rate and the time left, on standard error."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def bar(description: str, total: int | None, unit: str = "B", **options) -> tqdm:
+    """A bar over `total` units; bytes are scaled. Redirected, it prints a line now and then."""
+    interactive = sys.stderr.isatty()
+    scaled = unit == "B"
+    return tqdm(
+        desc=description,
+        total=total,
+        unit=unit,
+        unit_scale=scaled,
+        unit_divisor=1000 if scaled else 1,
+        file=sys.stderr,
+        dynamic_ncols=interactive,
+        mininterval=0.1 if interactive else 10,
+        leave=False,
+        **options,
+    )

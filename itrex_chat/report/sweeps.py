@@ -1,0 +1,241 @@
+"""A sweep over recipes, and an attribution, as tables and pages."""
+
+from statistics import median
+
+from itrex_chat.engines import titled
+from itrex_chat.foundation import machine
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
+from itrex_chat.quality.attribution import Attribution, Step
+from itrex_chat.quality.intervals import Estimate
+from itrex_chat.report import charts
+from itrex_chat.report.charts import Point
+from itrex_chat.report.page import rendered
+from itrex_chat.report.quality_tables import estimate, small
+from itrex_chat.sweeps.sweeping import Outcome
+
+
+def sweep_rows(outcomes: list[Outcome]) -> list[list[str]]:
+    """A heading and a row for each recipe that was measured."""
+    rows = [
+        [
+            _("recipe"),
+            _("on disk"),
+            _("bits per weight"),
+            _("KL divergence, mean"),
+            _("more than the first"),
+            _("same likeliest token"),
+            _("perplexity / baseline"),
+            _("tokens per second"),
+            _("prompt tokens per second"),
+            _("peak memory"),
+        ]
+    ]
+    for outcome in measured(outcomes):
+        figures = outcome.total.figures
+        rows.append(
+            [
+                outcome.label,
+                readable(outcome.disk_bytes),
+                f"{outcome.bits_per_weight:.2f}",
+                estimate(figures["kld_mean"], small),
+                estimate(outcome.difference, more) if outcome.difference else "–",
+                estimate(figures["same_top"], lambda v: f"{100 * v:.1f} %"),
+                estimate(figures["ppl_ratio"], lambda v: f"{v:.4f}"),
+                f"{outcome.tokens_per_second:.1f}" if outcome.tokens_per_second else "–",
+                f"{outcome.prefill_tokens_per_second:.0f}",
+                readable(outcome.peak_memory),
+            ]
+        )
+    return rows
+
+
+def more(value: float) -> str:
+    """A difference of divergences in nats, with its sign."""
+    return f"+{small(value)}" if value > 0 else small(value)
+
+
+def measured(outcomes: list[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.total]
+
+
+def sweep_verdict(outcomes: list[Outcome]) -> list[str]:
+    """What can be told apart: each recipe against the first one, by the interval of their difference."""
+    found = measured(outcomes)
+    worse, better, alike = [], [], []
+    for outcome in found[1:]:
+        difference = outcome.difference
+        (alike if not _known(difference) else worse if difference.low > 0 else better).append(outcome.label)
+    lines = []
+    if worse:
+        lines.append(_("Worse than {first}: {labels}.", first=found[0].label, labels=_(", ").join(worse)))
+    if better:
+        lines.append(_("Better than {first}: {labels}.", first=found[0].label, labels=_(", ").join(better)))
+    if alike:
+        lines.append(
+            _(
+                "Not told apart from {first} by {positions} tokens: {labels}.",
+                first=found[0].label,
+                positions=found[0].total.positions,
+                labels=_(", ").join(alike),
+            )
+        )
+    return lines
+
+
+def sweep_page(model: str, baseline: str, outcomes: list[Outcome], command: str) -> str:
+    found = measured(outcomes)
+    rows = sweep_rows(outcomes)
+    for number, row in enumerate(rows[1:], 1):
+        row[0] = f"{number} · {row[0]}"
+    title = _("Recipes of {model} against {base}", model=model, base=titled(baseline))
+    return rendered(
+        "sweeps.html.j2",
+        title,
+        title,
+        machine.description()["cpu"],
+        verdict=sweep_verdict(outcomes),
+        missing=[f"{o.label}: {o.reason}" for o in outcomes if o.reason],
+        command=command,
+        parts=[
+            {
+                "title": _("Quality against size and speed"),
+                "rows": rows,
+                "charts": _scatters(found),
+                "note": _(
+                    "Lower is better; numbers are those of the table. All recipes read the same tokens; "
+                    "in brackets: 95 % interval."
+                ),
+            }
+        ],
+    )
+
+
+def _scatters(found: list[Outcome]) -> list:
+    """Cost by size, and cost by speed."""
+    drawn = []
+    for title, values, unit in (
+        (_("cost by size"), [outcome.disk_bytes / 1e6 for outcome in found], _("MB on disk")),
+        (_("cost by speed"), [outcome.tokens_per_second for outcome in found], _("tokens per second")),
+    ):
+        if found and all(values):
+            points = [
+                Point(outcome.label, f"int{outcome.quantization.bits}", value, outcome.total.figures["kld_mean"])
+                for outcome, value in zip(found, values)
+            ]
+            drawn.append(charts.scatter(title, points, unit, _("mean KL divergence, nats")))
+    return drawn
+
+
+def step_rows(attribution: Attribution) -> list[list[str]]:
+    return [
+        [_("quantized"), _("KL divergence, mean"), _("added by this step"), _("same likeliest token")],
+        *(
+            [
+                step_title(step),
+                estimate(step.kld_mean, small),
+                estimate(step.added, more) if step.added else "–",
+                estimate(step.same_top, lambda v: f"{100 * v:.1f} %"),
+            ]
+            for step in attribution.steps
+        ),
+    ]
+
+
+def step_title(step: Step) -> str:
+    return {
+        "blocks": _("weights of the blocks, activations in FP32"),
+        "head": _("and the head ({head})", head=step.head),
+        "activations": _("and activations ({dtype})", dtype=step.compute_dtype),
+    }[step.name]
+
+
+def layer_rows(attribution: Attribution, count: int | None = None) -> list[list[str]]:
+    """The blocks that hurt most first; `count` of them, or all."""
+    ordered = sorted(attribution.layers, key=lambda layer: -layer.kld_mean.value)
+    whole = sum(layer.kld_mean.value for layer in ordered) or 1
+    return [
+        [_("block quantized alone"), _("KL divergence, mean"), _("share of the sum")],
+        *(
+            [str(layer.number), estimate(layer.kld_mean, small), f"{100 * layer.kld_mean.value / whole:.1f} %"]
+            for layer in ordered[:count]
+        ),
+    ]
+
+
+def attribution_page(model: str, baseline: str, attribution: Attribution, command: str) -> str:
+    title = _("Where the loss of {model} comes from", model=model)
+    parts = [
+        {
+            "title": _("Step by step"),
+            "rows": step_rows(attribution),
+            "charts": [],
+            "note": _(
+                "Each step quantizes one thing more; {positions} tokens in {passages} passages, kernel {kernel}.",
+                positions=attribution.positions,
+                passages=attribution.passages,
+                kernel=attribution.kernel,
+            ),
+        }
+    ]
+    if attribution.layers:
+        parts.append(
+            {
+                "title": _("Layer by layer"),
+                "rows": layer_rows(attribution),
+                "charts": [
+                    charts.columns(
+                        _("KL divergence with one block quantized"),
+                        [(str(layer.number), layer.kld_mean) for layer in attribution.layers],
+                    )
+                ],
+                "note": _("Only this block's weights are quantized, activations stay in FP32."),
+            }
+        )
+    return rendered(
+        "sweeps.html.j2",
+        title,
+        title,
+        machine.description()["cpu"],
+        verdict=attribution_verdict(attribution),
+        missing=[],
+        command=command,
+        parts=parts,
+    )
+
+
+def attribution_verdict(attribution: Attribution) -> list[str]:
+    """Each step's share of the whole, as far as it can be told."""
+    last = attribution.steps[-1].kld_mean.value or 1
+    lines = [
+        _(
+            "Rounding the weights of the blocks costs {kld} nats of {whole}.",
+            kld=small(attribution.steps[0].kld_mean.value),
+            whole=small(last),
+        )
+    ]
+    for step in attribution.steps[1:]:
+        lines.append(
+            _(
+                "{name}: {change} nats{known}.",
+                name=step_title(step),
+                change=more(step.added.value),
+                known="" if _known(step.added) else _(", which is within the uncertainty"),
+            )
+        )
+    if attribution.layers:
+        worst = max(attribution.layers, key=lambda layer: layer.kld_mean.value)
+        typical = median(layer.kld_mean.value for layer in attribution.layers)
+        lines.append(
+            _(
+                "The block that hurts most by itself is {number}: {times:.1f} times the median block. "
+                "To leave it alone: --set quantization.keep_layers [{number}]",
+                number=worst.number,
+                times=worst.kld_mean.value / typical if typical else 1,
+            )
+        )
+    return lines
+
+
+def _known(difference: Estimate) -> bool:
+    return difference.low is not None and not difference.low <= 0 <= difference.high

@@ -1,0 +1,259 @@
+"""The figures of a comparison as rows of text, and as CSV."""
+
+import csv
+import io
+
+from itrex_chat.comparison import Comparison, Figures, ModelComparison, metrics
+from itrex_chat.engines import titled
+from itrex_chat.engines.itrex.quantized import Saved, sentences
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
+
+CSV_FIELDS = (
+    "model",
+    "variant",
+    "id",
+    "category",
+    "question",
+    "expected",
+    "text",
+    "finish_reason",
+    "prompt_tokens",
+    "new_tokens",
+    "drafted_tokens",
+    "accepted_tokens",
+    "ttft",
+    "tpot",
+    "tokens_per_second",
+    "seconds",
+    "first_divergent_token",
+    "identical",
+    "chrf",
+    "bleu",
+    "repetition",
+    "language",
+    "matches_expected",
+    "contains_expected",
+)
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def figure_rows(model: ModelComparison) -> list[list[str]]:
+    """A heading and a row for each figure: one column for each variant that answered, and ratios to the baseline."""
+    shown = [figures for figures in model.figures if figures.answers]
+    others = shown[1:]
+    base = titled(model.baseline)
+    rows = [
+        [
+            "",
+            *(titled(figures.variant) for figures in shown),
+            *(f"{titled(figures.variant)} / {base}" for figures in others),
+        ]
+    ]
+
+    def add(title: str, field: str, show) -> None:
+        values = [getattr(figures, field) for figures in shown]
+        if any(value is not None for value in values):
+            ratios = [model.ratio(figures, field) for figures in others]
+            rows.append(
+                [
+                    title,
+                    *("–" if value is None else show(value) for value in values),
+                    *(f"{ratio:.2f} ×" if ratio is not None else "–" for ratio in ratios),
+                ]
+            )
+
+    add(_("time to first token (median)"), "ttft", lambda v: f"{v:.3f} s")
+    add(_("time per token (median)"), "tpot", lambda v: f"{1000 * v:.1f} ms")
+    add(_("tokens per second"), "tokens_per_second", lambda v: f"{v:.1f}")
+    add(_("tokens by prompt lookup"), "accepted_share", lambda v: f"{100 * v:.0f} %")
+    add(_("prompt tokens per second"), "prefill_tokens_per_second", lambda v: f"{v:.0f}")
+    add(_("peak memory"), "peak_memory", readable)
+    add(_("weights read per token"), "weight_bytes", readable)
+    add(_("on disk"), "disk_bytes", readable)
+    add(_("quantization, once"), "build_seconds", lambda v: f"{v:.1f} s")
+    add(_("load time"), "load_seconds", lambda v: f"{v:.1f} s")
+    add(_("tokens in all answers"), "new_tokens", str)
+    add(_("time for all answers"), "seconds", lambda v: f"{v:.1f} s")
+    for title, show in (
+        (_("answers identical to {base}", base=base), _identical),
+        (_("equal tokens from the start (median)"), _equal),
+        (_("chrF to {base} (mean)", base=base), _chrf),
+        (_("BLEU to {base} (mean)", base=base), _bleu),
+    ):
+        if others:
+            rows.append([title, "", *(show(figures) for figures in others), *("" for _other in others)])
+
+    def tell(title: str, show) -> None:
+        rows.append([title, *(show(figures) for figures in shown), *("" for _other in others)])
+
+    tell(_("answers that the model ended itself"), lambda f: f"{f.stopped} / {f.answers}")
+    tell(_("repeated runs of four tokens (mean)"), lambda f: f"{100 * f.repetition:.0f} %")
+    tell(
+        _("languages of the answers"),
+        lambda f: ", ".join(f"{name or '?'} {count}" for name, count in sorted(f.languages.items())),
+    )
+    if any(figures.expected for figures in shown):
+        tell(
+            _("answers that are / contain what was expected"), lambda f: f"{f.matching} / {f.containing} / {f.expected}"
+        )
+    return rows
+
+
+def missing(model: ModelComparison) -> list[str]:
+    """A sentence for each variant that did not answer, or not everything."""
+    count = len(next(iter(model.pairs.values())))
+    lines = []
+    for figures in model.figures:
+        if figures.answers < count:
+            reason = (
+                _("The run was interrupted; the same python -m itrex_chat.ask goes on with it.")
+                if figures.state in ("waiting", "asking")
+                else figures.reason
+            )
+            lines.append(
+                _(
+                    "{variant}: {answers} of {count} questions answered. {reason}",
+                    answers=figures.answers,
+                    variant=titled(figures.variant),
+                    count=count,
+                    reason=reason,
+                ).strip()
+            )
+    for name, variant in (model.quality.variants if model.quality else {}).items():
+        if variant.reason:
+            lines.append(_("{variant} was not measured: {reason}", variant=titled(name), reason=variant.reason))
+    answered = next(figures.answers for figures in model.figures if figures.variant == model.baseline)
+    if model.quality and len(model.quality.answers) < answered and model.quality.baseline == model.baseline:
+        lines.append(
+            _(
+                "Measured on {measured} of {answers} answers; measure again: python -m itrex_chat.measure",
+                measured=len(model.quality.answers),
+                answers=answered,
+            )
+        )
+    return lines
+
+
+def engine_lines(model: ModelComparison) -> list[str]:
+    """What another engine's quantization was, a variant after the other."""
+    return [
+        f"{titled(figures.variant)}: {line}"
+        for figures in model.figures
+        if (saved := Saved.from_record((figures.engine or {}).get("saved")))
+        for line in sentences(saved)
+    ]
+
+
+def absent(comparison: Comparison) -> list[str]:
+    """A sentence for each model without any answer."""
+    return [
+        _("{model}: no answers yet. The run was interrupted, or each variant was skipped or failed.", model=label)
+        for label in comparison.absent
+    ]
+
+
+def figures_csv(comparison: Comparison) -> str:
+    """One line for each measured figure: its value and the ends of its 95 % interval."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("model", "variant", "baseline", "corpus", "positions", "figure", "value", "low", "high"))
+    for model in comparison.models:
+        for name, variant in (model.quality.variants if model.quality else {}).items():
+            for corpus in variant.corpora:
+                for figure, found in corpus.figures.items():
+                    writer.writerow(
+                        [
+                            harmless(cell)
+                            for cell in (
+                                model.model,
+                                name,
+                                model.quality.baseline,
+                                corpus.name,
+                                corpus.positions,
+                                figure,
+                                found.value,
+                                found.low,
+                                found.high,
+                            )
+                        ]
+                    )
+    return out.getvalue()
+
+
+def harmless(cell):
+    """A text that a spreadsheet would run as a formula, made a text by an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+
+
+def provenance(model: ModelComparison) -> str:
+    """Where the weights of the baseline came from."""
+    origin = model.origin
+    where = origin.get("repository") or origin.get("path") or f"{origin.get('name')} {origin.get('version')}"
+    text = _("{base} weights: {stored}, from {where}.", base=titled(model.baseline), stored=model.stored, where=where)
+    if model.weights_were_quantized:
+        text += _(
+            " They were quantized before, which makes INT4 look better here than it is against the original model."
+        )
+    return text
+
+
+def as_csv(comparison: Comparison) -> str:
+    """One line for each answer."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for model in comparison.models:
+        written = set()
+        for variant, pairs in model.pairs.items():
+            for pair in pairs:
+                for name, answer in ((model.baseline, pair.baseline), (variant, pair.answer)):
+                    if answer is not None and (name, pair.id) not in written:
+                        written.add((name, pair.id))
+                        writer.writerow(_csv_row(model, name, pair, answer, name == variant and name != model.baseline))
+    return out.getvalue()
+
+
+def _csv_row(model: ModelComparison, variant: str, pair, answer: dict, compared: bool) -> dict:
+    row = {
+        "model": model.model,
+        "variant": variant,
+        "id": pair.id,
+        "category": pair.category,
+        "question": pair.question,
+        "expected": pair.expected,
+        "first_divergent_token": "",
+        "identical": "",
+        "chrf": "",
+        "bleu": "",
+        "repetition": round(metrics.repetition(answer["token_ids"]), 4),
+        "language": metrics.language_of(answer["text"]),
+        "matches_expected": metrics.matches(answer["text"], pair.expected) if pair.expected else "",
+        "contains_expected": metrics.contains(answer["text"], pair.expected) if pair.expected else "",
+    }
+    row |= {field: answer[field] for field in CSV_FIELDS if field in answer and field != "id"}
+    row["model"] = model.model
+    if compared and pair.chrf is not None:
+        row |= {
+            "first_divergent_token": "" if pair.identical else pair.equal_tokens,
+            "identical": pair.identical,
+            "chrf": round(pair.chrf, 2),
+            "bleu": round(pair.bleu, 2),
+        }
+    return {field: harmless(value) for field, value in row.items()}
+
+
+def _identical(figures: Figures) -> str:
+    return "–" if figures.identical is None else f"{figures.identical} / {figures.answers}"
+
+
+def _equal(figures: Figures) -> str:
+    return "–" if figures.equal_tokens is None else f"{figures.equal_tokens:.0f}"
+
+
+def _chrf(figures: Figures) -> str:
+    return "–" if figures.chrf is None else f"{figures.chrf:.1f}"
+
+
+def _bleu(figures: Figures) -> str:
+    return "–" if figures.bleu is None else f"{figures.bleu:.1f}"

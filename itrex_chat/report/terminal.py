@@ -1,0 +1,62 @@
+"""A comparison as text for a terminal."""
+
+import unicodedata
+
+from itrex_chat.comparison import Comparison, ModelComparison
+from itrex_chat.comparison.metrics import equal_characters
+from itrex_chat.engines import titled
+from itrex_chat.foundation.language import _
+from itrex_chat.report.markdown import likeness
+from itrex_chat.report.quality_tables import corpora, judged_line, quality_rows, rating_rows
+from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
+from itrex_chat.report.verdict import verdicts
+from itrex_chat.runs.display import safe
+
+
+def as_text(comparison: Comparison) -> str:
+    """Answers first, then the figures, so that these are what remains on the screen."""
+    return "\n".join([*(line for model in comparison.models for line in _model(model)), *absent(comparison)])
+
+
+def _model(model: ModelComparison) -> list[str]:
+    lines = [f"=== {model.model}"]
+    for variant, pairs in model.pairs.items():
+        for pair in pairs:
+            lines += ["", f"[{pair.id}] {safe(pair.question)}"]
+            answers = [(model.baseline, pair.baseline)] + (
+                [(variant, pair.answer)] if variant != model.baseline else []
+            )
+            both = all(answer for _name, answer in answers) and len(answers) == 2
+            same = equal_characters(pair.baseline["text"], pair.answer["text"]) if both and not pair.identical else None
+            for name, answer in answers:
+                text = _("(not answered)") if answer is None else answer["text"]
+                if same is not None:
+                    text = text[:same] + "▸" + text[same:]
+                lines.append(f"  {titled(name):5} {safe(text)}".replace("\n", "\n        "))
+            if verdict := likeness(pair):
+                lines.append(f"  · {verdict}")
+    lines += ["", provenance(model), "", *aligned(figure_rows(model))]
+    for corpus in corpora(model.quality):
+        lines += ["", *aligned(quality_rows(model.quality, corpus, brief=True))]
+    for variant, rated in model.ratings.items():
+        lines += ["", *aligned(rating_rows(model.baseline, variant, rated))]
+    lines += [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()]
+    for verdict in verdicts(model):
+        lines += ["", verdict.text]
+    return [*lines, *engine_lines(model), *missing(model), ""]
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows in columns, the first left and the others right, by the width that a terminal gives characters."""
+    widths = [max(_width(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell + " " * (width - _width(cell)) if i == 0 else " " * (width - _width(cell)) + cell
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)

@@ -1,0 +1,302 @@
+"""Recipes: what to build, from which source, quantized how.
+
+A recipe is a YAML file in `recipes/`, read with yacs over the defaults below;
+a local folder or a `.gguf` file is a recipe whose source is that path and
+whose other settings are the defaults. `Recipe` is the type the rest of the
+program sees.
+"""
+
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import yaml
+from yacs.config import CfgNode
+
+from itrex_chat.foundation.choices import did_you_mean, one_of
+from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.foundation.language import LANGUAGES, _
+from itrex_chat.foundation.places import data_folder
+from itrex_chat.foundation.yaml_file import read_mapping
+from itrex_chat.settings.generation import GenerationConfig
+
+WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
+GROUP_SIZES = (32, 64, 128)
+HEADS = ("int8", "int4", "none")
+COMPUTE_DTYPES = ("int8", "bf16", "fp32")
+HUBS = ("modelscope", "huggingface")
+CONTROL_TEXTS = ("literal", "published")
+EMBEDDED = "smollm2-135m"
+REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A file inside a Python package, used as data: name and version on the index, member and its SHA-256."""
+
+    name: str = ""
+    version: str = ""
+    file: str = ""
+    sha256: str = ""
+
+    def __post_init__(self):
+        forms = {
+            "name": r"[A-Za-z0-9][\w.-]*",
+            "version": r"\d[\w.!+]*",
+            "file": r"[\w.-][^\0]*",
+            "sha256": r"[0-9a-f]{64}",
+        }
+        for field, form in forms.items():
+            if any(vars(self).values()) and not re.fullmatch(form, getattr(self, field), re.ASCII):
+                raise RecipeError(
+                    _("source.package.{field} cannot be {value!r}.", field=field, value=getattr(self, field))
+                )
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """Where a model comes from: a hub's repository, a package's file or a local path.
+
+    An empty `revision` means the hub's default branch, as it is at the first
+    download; the commit found then is recorded and used from then on.
+    """
+
+    hub: str = "modelscope"
+    modelscope: str = ""
+    huggingface: str = ""
+    revision: str = ""
+    path: str = ""
+    package: Package = Package()
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Round-to-nearest weight-only quantization of the linear layers.
+
+    `weight_dtype` int4_fullrange, int4_clip or int8; `group_size` weights of
+    one row share a scale; `head` is the output projection's precision;
+    `compute_dtype` is what activations are multiplied in and does not change
+    the artifact. `keep_layers` are decoder blocks, counted from 0, whose
+    matrices stay as they are stored.
+    """
+
+    weight_dtype: str = "int4_fullrange"
+    group_size: int = 32
+    head: str = "int8"
+    compute_dtype: str = "int8"
+    keep_layers: tuple[int, ...] = ()
+
+    @property
+    def bits(self) -> int:
+        return WEIGHT_DTYPES[self.weight_dtype]
+
+    def __post_init__(self):
+        one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
+        one_of("quantization.group_size", self.group_size, GROUP_SIZES)
+        one_of("quantization.head", self.head, HEADS)
+        one_of("quantization.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        if any(type(number) is not int or number < 0 for number in self.keep_layers):
+            raise RecipeError(
+                _(
+                    "quantization.keep_layers must be numbers of layers from 0 on, such as [0, 23], not {value!r}.",
+                    value=list(self.keep_layers),
+                )
+            )
+
+
+@dataclass(frozen=True)
+class Chat:
+    """How messages become a prompt, beyond what the model's family defines.
+
+    `system` is the system message when a conversation has none; `thinking`
+    goes to chat templates that can switch a reasoning phase on and off;
+    `control_text` is about Baichuan2 alone, see `chat/baichuan2.py`.
+    """
+
+    system: str = ""
+    thinking: bool = False
+    control_text: str = "published"
+
+    def __post_init__(self):
+        one_of("chat.control_text", self.control_text, CONTROL_TEXTS)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str
+    source: SourceSpec = SourceSpec()
+    family: str = ""  # "" is whatever the checkpoint says
+    languages: tuple[str, ...] = ()  # () is found out from the vocabulary
+    quantization: Quantization = Quantization()
+    generation: GenerationConfig = GenerationConfig()
+    chat: Chat = Chat()
+
+    def __post_init__(self):
+        one_of("source.hub", self.source.hub, HUBS)
+        for language in self.languages:
+            one_of("languages", language, LANGUAGES)
+
+    def as_dict(self) -> dict:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def names() -> list[str]:
+    """The recipes that exist, sorted."""
+    return sorted(file.stem for file in data_folder("recipes").glob("*.yaml"))
+
+
+def load(model: str, settings: list[str] = ()) -> Recipe:
+    """The recipe for what a user names: a recipe, a local folder or a `.gguf` file.
+
+    `settings` are alternating keys and values that override it, as in
+    ["quantization.group_size", "64"].
+    Raises RecipeError when there is no such model, key or value.
+    """
+    path = Path(model).expanduser()
+    if model in names():
+        return read(data_folder("recipes") / f"{model}.yaml", settings)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return read(path, settings)
+    if model and path.exists():
+        path = path.resolve()
+        name = path.stem if path.is_file() else path.name
+        return _build(_defaults(), name, settings, replace(SourceSpec(), path=str(path)))
+    if REPOSITORY.fullmatch(model) and path.suffix != ".gguf":
+        return _repository(model, settings)
+    raise RecipeError(
+        _(
+            "There is no model {model}.{hint} Known: {names}; a folder, a .gguf file, a recipe file or a hub's "
+            "owner/name works too.",
+            model=model,
+            hint=did_you_mean(path.name, names()),
+            names=", ".join(names()),
+        )
+    )
+
+
+def overridden(recipe: Recipe, settings: list[str]) -> Recipe:
+    """The recipe with keys set as in `load`. Raises RecipeError."""
+    node = _defaults()
+    _merge(node, _lists(recipe.as_dict()), recipe.name)
+    return _build(node, recipe.name, settings)
+
+
+def from_dict(values: dict) -> Recipe:
+    """The recipe that `Recipe.as_dict` described."""
+    package = Package(**values["source"]["package"])
+    return Recipe(
+        name=values["name"],
+        source=SourceSpec(**(values["source"] | {"package": package})),
+        family=values["family"],
+        languages=tuple(values["languages"]),
+        quantization=_quantization(values["quantization"]),
+        generation=GenerationConfig(**values["generation"]),
+        chat=Chat(**values["chat"]),
+    )
+
+
+def _quantization(values: dict) -> Quantization:
+    return Quantization(**(values | {"keep_layers": tuple(values.get("keep_layers", ()))}))
+
+
+def read(file: Path, settings: list[str] = ()) -> Recipe:
+    """The recipe in `file`, a YAML file. Raises RecipeError naming the file and the key."""
+    node, given = _defaults(), read_mapping(file, RecipeError)
+    _merge(node, given, str(file))
+    return _build(node, file.stem, settings)
+
+
+def _defaults() -> CfgNode:
+    return CfgNode(_lists(asdict(Recipe(name=""))))
+
+
+def _lists(values: dict) -> dict:
+    """Tuples as the lists that YAML and yacs know."""
+    return {
+        key: _lists(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+    }
+
+
+def _build(node: CfgNode, name: str, settings: list[str], source: SourceSpec | None = None) -> Recipe:
+    if len(settings) % 2:
+        raise RecipeError(_("--set takes a key and a value; {key} has no value.", key=settings[-1]))
+    for key, text in zip(settings[::2], settings[1::2]):
+        _merge(node, _nested(key, _parsed(text)), f"--set {key}")
+    recipe = from_dict(_plain(node))
+    return replace(recipe, name=recipe.name or name, source=source or recipe.source)
+
+
+def _repository(name: str, settings: list[str]) -> Recipe:
+    """A hub's repository by its name: the recipe that uses it, or one with the defaults."""
+    for known in names():
+        recipe = read(data_folder("recipes") / f"{known}.yaml", settings)
+        if (
+            name.lower() in (recipe.source.modelscope.lower(), recipe.source.huggingface.lower())
+            and not recipe.source.package.name
+        ):
+            return recipe
+    source = {"source": {"modelscope": name, "huggingface": name}}
+    node = _defaults()
+    _merge(node, source, name)
+    return _build(node, name.partition("/")[2], settings)
+
+
+def _merge(node: CfgNode, given: dict, where: str) -> None:
+    """Merge plain values into `node`, with yacs checking keys and types."""
+    _check(node, given, where)
+    try:
+        node.merge_from_other_cfg(CfgNode(_quoted(given)))
+    except (KeyError, ValueError, AssertionError, RecursionError, MemoryError) as error:
+        raise RecipeError(_("{where}: {reason}.", where=where, reason=_brief(error))) from None
+
+
+def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
+    """Name the first key or type that yacs would refuse, and make whole numbers floats where floats are meant."""
+    for key, value in given.items():
+        path = f"{prefix}{key}"
+        if key not in node:
+            raise RecipeError(
+                _("{where}: there is no key {key}.{hint}", where=where, key=path, hint=did_you_mean(key, node))
+            )
+        wanted = node[key]
+        if isinstance(wanted, float) and type(value) is int:
+            given[key] = value = float(value)
+        if isinstance(wanted, CfgNode) and isinstance(value, dict):
+            _check(wanted, value, where, f"{path}.")
+        elif isinstance(wanted, CfgNode) or (wanted is not None and type(value) is not type(wanted)):
+            kind = _("a section") if isinstance(wanted, CfgNode) else type(wanted).__name__
+            raise RecipeError(
+                _("{where}: {key} must be {kind}, not {value!r}.", where=where, key=path, kind=kind, value=value)
+            )
+
+
+def _quoted(given: dict) -> dict:
+    """Texts in quotes, which yacs takes off again: without them it would read the text "1.10" as a number."""
+    return {
+        key: _quoted(value) if isinstance(value, dict) else repr(value) if isinstance(value, str) else value
+        for key, value in given.items()
+    }
+
+
+def _nested(key: str, value) -> dict:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _parsed(text: str):
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _plain(node: CfgNode) -> dict:
+    return {key: _plain(value) if isinstance(value, CfgNode) else value for key, value in node.items()}
+
+
+def _brief(error: Exception) -> str:
+    """An error's own words on one line, without a closing full stop."""
+    return " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")[:300]

@@ -1,0 +1,123 @@
+"""Several recipes of one model on the same passages: what each costs, takes and gives."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from itrex_chat.artifacts.store import ArtifactStore
+from itrex_chat.engines import titled
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.jobs.protocol import work
+from itrex_chat.quality import measuring, metrics
+from itrex_chat.quality.intervals import Estimate
+from itrex_chat.quality.measuring import Corpus
+from itrex_chat.quality.passages import Passage
+from itrex_chat.settings import questions as question_sets
+from itrex_chat.settings.recipe import Quantization, Recipe
+
+SPEED_TOKENS = 64  # decoded to tell a recipe's speed
+GRID = tuple(
+    Quantization(weight_dtype=weight_dtype, group_size=group_size)
+    for group_size in (32, 64, 128)
+    for weight_dtype in ("int4_fullrange", "int4_clip")
+) + (Quantization(head="int4"), Quantization(head="none"), Quantization(weight_dtype="int8"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One recipe. `difference` is its mean KL divergence less the first recipe's, on the same positions."""
+
+    label: str
+    quantization: Quantization
+    reason: str = ""  # why it could not be measured
+    corpora: tuple[Corpus, ...] = ()
+    total: Corpus | None = None  # all passages together
+    difference: Estimate | None = None
+    disk_bytes: int | None = None
+    bits_per_weight: float | None = None
+    weight_bytes: int | None = None
+    peak_memory: int | None = None
+    tokens_per_second: float | None = None
+    prefill_tokens_per_second: float | None = None
+
+
+def label(quantization: Quantization) -> str:
+    return (
+        f"{quantization.weight_dtype} g{quantization.group_size} · head {quantization.head}"
+        + ("" if quantization.compute_dtype == "int8" else f" · {quantization.compute_dtype}")
+        + (f" · keeps {' '.join(map(str, quantization.keep_layers))}" if quantization.keep_layers else "")
+    )
+
+
+def sweep(
+    recipe: Recipe,
+    baseline: str,
+    grid: list[Quantization],
+    answers: list[Passage],
+    texts: list[Path],
+    limit: int | None = None,
+    keep: bool = False,
+) -> Iterator[Outcome]:
+    """The outcome of each quantization in turn. The baseline is computed once; artifacts that were not in the cache
+    before are removed again unless `keep`. Raises RunError where the baseline cannot be had."""
+    first = None
+    for quantization in grid:
+        before = set(ArtifactStore().folders())
+        chosen = dataclasses.replace(recipe, quantization=quantization)
+        variant = f"int{quantization.bits}"
+        measured = measuring.measure(chosen, baseline, [variant], answers, texts, limit)
+        [found] = measured.variants
+        if found.reason:
+            yield Outcome(label(quantization), quantization, found.reason)
+            continue
+        total = metrics.together(list(found.found.values()))
+        first = first or total
+        artifact = measured.plan["artifacts"][variant]
+        yield Outcome(
+            label(quantization),
+            quantization,
+            corpora=tuple(found.corpora),
+            total=Corpus(
+                "all",
+                sum(corpus.passages for corpus in found.corpora),
+                len(total.kl),
+                metrics.estimates(total),
+                metrics.compaction_error(total),
+            ),
+            difference=metrics.difference(first, total) if total is not first else None,
+            disk_bytes=artifact["bytes"],
+            bits_per_weight=8 * artifact["statistics"]["bytes_after"] / artifact["statistics"]["weights"],
+            **_speed(chosen, variant),
+        )
+        if not keep:
+            for folder in set(ArtifactStore().folders()) - before:
+                ArtifactStore().remove(folder)
+
+
+def _speed(recipe: Recipe, variant: str) -> dict:
+    """Decode and prefill rates on one question, and what memory that takes."""
+    generation = dataclasses.asdict(
+        dataclasses.replace(recipe.generation, max_new_tokens=SPEED_TOKENS, do_sample=False)
+    )
+    question = {"id": "speed", "text": question_sets.load("english-5").questions[-1].text}
+    job = {
+        "task": "ask",
+        "recipe": recipe.as_dict(),
+        "variant": variant,
+        "system": "",
+        "questions": [question] * 2,
+        "generation": generation,
+    }
+    events = list(work(job))
+    answers = [event for event in events if event["event"] == "answer"]
+    loaded = next(event for event in events if event["event"] == "loaded")
+    if not answers:
+        raise RunError(_("{variant} gave no answer.", variant=titled(variant)))
+    return {
+        "tokens_per_second": max(a["tokens_per_second"] or 0 for a in answers) or None,
+        "prefill_tokens_per_second": max(a["prefill_tokens_per_second"] for a in answers),
+        "weight_bytes": loaded["weight_bytes"],
+        "peak_memory": events[-1]["peak_memory"],
+    }
