@@ -135,7 +135,7 @@ def test_a_wheel_has_the_recipes_the_questions_and_the_command(tmp_path):
     assert "itrex_chat/foundation/locale/zh.yaml" in names
     assert not any(name.startswith(("tests/", "cache/", "benchmarks/")) for name in names)
     script = (
-        "from itrex_chat import recipe, questions, places; import itrex_chat\n"
+        "from itrex_chat.settings import recipe, questions; from itrex_chat.foundation import places; import itrex_chat\n"
         f"assert itrex_chat.__file__.startswith({str(tmp_path)!r})\n"
         "assert recipe.load('chatglm3-6b') and questions.load('semantics-5')\n"
         "assert places.CHECKOUT is None and 'itrex_chat' in str(places.cache_home())"
