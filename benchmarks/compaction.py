@@ -28,7 +28,9 @@ def main() -> None:
     recipe = recipes.load(arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         chatbot = load_chatbot(recipe, "fp32")
-        passages = of_text("text", chatbot._tokenizer.encode(arguments.text.read_text("utf-8"))[: arguments.tokens])
+        passages = of_text(
+            "text", chatbot.session.tokenizer.encode(arguments.text.read_text("utf-8"))[: arguments.tokens]
+        )
         kept = {}
         for passage in passages:
             for start, log_probs, targets in scoring.predictions(chatbot.decoder, passage):

@@ -67,9 +67,9 @@ def ours(recipe, compute_dtype: str, prompts: list[list[int]]) -> list[tuple[lis
     found = []
     for ids in prompts:
         *_pieces, response = generate(
-            chatbot._decoder, chatbot._tokenizer, ids, GenerationConfig(max_new_tokens=TOKENS)
+            chatbot.decoder, chatbot.session.tokenizer, ids, GenerationConfig(max_new_tokens=TOKENS)
         )
-        found.append((response.token_ids, prefill(chatbot._decoder, ids, chatbot._decoder.new_cache(len(ids)))))
+        found.append((response.token_ids, prefill(chatbot.decoder, ids, chatbot.decoder.new_cache(len(ids)))))
     return found
 
 

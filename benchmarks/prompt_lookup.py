@@ -43,7 +43,7 @@ class Measured:
 
 def passes(chatbot: Chatbot) -> dict[int, float]:
     """Seconds of a pass over 1 … LONGEST + 1 tokens, in turn, medians."""
-    decoder, seconds = chatbot._decoder, {count: [] for count in range(1, LONGEST + 2)}
+    decoder, seconds = chatbot.decoder, {count: [] for count in range(1, LONGEST + 2)}
     prompt = list(range(100, 300))
     cache = decoder.new_cache(len(prompt) + LONGEST + 1)
     prefill(decoder, prompt, cache)

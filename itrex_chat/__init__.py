@@ -20,10 +20,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "build_chatbot": "itrex_chat.neuralchat.chatbot",
     "Chatbot": "itrex_chat.neuralchat.chatbot",
-    "PipelineConfig": "itrex_chat.neuralchat.chatbot",
-    "RtnConfig": "itrex_chat.neuralchat.chatbot",
-    "MixedPrecisionConfig": "itrex_chat.neuralchat.chatbot",
-    "GenerationConfig": "itrex_chat.neuralchat.chatbot",
+    "PipelineConfig": "itrex_chat.neuralchat.configs",
+    "RtnConfig": "itrex_chat.neuralchat.configs",
+    "MixedPrecisionConfig": "itrex_chat.neuralchat.configs",
+    "GenerationConfig": "itrex_chat.neuralchat.configs",
     "ItrexChatError": "itrex_chat.foundation.errors",
 }
 __all__ = [*_HOMES, "__version__"]

@@ -8,20 +8,21 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from itrex_chat.engines.native.weights import DENSE
 from itrex_chat.foundation import command_line, files, machine
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
+from itrex_chat.jobs.executor import LocalExecutor
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.measure import scored_answers
 from itrex_chat.quality import attribution
 from itrex_chat.quality.attribution import Attribution
-from itrex_chat.quality.passages import Passage
 from itrex_chat.report.sweeps import attribution_page, attribution_verdict, layer_rows, step_rows
 from itrex_chat.report.terminal import aligned
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import DENSE
 from itrex_chat.sweep import add_arguments
 
 SCHEMA_VERSION = 1
@@ -43,13 +44,14 @@ def attribute(
     Layer by layer takes as many passes over the tokens as the model has layers, and the memory of the baseline.
     Raises RunError.
     """
-    steps, measured = attribution.steps(recipe, baseline, list(answers), list(texts), limit)
+    executor = LocalExecutor()
+    steps, measured = attribution.steps(recipe, baseline, list(answers), list(texts), limit, executor)
     found = Attribution(
         sum(passage.positions for passage in measured.passages),
         len(measured.passages),
-        measured.plan["kernel"],
+        measured.plan.kernel,
         steps,
-        attribution.layers(recipe, baseline, measured, measured.plan["layers"]) if layers else [],
+        attribution.layers(recipe, baseline, measured, executor) if layers else [],
     )
     out = out or cache_home() / "attributions" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from itrex_chat.artifacts import Artifact, ArtifactStore
 from itrex_chat.artifacts.store import PARTIAL
-from itrex_chat.engines.itrex import storage
+from itrex_chat.engines import engines
+from itrex_chat.engines.kept import Kept
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import did_you_mean
 from itrex_chat.foundation.errors import ArtifactError
@@ -31,13 +32,9 @@ def list_artifacts(store: ArtifactStore) -> int:
             print(_("{name}  damaged: {reason}", name=folder.name, reason=error))
     for folder in store.partial_folders():
         print(_("{name}  not finished: repeat the same quantization to go on", name=folder.name))
-    for view in storage.views(cache_home()):
-        total += storage.size(view)
-        print(_("{name}  prepared for ITREX, {size}", name=view.name, size=readable(storage.size(view))))
-    for record in storage.saved(cache_home()):
-        size = storage.size(record, storage.own(record))
-        total += size
-        print(_("{name}  quantized by ITREX, {size}", name=record.stem, size=readable(size)))
+    for kept in _kept():
+        total += kept.size
+        print(kept.line)
     print(_("{total} in {folder}", total=readable(total), folder=cache_home()))
     return 0
 
@@ -72,22 +69,22 @@ def verify(store: ArtifactStore, name: str | None) -> int:
 
 
 def remove(store: ArtifactStore, name: str) -> int:
-    """Remove an artifact, a folder prepared for ITREX or a record of its quantization, or all of a model."""
-    views = [view for view in storage.views(cache_home()) if name in (view.name, view.name.rpartition("-")[0])]
-    records = [
-        record for record in storage.saved(cache_home()) if name == record.stem or record.stem.startswith(f"{name}-int")
-    ]
-    named = {path.stem for path in records} | {view.name for view in views}
-    for folder in [] if name in named else chosen(store, name, partial=True, missing_ok=bool(named)):
+    """Remove an artifact, something that an engine keeps beside it, or all of a model."""
+    meant = [kept for kept in _kept() if kept.answers_to(name)]
+    folders = []
+    if name not in (kept.name for kept in meant):
+        folders = chosen(store, name, partial=True, missing_ok=bool(meant))
+    for folder in folders:
         store.remove(folder)
         print(_("{name}  removed", name=folder.name))
-    for view in views:
-        storage.remove(view)
-        print(_("{name}  removed", name=view.name))
-    for record in records:
-        storage.forget(record)
-        print(_("{name}  removed", name=record.stem))
+    for kept in meant:
+        kept.remove()
+        print(_("{name}  removed", name=kept.name))
     return 0
+
+
+def _kept() -> list[Kept]:
+    return [kept for engine in engines() for kept in engine.kept(cache_home())]
 
 
 def chosen(store: ArtifactStore, name: str, partial: bool = False, missing_ok: bool = False) -> list[Path]:

@@ -4,38 +4,31 @@ python -m itrex_chat.doctor
 python -m itrex_chat.doctor --engine itrex --install
 """
 
+import argparse
 import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 
-from itrex_chat import __version__, engines
+from itrex_chat import __version__
+from itrex_chat.engines import engines
+from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
 from itrex_chat.foundation import command_line, machine
 from itrex_chat.foundation.choices import one_of
-from itrex_chat.foundation.errors import EngineError, ItrexChatError, RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
+from itrex_chat.settings.variant import ENGINES, NATIVE
 
-GOOD, NOTE, BAD = "ok", "--", "!!"
 LITTLE_MEMORY, LITTLE_DISK = 8 << 30, 10 << 30  # bytes: less is named
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at: GOOD, NOTE (absent, and not needed) or BAD, and the command or step that mends it."""
-
-    state: str
-    text: str
-    remedy: str = ""
-
-
-def examine(engine: str = engines.NATIVE) -> list[Finding]:
-    """Everything there is to say about this machine; ITREX is tried out if it is the `engine`, else only looked up."""
+def examine(engine: str = NATIVE) -> list[Finding]:
+    """Everything there is to say about this machine; the `engine` is tried out, others are only looked up."""
     found = []
-    for section in (_program, _processor, _kernels, lambda: _itrex(tried=engine == engines.ITREX), _memory, _cache):
+    looked_up = [lambda each=each: each.examine(tried=each.name == engine) for each in engines()]
+    for section in (_program, _processor, *looked_up, _memory, _cache):
         try:
             found += section()
         except (ImportError, OSError) as error:
@@ -113,53 +106,6 @@ def _processor() -> list[Finding]:
     return found
 
 
-def _kernels() -> list[Finding]:
-    from itrex_chat.kernels import KERNELS, choose, described
-
-    found = []
-    for kernel in KERNELS.values():
-        if reason := kernel.missing():
-            remedy = (
-                _(
-                    "install a C compiler (Debian, Ubuntu: apt install gcc) and then the program again: pip install --force-reinstall --no-deps ."
-                )
-                if kernel.name == "native" and not shutil.which("gcc") and not shutil.which("cc")
-                else ""
-            )
-            found.append(
-                Finding(NOTE, _("kernel {name}: cannot run here ({reason})", name=kernel.name, reason=reason), remedy)
-            )
-        else:
-            found.append(Finding(GOOD, _("kernel {name}: usable", name=described(kernel))))
-    try:
-        found.append(Finding(GOOD, _("engine native: works, with the kernel {name}", name=choose().name)))
-    except ItrexChatError as error:
-        found.append(Finding(BAD, str(error), _("unset ITREX_CHAT_KERNEL")))
-    return found
-
-
-def _itrex(tried: bool) -> list[Finding]:
-    from itrex_chat.engines.itrex import environment
-
-    try:
-        found = environment.check() if tried else environment.find()
-    except EngineError as error:
-        text = str(error).replace(environment.INSTALL, "").rstrip(" :：")
-        return [Finding(BAD if tried else NOTE, _("engine itrex: {reason}", reason=text), environment.INSTALL)]
-    return [
-        Finding(
-            GOOD,
-            _(
-                "engine itrex: {versions}, Python {python}, in {path}{whose}",
-                path=found.python,
-                python=found.facts["python"],
-                whose=_(" (your own environment)") if found.adopted else "",
-                versions=", ".join(f"{name} {number}" for name, number in found.facts["versions"].items()),
-            ),
-        )
-    ]
-
-
 def _memory() -> list[Finding]:
     import psutil
 
@@ -206,17 +152,11 @@ def report(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def command(arguments) -> int:
-    one_of("--engine", arguments.engine, engines.ENGINES)
-    if (arguments.install or arguments.python) and arguments.engine != engines.ITREX:
-        raise RecipeError(
-            _("--install and --python are for --engine itrex; the native engine is installed with this program.")
-        )
+def command(arguments: argparse.Namespace) -> int:
+    one_of("--engine", arguments.engine, ENGINES)
     if arguments.install or arguments.python:
-        from itrex_chat.engines.itrex import environment
-
-        found = environment.install(arguments.python)
-        print(_("ITREX {version} works: {python}", version=found.version, python=found.python))
+        [chosen] = (engine for engine in engines() if engine.name == arguments.engine)
+        print(chosen.install(arguments.python))
         return 0
     findings = examine(arguments.engine)
     print(report(findings))
@@ -229,11 +169,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--engine",
-        default=engines.NATIVE,
+        default=NATIVE,
         metavar="NAME",
-        help=_(
-            "try this engine out: {names}; default: {default}", names=", ".join(engines.ENGINES), default=engines.NATIVE
-        ),
+        help=_("try this engine out: {names}; default: {default}", names=", ".join(ENGINES), default=NATIVE),
     )
     parser.add_argument(
         "--install",

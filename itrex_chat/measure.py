@@ -7,21 +7,21 @@ import sys
 from pathlib import Path
 
 from itrex_chat.compare import latest
-from itrex_chat.comparison import PRECISION
-from itrex_chat.engines import titled
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import measuring
 from itrex_chat.quality import record as quality_record
-from itrex_chat.quality.passages import Passage, of_answers
+from itrex_chat.quality.passages import of_answers
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.report.quality_tables import corpora, quality_rows
 from itrex_chat.report.terminal import aligned
 from itrex_chat.runs.record import RunRecord
 from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.variant import MOST_PRECISE_FIRST, titled
 
 
 def measure(
@@ -39,7 +39,7 @@ def measure(
         for model in record.content["spec"]["models"]:
             label = model["label"]
             facts = record.content["models"].get(label, {"variants": {}})["variants"]
-            ready = [name for name in PRECISION if facts.get(name, {}).get("load")]
+            ready = [name for name in MOST_PRECISE_FIRST if facts.get(name, {}).get("load")]
             if not ready:
                 continue
             answers = [answer for answer in record.answers if (answer["model"], answer["variant"]) == (label, ready[0])]
@@ -103,7 +103,7 @@ def command(arguments) -> int:
     run = arguments.run or latest()
     variants = arguments.variants and list(dict.fromkeys(name for name in arguments.variants.split(",") if name))
     for name in variants or ():
-        one_of("--variants", name, PRECISION)
+        one_of("--variants", name, MOST_PRECISE_FIRST)
     measured = measure(run, arguments.text, variants, arguments.tokens, command_line.invocation("measure"))
     for label, quality in measured.items():
         print(report(label, quality))
@@ -131,7 +131,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--variants",
         metavar="LIST",
-        help=_("variants with commas between them, of {names}; default: those of the run", names=", ".join(PRECISION)),
+        help=_(
+            "variants with commas between them, of {names}; default: those of the run",
+            names=", ".join(MOST_PRECISE_FIRST),
+        ),
     )
     return command_line.run(command, parser.parse_args(argv))
 

@@ -10,20 +10,20 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from itrex_chat.engines.native.weights import DENSE
 from itrex_chat.foundation import command_line, files, machine
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import LANGUAGES, _, speaking
 from itrex_chat.foundation.places import cache_home
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.measure import scored_answers
 from itrex_chat.quality.intervals import Estimate
-from itrex_chat.quality.passages import Passage
 from itrex_chat.report.sweeps import sweep_page, sweep_rows, sweep_verdict
 from itrex_chat.report.tables import harmless
 from itrex_chat.report.terminal import aligned
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.recipe import Quantization, Recipe
+from itrex_chat.settings.variant import DENSE
 from itrex_chat.sweeps.sweeping import GRID, Outcome, label
 from itrex_chat.sweeps.sweeping import sweep as outcomes_of
 

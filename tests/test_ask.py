@@ -11,15 +11,20 @@ import time
 from pathlib import Path
 
 import pytest
+from executors import InProcess
 from moments import PATIENCE, until
 
 from itrex_chat import ask as asking
+from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import RunError
-from itrex_chat.jobs import protocol
+from itrex_chat.jobs import executor, protocol
+from itrex_chat.jobs.job import Ask
 from itrex_chat.kernels import choose, described
+from itrex_chat.runs.asking import ask, labels
 from itrex_chat.runs.record import ANSWERS, RUN, RunRecord
 from itrex_chat.settings import questions
 from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.generation import GenerationConfig
 
 FIELDS = {
     "id",
@@ -164,14 +169,13 @@ def test_an_interrupt_ends_run_and_worker_with_a_sentence(models, asked, tmp_pat
 
 
 def test_a_worker_ends_when_nobody_listens_any_more(models):
-    job = {
-        "task": "ask",
-        "recipe": recipes.load(str(models("qwen2"))).as_dict(),
-        "variant": "fp32",
-        "system": "",
-        "questions": [{"id": str(n), "text": "x"} for n in range(1000)],
-        "generation": {"max_new_tokens": 400},
-    }
+    job = Ask(
+        recipe=recipes.load(str(models("qwen2"))),
+        label="qwen2-tiny",
+        variant="fp32",
+        questions=tuple(questions.Question(str(number), "x") for number in range(1000)),
+        generation=GenerationConfig(max_new_tokens=400),
+    )
     worker = subprocess.Popen(
         [sys.executable, "-m", "itrex_chat.worker"],
         stdin=subprocess.PIPE,
@@ -179,7 +183,7 @@ def test_a_worker_ends_when_nobody_listens_any_more(models):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    worker.stdin.write(json.dumps(job) + "\n")
+    worker.stdin.write(protocol.as_line(job) + "\n")
     worker.stdin.flush()
     worker.stdout.readline()
     worker.stdin.close()
@@ -201,17 +205,10 @@ def test_two_runs_into_one_folder_do_not_mix(models, asked, tmp_path):
 def test_a_variant_that_does_not_fit_is_skipped_with_the_numbers_and_what_would_fit(
     models, asked, tmp_path, monkeypatch
 ):
-    needs = protocol.work
-
-    def needs_of_a_large_model(job):
-        for event in needs(job):
-            if event["event"] == "prepared":
-                event["needs"] |= {"fp32": 25_000_000_000, "bf16": 13_000_000_000, "int4": 900_000_000}
-            yield event
-
-    monkeypatch.setattr(asking, "work", needs_of_a_large_model)
-    monkeypatch.setattr(asking.machine, "available_memory", lambda: 20_000_000_000)
-    record = asking.ask([recipes.load(str(models("qwen2")))], None, questions.load(str(asked)), tmp_path / "run")
+    large = InProcess({"fp32": 25_000_000_000, "bf16": 13_000_000_000, "int4": 900_000_000})
+    monkeypatch.setattr(machine, "available_memory", lambda: 20_000_000_000)
+    model, asked = recipes.load(str(models("qwen2"))), questions.load(str(asked))
+    record = ask([model], None, asked, tmp_path / "run", executor=large)
     facts = record.content["models"]["qwen2-tiny"]["variants"]
     assert facts["fp32"]["state"] == "skipped" and facts["int4"]["state"] == "done"
     assert "needs 25.00 GB" in facts["fp32"]["reason"] and "20.00 GB is left" in facts["fp32"]["reason"]
@@ -250,9 +247,9 @@ def test_a_variant_that_fails_does_not_keep_the_others_from_answering(models, as
 
 def test_a_worker_that_dies_is_one_sentence():
     with pytest.raises(RunError, match="killed, probably because the memory ran out"):
-        raise RunError(protocol._death(-9))
+        raise RunError(executor._death(-9))
     with pytest.raises(RunError, match="ITREX_CHAT_KERNEL=reference"):
-        raise RunError(protocol._death(-4))
+        raise RunError(executor._death(-4))
 
 
 def test_without_a_model_every_cached_one_is_asked(models, asked, tmp_path):
@@ -262,7 +259,7 @@ def test_without_a_model_every_cached_one_is_asked(models, asked, tmp_path):
         obtain(recipes.load(str(models(family))))
     obtain(recipes.load(str(models("llama")), ["quantization.group_size", "64"]))
     found = asking.cached_models(["generation.max_new_tokens", "5"])
-    assert sorted(label for label, _recipe in asking.labels(found)) == [
+    assert sorted(label for label, _recipe in labels(found)) == [
         "llama-tiny int4_fullrange g32 head int8",
         "llama-tiny int4_fullrange g64 head int8",
         "qwen2-tiny",
@@ -291,7 +288,7 @@ def test_options_that_cannot_be_meant_are_named_before_anything_starts(options, 
 
 
 def test_a_damaged_record_is_named(models, asked, tmp_path):
-    record = asking.ask(
+    record = ask(
         [recipes.load(str(models("qwen2")), ["generation.max_new_tokens", "2"])],
         ["fp32"],
         questions.load(str(asked)),

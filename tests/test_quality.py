@@ -7,15 +7,18 @@ import math
 import numpy as np
 import pytest
 import torch
+from executors import Watched
 
 from itrex_chat import ask as asking
 from itrex_chat import measure as measuring_verb
 from itrex_chat.artifacts import obtain
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.jobs.job import Score
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import distributions, intervals, measuring, metrics, scoring
 from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.intervals import Sample
-from itrex_chat.quality.passages import ANSWERS, Passage, of_answers, of_text
+from itrex_chat.quality.passages import ANSWERS, of_answers, of_text
 from itrex_chat.quality.store import Parts
 from itrex_chat.settings import questions
 from itrex_chat.settings import recipe as recipes
@@ -118,34 +121,29 @@ def test_fp32_against_itself_costs_nothing_and_bf16_less_than_int4(recipe, text)
     assert measured["bf16"]["same_top"].value > measured["int4"]["same_top"].value
 
 
-def test_the_baseline_is_computed_once_and_a_damaged_part_again(recipe, text, capfd, monkeypatch):
-    jobs = []
-    work = measuring.work
-    monkeypatch.setattr(measuring, "work", lambda job: jobs.append((job["task"], job.get("variant"))) or work(job))
-    first = measuring.measure(recipe, "fp32", ["int4"], [], [text])
-    assert jobs == [("plan_scoring", None), ("score", "fp32"), ("score", "int4")]
-    jobs.clear()
+def test_the_baseline_is_computed_once_and_a_damaged_part_again(recipe, text, capfd):
+    executor = Watched()
+    first = measuring.measure(recipe, "fp32", ["int4"], [], [text], executor=executor)
+    assert executor.done() == [("plan_scoring", None), ("score", "fp32"), ("score", "int4")]
     other = dataclasses.replace(recipe, quantization=dataclasses.replace(recipe.quantization, weight_dtype="int4_clip"))
-    measuring.measure(other, "fp32", ["int4"], [], [text])
-    assert jobs == [("plan_scoring", None), ("score", "int4")]
-    jobs.clear()
+    measuring.measure(other, "fp32", ["int4"], [], [text], executor=executor)
+    assert executor.done() == [("plan_scoring", None), ("score", "int4")]
     damaged = first.reference.folder / f"{first.passages[0].key}.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-9] + b"\0" * 9)
-    again = measuring.measure(recipe, "fp32", ["int4"], [], [text])
-    assert jobs == [("plan_scoring", None), ("score", "fp32")] and "damaged" in capfd.readouterr().err
+    again = measuring.measure(recipe, "fp32", ["int4"], [], [text], executor=executor)
+    assert executor.done() == [("plan_scoring", None), ("score", "fp32")] and "damaged" in capfd.readouterr().err
     assert again.variants[0].corpora == first.variants[0].corpora
 
 
-def test_parts_of_an_interrupted_measurement_are_used(recipe, text, monkeypatch):
+def test_parts_of_an_interrupted_measurement_are_used(recipe, text):
     whole = measuring.measure(recipe, "fp32", ["int4"], [], [text])
-    scores = Parts("scores", whole.plan["variants"]["int4"])
+    scores = Parts("scores", whole.plan.variants["int4"])
     assert len(whole.passages) > 2
     (scores.folder / f"{whole.passages[1].key}.safetensors").unlink()
-    asked = []
-    work = measuring.work
-    monkeypatch.setattr(measuring, "work", lambda job: asked.append(job.get("passages")) or work(job))
-    assert measuring.measure(recipe, "fp32", ["int4"], [], [text]).variants[0].corpora == whole.variants[0].corpora
-    assert [len(passages) for passages in asked if passages] == [1]
+    executor = Watched()
+    again = measuring.measure(recipe, "fp32", ["int4"], [], [text], executor=executor)
+    assert again.variants[0].corpora == whole.variants[0].corpora
+    assert [len(job.passages) for job in executor.jobs if isinstance(job, Score)] == [1]
 
 
 def test_predictions_do_not_depend_on_how_a_passage_is_cut(recipe):

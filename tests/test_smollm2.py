@@ -46,11 +46,11 @@ def test_quantize_ask_and_compare_give_english_answers_of_both_variants(tmp_path
 def logits(compute_dtype: str, kernel: str, monkeypatch, ids):
     monkeypatch.setenv("ITREX_CHAT_KERNEL", kernel)
     chatbot = load_chatbot(recipes.load(recipes.EMBEDDED, ["quantization.compute_dtype", compute_dtype]), "int4")
-    cache = chatbot._decoder.new_cache(len(ids))
+    cache = chatbot.decoder.new_cache(len(ids))
     cache.begin([len(ids)])
     import torch
 
-    return chatbot._decoder.forward(torch.tensor([ids]), cache, all_logits=True)[0]
+    return chatbot.decoder.forward(torch.tensor([ids]), cache, all_logits=True)[0]
 
 
 @pytest.mark.parametrize("kernel", ["native", "ark"])

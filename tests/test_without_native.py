@@ -63,7 +63,7 @@ def test_without_native_kernels_and_avx2_the_reference_is_chosen(installed_in, m
 
 def test_a_dense_variant_runs_without_native_kernels(installed_in, models):
     decoder = load_dense(open_checkpoint(sources.local(models("qwen2"))), "fp32")
-    assert not decoder.native
+    assert not decoder.native_pass
     cache = decoder.new_cache(8)
     cache.begin([3])
     assert decoder.forward(torch.tensor([[3, 4, 5]]), cache).isfinite().all()

@@ -25,7 +25,7 @@ def load():
     class Engine:
         def __init__(self, model, threads, context, variant, recipe):
             self._chatbot = load_chatbot(recipes.from_dict(recipe), variant)
-            self._decoder, self._tokenizer = self._chatbot._decoder, Endless(self._chatbot._tokenizer)
+            self._decoder, self._tokenizer = self._chatbot.decoder, Endless(self._chatbot.session.tokenizer)
 
         def generate(self, ids, count):
             config = GenerationConfig(max_new_tokens=count, prompt_lookup=False)

@@ -5,10 +5,12 @@ It is read from the `config.json` of an architecture that transformers defines
 Baichuan2 configurations are turned into such a one before (`checkpoints/`).
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
+from itrex_chat.architecture.mlp import ACTIVATIONS, GatedMlpConfig
 from itrex_chat.foundation.errors import CheckpointError, UnknownArchitecture
 from itrex_chat.foundation.language import _
 
@@ -19,6 +21,32 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",
+}
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What an architecture fixes beside the numbers in its `config.json`.
+
+    `qkv_bias`, `output_bias`, `mlp_bias`: True, or the key of `config.json` that says so, or False.
+    """
+
+    qkv_bias: bool | str = "attention_bias"
+    output_bias: bool | str = False
+    mlp_bias: bool | str = False
+    qk_norm: bool = False
+    sandwich_norms: bool = False
+    fused_mlp: bool = False
+    interleaved: bool = False
+
+
+TRAITS = {
+    "llama": Traits(output_bias="attention_bias", mlp_bias="mlp_bias"),
+    "mistral": Traits(),
+    "qwen2": Traits(qkv_bias=True),
+    "qwen3": Traits(output_bias="attention_bias", qk_norm=True),
+    "glm": Traits(fused_mlp=True, interleaved=True),
+    "glm4": Traits(fused_mlp=True, interleaved=True, sandwich_norms=True),
 }
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "dynamic")
 
@@ -48,7 +76,7 @@ class DecoderConfig:
     architecture: str
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
+    mlp: GatedMlpConfig
     layers: int
     heads: int
     kv_heads: int
@@ -59,10 +87,8 @@ class DecoderConfig:
     context_length: int  # tokens; the most it takes
     qkv_bias: bool = False
     output_bias: bool = False
-    mlp_bias: bool = False
     qk_norm: bool = False  # RMSNorm over each head of Q and K (Qwen3)
     sandwich_norms: bool = False  # a norm after attention and MLP too (GLM-4-0414)
-    fused_mlp: bool = False  # gate and up are stored as one matrix
     tied_head: bool = False
     log_n_attention: bool = False  # queries past the trained length scaled by log(i)/log(trained) (Qwen)
     windows: tuple[int | None, ...] = ()  # sliding window of each layer; None attends to everything
@@ -78,39 +104,65 @@ def from_transformers(config: dict) -> DecoderConfig:
     supported.
     """
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if kind not in TRAITS:
         raise unknown_architecture(kind)
-    native = _transformers_config(kind, config)
-    _check_sizes(native)
-    if native.hidden_act != "silu":
-        raise CheckpointError(_("The activation {name} is not supported; only silu is.", name=native.hidden_act))
-    head_dim = getattr(native, "head_dim", None) or native.hidden_size // native.num_attention_heads
-    windows = _windows(native)
+    traits, theirs = TRAITS[kind], _transformers_config(kind, config)
+    _check_sizes(theirs)
+    if theirs.hidden_act not in ACTIVATIONS:
+        raise CheckpointError(
+            _(
+                "The activation {name} is not supported; only {known} is.",
+                name=theirs.hidden_act,
+                known=", ".join(ACTIVATIONS),
+            )
+        )
+    head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
+    windows = _windows(theirs)
+
+    def has(trait: bool | str) -> bool:
+        return bool(getattr(theirs, trait, False)) if isinstance(trait, str) else trait
+
     return DecoderConfig(
         architecture=kind,
-        vocab_size=native.vocab_size,
-        hidden_size=native.hidden_size,
-        intermediate_size=native.intermediate_size,
-        layers=native.num_hidden_layers,
-        heads=native.num_attention_heads,
-        kv_heads=native.num_key_value_heads or native.num_attention_heads,
+        vocab_size=theirs.vocab_size,
+        hidden_size=theirs.hidden_size,
+        mlp=GatedMlpConfig(theirs.intermediate_size, theirs.hidden_act, has(traits.mlp_bias), traits.fused_mlp),
+        layers=theirs.num_hidden_layers,
+        heads=theirs.num_attention_heads,
+        kv_heads=theirs.num_key_value_heads or theirs.num_attention_heads,
         head_dim=head_dim,
-        norm_eps=native.rms_norm_eps,
-        rotary=_rotary(
-            native, head_dim, interleaved=kind in ("glm", "glm4"), qwen=config.get("use_dynamic_ntk", False)
-        ),
-        trained_length=config.get("seq_length", native.max_position_embeddings),
-        context_length=native.max_position_embeddings,
-        qkv_bias=kind == "qwen2" or bool(getattr(native, "attention_bias", False)),
-        output_bias=kind in ("llama", "qwen3") and bool(getattr(native, "attention_bias", False)),
-        mlp_bias=kind == "llama" and bool(native.mlp_bias),
-        qk_norm=kind == "qwen3",
-        sandwich_norms=kind == "glm4",
-        fused_mlp=kind in ("glm", "glm4"),
-        tied_head=bool(native.tie_word_embeddings),
+        norm_eps=theirs.rms_norm_eps,
+        rotary=_rotary(theirs, head_dim, traits.interleaved, qwen=config.get("use_dynamic_ntk", False)),
+        trained_length=config.get("seq_length", theirs.max_position_embeddings),
+        context_length=theirs.max_position_embeddings,
+        qkv_bias=has(traits.qkv_bias),
+        output_bias=has(traits.output_bias),
+        qk_norm=traits.qk_norm,
+        sandwich_norms=traits.sandwich_norms,
+        tied_head=bool(theirs.tie_word_embeddings),
         log_n_attention=bool(config.get("use_logn_attn", False)),
         windows=windows if any(windows) else (),
     )
+
+
+def as_stored(config: DecoderConfig) -> dict[str, Any]:
+    """The plain values by which an artifact's manifest describes a decoder: the MLP's among the others."""
+    values = asdict(config)
+    mlp = values.pop("mlp")
+    stored = {"intermediate_size": mlp["inner"], "mlp_bias": mlp["bias"], "fused_mlp": mlp["fused"]}
+    if mlp["activation"] != "silu":
+        stored["activation"] = mlp["activation"]
+    return values | stored
+
+
+def from_stored(values: dict[str, Any]) -> DecoderConfig:
+    """What `as_stored` described."""
+    rest = dict(values)
+    mlp = GatedMlpConfig(
+        rest.pop("intermediate_size"), rest.pop("activation", "silu"), rest.pop("mlp_bias"), rest.pop("fused_mlp")
+    )
+    rotary = rest["rotary"] | {"inverse_frequencies": tuple(rest["rotary"]["inverse_frequencies"])}
+    return DecoderConfig(**(rest | {"mlp": mlp, "rotary": Rotary(**rotary), "windows": tuple(rest["windows"])}))
 
 
 def inverse_frequencies(base: float, dims: int) -> torch.Tensor:
@@ -143,9 +195,9 @@ def _transformers_config(kind: str, config: dict):
         ) from None
 
 
-def _check_sizes(native) -> None:
+def _check_sizes(theirs) -> None:
     sizes = {
-        name: getattr(native, name)
+        name: getattr(theirs, name)
         for name in (
             "vocab_size",
             "hidden_size",
@@ -158,9 +210,9 @@ def _check_sizes(native) -> None:
     for name, value in sizes.items():
         if type(value) is not int or not 0 < value < 1 << 24:
             raise CheckpointError(_("config.json: {name} cannot be {value!r}.", name=name, value=value))
-    kv_heads = native.num_key_value_heads or native.num_attention_heads
-    if native.num_attention_heads % kv_heads or not (
-        getattr(native, "head_dim", None) or native.hidden_size % native.num_attention_heads == 0
+    kv_heads = theirs.num_key_value_heads or theirs.num_attention_heads
+    if theirs.num_attention_heads % kv_heads or not (
+        getattr(theirs, "head_dim", None) or theirs.hidden_size % theirs.num_attention_heads == 0
     ):
         raise CheckpointError(
             _(
@@ -170,8 +222,8 @@ def _check_sizes(native) -> None:
         )
 
 
-def _rotary(native, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
-    parameters = native.rope_parameters
+def _rotary(theirs, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
+    parameters = theirs.rope_parameters
     kind = parameters.get("rope_type", "default")
     if kind not in ROPE_TYPES:
         raise CheckpointError(
@@ -185,7 +237,7 @@ def _rotary(native, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
     if kind in ("linear", "llama3", "yarn"):
         from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-        frequencies, attention_factor = ROPE_INIT_FUNCTIONS[kind](native, device="cpu")
+        frequencies, attention_factor = ROPE_INIT_FUNCTIONS[kind](theirs, device="cpu")
     dynamic = "qwen" if qwen else "ntk" if kind == "dynamic" else None
     return Rotary(
         dims,
@@ -198,9 +250,9 @@ def _rotary(native, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
     )
 
 
-def _windows(native) -> tuple[int | None, ...]:
+def _windows(theirs) -> tuple[int | None, ...]:
     """The sliding window of each layer, by the layer types where the configuration has them."""
-    window, types = getattr(native, "sliding_window", None), getattr(native, "layer_types", None)
+    window, types = getattr(theirs, "sliding_window", None), getattr(theirs, "layer_types", None)
     if not types:
-        return (window,) * native.num_hidden_layers
+        return (window,) * theirs.num_hidden_layers
     return tuple(window if kind == "sliding_attention" else None for kind in types)

@@ -36,7 +36,6 @@ def layer(number: int) -> str:
 def tensors(config: DecoderConfig) -> Iterator[TensorSpec]:
     """Every tensor in the order in which it is used; a tied head is listed too."""
     hidden, queries, keys = config.hidden_size, config.heads * config.head_dim, config.kv_heads * config.head_dim
-    inner = config.intermediate_size
     yield TensorSpec(EMBEDDING, (config.vocab_size, hidden), "embedding")
     for number in range(config.layers):
         block = layer(number)
@@ -50,12 +49,8 @@ def tensors(config: DecoderConfig) -> Iterator[TensorSpec]:
         if config.sandwich_norms:
             yield TensorSpec(block + "post_self_attn_layernorm.weight", (hidden,), "vector")
         yield TensorSpec(block + "post_attention_layernorm.weight", (hidden,), "vector")
-        if config.fused_mlp:
-            yield from _linear(block + "mlp.gate_up_proj", 2 * inner, hidden, config.mlp_bias)
-        else:
-            yield from _linear(block + "mlp.gate_proj", inner, hidden, config.mlp_bias)
-            yield from _linear(block + "mlp.up_proj", inner, hidden, config.mlp_bias)
-        yield from _linear(block + "mlp.down_proj", hidden, inner, config.mlp_bias)
+        for name, rows, columns in config.mlp.matrices(hidden):
+            yield from _linear(block + name, rows, columns, config.mlp.bias)
         if config.sandwich_norms:
             yield TensorSpec(block + "post_mlp_layernorm.weight", (hidden,), "vector")
     yield TensorSpec("model.norm.weight", (hidden,), "vector")

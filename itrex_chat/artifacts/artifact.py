@@ -1,5 +1,7 @@
 """One artifact: its record, its check and its tensors."""
 
+import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -79,14 +81,23 @@ class Artifact:
         with ThreadPoolExecutor(HASHING_THREADS) as threads:
             list(threads.map(check, self.manifest["files"].items()))
 
+    def stamp(self) -> str:
+        """Sizes, inodes and times of all files: it changes when one of them does. Raises ArtifactError."""
+        try:
+            stats = [(self.folder / name).stat() for name in sorted(self.manifest["files"])]
+        except OSError as error:
+            raise ArtifactError(
+                _("{path} cannot be read: {reason}.", path=error.filename, reason=error.strerror)
+            ) from None
+        seen = [[stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns] for stat in stats]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+
     @cached_property
     def decoder(self):
         """Its DecoderConfig, as it was read from the checkpoint."""
-        from itrex_chat.architecture.config import DecoderConfig, Rotary
+        from itrex_chat.architecture.config import from_stored
 
-        values = self.manifest["decoder"]
-        rotary = values["rotary"] | {"inverse_frequencies": tuple(values["rotary"]["inverse_frequencies"])}
-        return DecoderConfig(**(values | {"rotary": Rotary(**rotary), "windows": tuple(values["windows"])}))
+        return from_stored(self.manifest["decoder"])
 
     def has(self, name: str) -> bool:
         return name in self.manifest["tensors"]

@@ -48,12 +48,27 @@ def obtain(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> O
         return Obtained(Artifact.open(folder), cached=False)
 
 
-def verified(recipe: Recipe, home: Path | None = None) -> Artifact:
-    """The artifact of a recipe with all digests checked; a damaged one is named and made anew."""
+def verified(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | None = None) -> Artifact:
+    """The artifact of a recipe with all digests checked; a damaged one is named and made anew.
+
+    One whose folder is in `trusted` with its stamp was checked before and is not read again; what is checked here is
+    added to it.
+    """
     artifact = obtain(recipe, home).artifact
+    if trusted is not None and trusted.get(str(artifact.folder)) == artifact.stamp():
+        return artifact
+    checked, stamp = _checked(artifact, recipe, home)
+    if trusted is not None:
+        trusted[str(checked.folder)] = stamp
+    return checked
+
+
+def _checked(artifact: Artifact, recipe: Recipe, home: Path | None) -> tuple[Artifact, str]:
+    """The artifact, or the one that was made in its place, and the stamp that it had before it was read."""
+    stamp = artifact.stamp()
     try:
         artifact.verify()
-        return artifact
+        return artifact, stamp
     except ArtifactError as error:
         print(_("{damage} Quantizing again.", damage=error), file=sys.stderr, flush=True)
         store = ArtifactStore(home)
@@ -61,8 +76,9 @@ def verified(recipe: Recipe, home: Path | None = None) -> Artifact:
             if artifact.folder.exists():
                 discard(artifact.folder)
         artifact = obtain(recipe, home).artifact
+        stamp = artifact.stamp()
         artifact.verify()
-        return artifact
+        return artifact, stamp
 
 
 def _whole(folder: Path | None, announce: bool = False) -> Artifact | None:

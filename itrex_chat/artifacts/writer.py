@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from itrex_chat import __version__
+from itrex_chat.architecture.config import as_stored
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.description import model_card, transformers_config
 from itrex_chat.artifacts.store import PARTIAL
@@ -109,7 +110,7 @@ def _contents(checkpoint: Checkpoint, treatments: list[Treatment], statistics: S
     """What is in it: figures, the decoder, bits and group size of each matrix, the file of each tensor."""
     return {
         "statistics": asdict(statistics),
-        "decoder": asdict(checkpoint.decoder),
+        "decoder": as_stored(checkpoint.decoder),
         "matrices": {
             treatment.name: [treatment.bits, treatment.group_size] for treatment in treatments if treatment.bits
         },

@@ -11,7 +11,6 @@ from statistics import mean, median
 
 from itrex_chat.comparison import metrics
 from itrex_chat.comparison.metrics import chrf, equal_tokens
-from itrex_chat.engines import ENGINES, variant_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.quality import record as quality_record
@@ -21,9 +20,8 @@ from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.stored import ratings_of
 from itrex_chat.ratings.summary import Rated, summary
 from itrex_chat.runs.record import RunRecord, variants_of
+from itrex_chat.settings.variant import ORDER
 
-PRECISION = ("fp32", "bf16", "int8", "int4")  # the most precise first
-ORDER = tuple(variant_of(engine, precision) for precision in PRECISION for engine in ENGINES)
 ONLINE = "online"  # another model's answers, from an endpoint: a column to read beside the variants
 SCHEMA_VERSION = 2
 

@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 
 from itrex_chat.comparison import ONLINE, Comparison, Figures, ModelComparison
-from itrex_chat.engines import titled
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.quality import metrics
 from itrex_chat.quality.passages import ANSWERS
+from itrex_chat.settings.variant import titled
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 FORM = re.compile(r"\s*(?P<name>[a-z_0-9]+)(\.(?P<end>low|high))?\s*(?P<operator>>=|<=|>|<)\s*(?P<limit>\S+)\s*")

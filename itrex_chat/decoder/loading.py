@@ -7,6 +7,7 @@ import torch
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import EMBEDDING, HEAD, layer
 from itrex_chat.decoder.linear import Linear
+from itrex_chat.decoder.mlp import GatedMlp
 from itrex_chat.decoder.model import Block, Decoder
 
 
@@ -39,7 +40,6 @@ def load_decoder(weights: Weights) -> Decoder:
 def load_block(weights: Weights, number: int) -> Block:
     """One block of the decoder that `weights` describe."""
     config, prefix = weights.config, layer(number)
-    gate_up = ["mlp.gate_up_proj"] if config.fused_mlp else ["mlp.gate_proj", "mlp.up_proj"]
     norms = {}
     if config.qk_norm:
         norms |= {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
@@ -50,7 +50,16 @@ def load_block(weights: Weights, number: int) -> Block:
         qkv=weights.linear([f"{prefix}self_attn.{part}_proj" for part in "qkv"]),
         output=weights.linear([prefix + "self_attn.o_proj"]),
         mlp_norm=weights.vector(prefix + "post_attention_layernorm.weight"),
-        gate_up=weights.linear([prefix + part for part in gate_up]),
-        down=weights.linear([prefix + "mlp.down_proj"]),
+        mlp=load_mlp(weights, prefix),
         **{field: weights.vector(f"{prefix}{name}.weight") for field, name in norms.items()},
+    )
+
+
+def load_mlp(weights: Weights, prefix: str) -> GatedMlp:
+    """The MLP of the block whose tensors' names begin with `prefix`."""
+    mlp = weights.config.mlp
+    return GatedMlp(
+        weights.linear([prefix + module for module in mlp.gate_up_modules()]),
+        weights.linear([prefix + "mlp.down_proj"]),
+        mlp.activation,
     )

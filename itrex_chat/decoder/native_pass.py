@@ -9,14 +9,21 @@ threads. What is computed is what `Decoder` computes in PyTorch.
 from ctypes import byref, pointer
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import TYPE_CHECKING
 
 import torch
 
 from itrex_chat import native
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
+from itrex_chat.decoder.mlp import GatedMlp
 from itrex_chat.kernels.native import NativeWeight
 from itrex_chat.native import large_pages
+
+if TYPE_CHECKING:
+    from itrex_chat.decoder.model import Decoder
+
+COMPUTED = (("fp32", "fp32"), ("bf16", "bf16"))  # storage and arithmetic of the dense matrices that the kernels know
 
 
 @dataclass(frozen=True)
@@ -34,14 +41,14 @@ class Rows:
 class NativePass:
     """A decoder for the C function; it points into the decoder's tensors, which it keeps."""
 
-    def __init__(self, decoder: "Decoder"):  # noqa: F821
+    def __init__(self, decoder: "Decoder"):
         config = decoder.config
         layers = (native.Layer * config.layers)(*(self._layer(decoder, number) for number in range(config.layers)))
         self._decoder, self._layers = decoder, layers
         self.model = native.Model(
             layers=config.layers,
             hidden=config.hidden_size,
-            inner=config.intermediate_size,
+            inner=config.mlp.inner,
             heads=config.heads,
             kv_heads=config.kv_heads,
             head_dim=config.head_dim,
@@ -93,8 +100,8 @@ class NativePass:
             _multiply(block.qkv, self._norm(x, block.attention_norm, normed), qkv)
             _multiply(block.output, self._attention(number, qkv, cache, rows, mixed), y)
             x += y if block.after_attention_norm is None else self._norm(y, block.after_attention_norm, y)
-            self._gate(block.gate_up, self._norm(x, block.mlp_norm, normed), gate_up, inner)
-            _multiply(block.down, inner, y)
+            self._gate(block.mlp.gate_up, self._norm(x, block.mlp_norm, normed), gate_up, inner)
+            _multiply(block.mlp.down, inner, y)
             x += y if block.after_mlp_norm is None else self._norm(y, block.after_mlp_norm, y)
         return x
 
@@ -128,7 +135,7 @@ class NativePass:
         return out
 
     @staticmethod
-    def _layer(decoder, number: int) -> native.Layer:
+    def _layer(decoder: "Decoder", number: int) -> native.Layer:
         block = decoder.blocks[number]
         return native.Layer(
             **{
@@ -142,15 +149,18 @@ class NativePass:
                     "after_mlp_norm",
                 )
             },
-            **{name: chain(getattr(block, name)) for name in ("qkv", "output", "gate_up", "down")},
+            qkv=chain(block.qkv),
+            output=chain(block.output),
+            gate_up=chain(block.mlp.gate_up),
+            down=chain(block.mlp.down),
             window=decoder.config.window(number) or 0,
         )
 
 
-def native_pass(decoder: "Decoder") -> NativePass | None:  # noqa: F821
-    """The decoder's pass, or None where a layer of it is another kernel's."""
-    linears = [linear for block in decoder.blocks for linear in (block.qkv, block.output, block.gate_up, block.down)]
-    if native.missing() or not all(_runs(linear) for linear in (*linears, decoder.head)):
+def native_pass_of(decoder: "Decoder") -> NativePass | None:
+    """The decoder's pass, or None where a layer of it is not one that the kernels compute."""
+    gated = all(isinstance(block.mlp, GatedMlp) and block.mlp.activation == "silu" for block in decoder.blocks)
+    if native.missing() or not gated or not all(_runs(linear) for linear in decoder.linears()):
         return None
     return NativePass(decoder)
 
@@ -161,17 +171,17 @@ def _runs(linear: Linear) -> bool:
 
 
 @_runs.register
-def _(linear: DenseLinear) -> bool:
-    return linear.weight.dtype in (torch.float32, torch.bfloat16) and linear.weight.is_contiguous()
+def _runs_dense(linear: DenseLinear) -> bool:
+    return (linear.storage, linear.compute) in COMPUTED and linear.weight.is_contiguous()
 
 
 @_runs.register
-def _(linear: QuantizedLinear) -> bool:
+def _runs_quantized(linear: QuantizedLinear) -> bool:
     return isinstance(linear.packed, NativeWeight)
 
 
 @_runs.register
-def _(linear: StackedLinear) -> bool:
+def _runs_stacked(linear: StackedLinear) -> bool:
     return all(_runs(part) for part in linear.parts)
 
 
@@ -188,8 +198,8 @@ def _multiply(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> None:
 
 
 @_multiply.register
-def _(linear: DenseLinear, x: torch.Tensor, out: torch.Tensor) -> None:
-    if linear.weight.dtype != torch.float32:
+def _multiply_dense(linear: DenseLinear, x: torch.Tensor, out: torch.Tensor) -> None:
+    if linear.storage != "fp32":
         out.copy_(linear(x))
     elif linear.bias is None:
         torch.mm(x, linear.weight.t(), out=out)
@@ -198,17 +208,16 @@ def _(linear: DenseLinear, x: torch.Tensor, out: torch.Tensor) -> None:
 
 
 @_multiply.register
-def _(linear: QuantizedLinear, x: torch.Tensor, out: torch.Tensor) -> None:
+def _multiply_quantized(linear: QuantizedLinear, x: torch.Tensor, out: torch.Tensor) -> None:
     linear.packed.matmul(x, linear.bias, out)
 
 
 @_multiply.register
-def _(linear: StackedLinear, x: torch.Tensor, out: torch.Tensor) -> None:
+def _multiply_stacked(linear: StackedLinear, x: torch.Tensor, out: torch.Tensor) -> None:
     start = 0
     for part in linear.parts:
-        width = part.packed.out_features if isinstance(part, QuantizedLinear) else part.weight.shape[0]
-        _multiply(part, x, out[:, start : start + width])
-        start += width
+        _multiply(part, x, out[:, start : start + part.out_features])
+        start += part.out_features
 
 
 def chain(linear: Linear):
@@ -228,7 +237,8 @@ def _described(linear: DenseLinear | QuantizedLinear) -> native.Linear:
         return linear.packed.linear(linear.bias)
     rows, columns = linear.weight.shape
     return native.Linear(
-        format=native.FORMATS["fp32" if linear.weight.dtype == torch.float32 else "bf16"],
+        format=native.FORMATS[linear.storage],
+        compute=native.COMPUTE[linear.compute],
         inputs=columns,
         outputs=rows,
         weight=linear.weight.data_ptr(),

@@ -1,93 +1,97 @@
 """Engines: the programs that can compute a model's variants.
 
-`native` is this program. `itrex` is intel-extension-for-transformers itself,
-in an environment of its own (`engines/itrex`). A variant of another engine
-than `native` carries its engine's name in front: "itrex-int4".
+`open_session` loads a variant, `engine_of` gives its engine. An engine is a module `engines/<name>/engine.py` with an
+`ENGINE`; nothing outside of this room asks which engine it is.
 """
 
-from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from itrex_chat.foundation.choices import one_of
-from itrex_chat.foundation.errors import RecipeError
-from itrex_chat.foundation.language import _
+from itrex_chat.settings.engine_options import EngineOptions
+from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import ENGINES, Variant
 
-NATIVE, ITREX = "native", "itrex"
-ENGINES = (NATIVE, ITREX)
+if TYPE_CHECKING:
+    from itrex_chat.engines.finding import Finding
+    from itrex_chat.engines.kept import Kept
+    from itrex_chat.engines.on_disk import OnDisk
+    from itrex_chat.engines.session import Session
+
+__all__ = ["Engine", "EngineOptions", "engine_of", "engines", "open_session"]
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """What only ITREX has: running a repository's own code, and conversation templates of its own.
+class Engine(Protocol):
+    """`name` as in variants and `--engine`; `gives_logits` where what its models predict can be measured."""
 
-    They are given on the command line or in a program, never by a recipe: a
-    recipe may come from somebody else.
+    name: str
+    gives_logits: bool
+
+    def check(self, variant: Variant) -> None:
+        """Raise EngineError, saying what to do, where this engine cannot compute a variant here."""
+
+    def on_disk(
+        self, recipe: Recipe, variant: Variant, options: EngineOptions, trusted: dict[str, str] | None = None
+    ) -> "OnDisk":
+        """Have on disk what loading a variant needs. Raises ItrexChatError."""
+
+    def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> int:
+        """Bytes at the peak of loading a variant and answering prompts of `tokens` in all, prompt and answer."""
+
+    def load(
+        self,
+        recipe: Recipe,
+        variant: Variant,
+        home: Path | None = None,
+        options: EngineOptions = EngineOptions(),
+        trusted: dict[str, str] | None = None,
+    ) -> "Session":
+        """A variant of a recipe that has the quantization that the variant means. Raises ItrexChatError."""
+
+    def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
+        """Quantize a recipe's model if that was not done before; what came of it, for people. Raises ItrexChatError."""
+
+    def told(self, facts: dict) -> list[str]:
+        """Sentences on what a run's record keeps of this engine (`Facts.engine`)."""
+
+    def build_seconds(self, facts: dict) -> float | None:
+        """What quantizing took, by what a run's record keeps of this engine."""
+
+    def examine(self, tried: bool) -> "list[Finding]":
+        """What works here; with `tried`, after trying it out."""
+
+    def install(self, python: str | None) -> str:
+        """Install or repair it, or adopt the environment of an interpreter; what was done, for people."""
+
+    def kept(self, home: Path) -> "list[Kept]":
+        """What it keeps in the cache beside artifacts."""
+
+
+def engine_of(variant: str | Variant) -> Engine:
+    """The engine that computes a variant. Raises RecipeError for a name that is no variant's."""
+    return _engine(Variant.parse(variant).engine)
+
+
+def engines() -> list[Engine]:
+    return [_engine(name) for name in ENGINES]
+
+
+def _engine(name: str) -> Engine:
+    return import_module(f"itrex_chat.engines.{name}.engine").ENGINE
+
+
+def open_session(
+    recipe: Recipe,
+    variant: str | Variant,
+    home: Path | None = None,
+    options: EngineOptions = EngineOptions(),
+    trusted: dict[str, str] | None = None,
+) -> "Session":
+    """Load a variant ("fp32", "int4", "itrex-int4", …) of a recipe's model.
+
+    Artifacts that `trusted` (folder to stamp, `Artifact.stamp`) vouches for
+    are not hashed again; what is verified here is added to it.
+    Raises ItrexChatError.
     """
-
-    trust_remote_code: bool = False
-    own_template: bool = False
-
-
-def variant_of(engine: str, precision: str) -> str:
-    """The name of a precision ("fp32", "int4", …) computed by an engine."""
-    return precision if engine == NATIVE else f"{engine}-{precision}"
-
-
-def engine_and_precision(variant: str) -> tuple[str, str]:
-    """What `variant_of` was given."""
-    engine, dash, precision = variant.partition("-")
-    return (engine, precision) if dash else (NATIVE, variant)
-
-
-def titled(variant: str) -> str:
-    """A variant's name for people: "INT4", "INT4 (ITREX)"."""
-    engine, precision = engine_and_precision(variant)
-    return precision.upper() if engine == NATIVE else f"{precision.upper()} ({engine.upper()})"
-
-
-def engines_in(text: str) -> list[str]:
-    """The engines of `--engine`, with commas between them. Raises RecipeError."""
-    names = list(dict.fromkeys(name for name in text.split(",") if name))
-    for name in names or [text]:
-        one_of("--engine", name, ENGINES)
-    return names
-
-
-def add_options(parser) -> None:
-    """`--engine` and what belongs to it, for a command's parser."""
-    parser.add_argument(
-        "--engine",
-        default=NATIVE,
-        metavar="LIST",
-        help=_(
-            "who computes, with commas between them: {names}; default: {default}",
-            names=", ".join(ENGINES),
-            default=NATIVE,
-        ),
-    )
-    parser.add_argument(
-        "--trust-remote-code",
-        action="store_true",
-        help=_(
-            "let ITREX run Python code that comes with the model, with all that you may do on this machine; only for "
-            "--engine itrex and models that it cannot load otherwise"
-        ),
-    )
-    parser.add_argument(
-        "--itrex-template",
-        action="store_true",
-        help=_("put questions to ITREX in its own conversation template instead of the model's"),
-    )
-
-
-def chosen(arguments) -> tuple[list[str], EngineOptions]:
-    """The engines and options that a user gave. Raises RecipeError."""
-    names = engines_in(arguments.engine)
-    for flag, given in (
-        ("--trust-remote-code", arguments.trust_remote_code),
-        ("--itrex-template", arguments.itrex_template),
-    ):
-        if given and ITREX not in names:
-            raise RecipeError(
-                _("{flag} is for --engine itrex only; the native engine never runs a model's own code.", flag=flag)
-            )
-    return names, EngineOptions(arguments.trust_remote_code, arguments.itrex_template)
+    variant = Variant.parse(variant)
+    return engine_of(variant).load(variant.applied_to(recipe), variant, home, options, trusted)

@@ -37,16 +37,16 @@ class KernelError(ItrexChatError):
     """A kernel that cannot run on this machine or on these weights."""
 
 
-class MemoryShortage(ItrexChatError):
-    """A model that does not fit into what the machine has left."""
-
-
 class GenerationError(ItrexChatError, ValueError):
     """A prompt or setting that generation cannot work with."""
 
 
 class RunError(ItrexChatError):
     """A run of questions that cannot start, go on or be read."""
+
+
+class MemoryShortage(RunError):
+    """A variant that does not fit into the memory that its machine has left."""
 
 
 class EngineError(ItrexChatError):

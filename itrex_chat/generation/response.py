@@ -8,8 +8,8 @@ class Response:
     """An answer and what it took.
 
     `token_ids` are the answer's, without the stop token that ended it.
-    `finish_reason` is "stop" (the model ended it) or "length" (max_new_tokens
-    or the model's context ran out). `ttft` is the seconds from the prompt's
+    `finish_reason` is "stop" (the model ended it), "length" (max_new_tokens
+    or the model's context ran out) or "cancelled". `ttft` is the seconds from the prompt's
     ids to the first token; `tpot` the mean seconds per token after the first,
     stop token included (None for one token). `accepted_tokens` of the
     `drafted_tokens` that prompt lookup guessed were right; those took no pass
@@ -35,7 +35,7 @@ class Response:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        return self.prompt_tokens / self.ttft
+        return self.prompt_tokens / self.ttft if self.ttft else 0.0
 
     @property
     def tokens_per_second(self) -> float | None:

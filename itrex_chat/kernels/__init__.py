@@ -25,6 +25,8 @@ class PackedWeight(Protocol):
 
     in_features: int
     out_features: int
+    bits: int
+    compute_dtype: str
 
     def matmul(self, x: torch.Tensor) -> torch.Tensor:
         """x float32 [rows, in] times the matrix transposed: float32 [rows, out]."""

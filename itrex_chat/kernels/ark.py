@@ -19,6 +19,8 @@ class ArkWeight:
     blob: torch.Tensor
     in_features: int
     out_features: int
+    bits: int
+    compute_dtype: str
     settings: tuple
 
     def matmul(self, x):
@@ -54,7 +56,7 @@ class Ark:
         blob = _library().repack_quantized_weight(
             integers, weight.scales.float().contiguous(), torch.empty(0, dtype=torch.int8), *settings
         )
-        return ArkWeight(blob, weight.in_features, weight.out_features, settings)
+        return ArkWeight(blob, weight.in_features, weight.out_features, weight.bits, compute_dtype, settings)
 
     def bytes_per_weight(self, bits, group_size):
         return bits / 8 + 8 / group_size  # scales and, for int8 activations, sums, both float32

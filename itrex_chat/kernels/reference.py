@@ -20,6 +20,10 @@ class ReferenceWeight:
         return self.weight.in_features
 
     @property
+    def bits(self) -> int:
+        return self.weight.bits
+
+    @property
     def out_features(self) -> int:
         return self.weight.out_features
 

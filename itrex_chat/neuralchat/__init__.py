@@ -1,0 +1,1 @@
+"""The names of ITREX's NeuralChat: `build_chatbot` and its configurations."""

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from itrex_chat.foundation.errors import RunError
-from itrex_chat.jobs.protocol import work
+from itrex_chat.jobs.executor import Executor
+from itrex_chat.jobs.job import ScoreLayers
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import measuring, metrics
 from itrex_chat.quality.intervals import Estimate, Sample, positive_mean
 from itrex_chat.quality.measuring import Measurement
-from itrex_chat.quality.passages import Passage
 from itrex_chat.quality.store import Parts, digest
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import Variant
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Attribution:
 
 
 def steps(
-    recipe: Recipe, baseline: str, answers: list[Passage], texts: list[Path], limit: int | None
+    recipe: Recipe, baseline: str, answers: list[Passage], texts: list[Path], limit: int | None, executor: Executor
 ) -> tuple[list[Step], Measurement]:
     """Quantize the blocks alone, then the head as well, then the activations as the recipe says."""
     wanted = recipe.quantization
@@ -53,11 +55,11 @@ def steps(
         chosen.append(("head", dataclasses.replace(wanted, compute_dtype="fp32")))
     if wanted.compute_dtype != "fp32":
         chosen.append(("activations", wanted))
-    found, before, variant = [], None, f"int{wanted.bits}"
+    found: list[Step] = []
+    before, variant = None, str(Variant.of(wanted))
     for name, quantization in chosen:
-        measured = measuring.measure(
-            dataclasses.replace(recipe, quantization=quantization), baseline, [variant], answers, texts, limit
-        )
+        part = dataclasses.replace(recipe, quantization=quantization)
+        measured = measuring.measure(part, baseline, [variant], answers, texts, limit, executor)
         [result] = measured.variants
         if result.reason:
             raise RunError(result.reason)
@@ -77,31 +79,26 @@ def steps(
     return found, measured
 
 
-def layers(recipe: Recipe, baseline: str, measured: Measurement, count: int) -> list[Layer]:
+def layers(recipe: Recipe, baseline: str, measured: Measurement, executor: Executor) -> list[Layer]:
     """The divergence with one block at a time quantized, on the passages of a measurement with that recipe."""
-    variant = f"int{recipe.quantization.bits}"
-    keys = {number: digest({"scores": measured.plan["variants"][variant], "layer": number}) for number in range(count)}
-    open_keys = {number: key for number, key in keys.items() if Parts("scores", key).missing(measured.passages)}
+    variant, plan, passages = str(Variant.of(recipe.quantization)), measured.plan, measured.passages
+    keys = {number: digest({"scores": plan.variants[variant], "layer": number}) for number in range(plan.layers)}
+    open_keys = {number: key for number, key in keys.items() if Parts("scores", key).missing(passages)}
     if open_keys:
-        measuring.check_memory(baseline, measured.plan)
-        for _event in work(
-            {
-                "task": "score_layers",
-                "recipe": recipe.as_dict(),
-                "baseline": baseline,
-                "variant": variant,
-                "passages": [dataclasses.asdict(passage) for passage in measured.passages],
-                "reference": measured.reference.folder.name,
-                "scores": open_keys,
-            }
-        ):
+        job = ScoreLayers(
+            recipe=recipe,
+            baseline=baseline,
+            variant=variant,
+            passages=tuple(passages),
+            reference=measured.reference.key,
+            scores=open_keys,
+            needed=plan.needs[baseline],
+        )
+        for _event in executor.run(job):
             pass
     return [Layer(number, _mean(measured, Parts("scores", key))) for number, key in keys.items()]
 
 
 def _mean(measured: Measurement, parts: Parts) -> Estimate:
-    found = metrics.positions(
-        [measured.reference.read(passage) for passage in measured.passages],
-        [parts.read(passage) for passage in measured.passages],
-    )
+    found = metrics.positions(measured.reference.all(measured.passages), parts.all(measured.passages))
     return positive_mean(Sample(found.kl, found.passages))

@@ -1,21 +1,23 @@
 """The way through: from passages to the figures of each variant against the baseline."""
 
-import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.engines import titled
-from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.jobs.protocol import work
+from itrex_chat.jobs.event import Planned
+from itrex_chat.jobs.executor import Executor, LocalExecutor
+from itrex_chat.jobs.job import PlanScoring, Score
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import metrics
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.metrics import Positions
-from itrex_chat.quality.passages import ANSWERS, WINDOW, Passage, of_text
+from itrex_chat.quality.passages import ANSWERS, WINDOW, of_text
 from itrex_chat.quality.store import Parts
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import titled
 
 LARGEST_TEXT = 8 << 20  # bytes
 
@@ -49,7 +51,7 @@ class Measurement:
     passages: list[Passage]
     pieces: dict[str, list[str]]  # the text of each token of each answer
     reference: Parts
-    plan: dict  # of the worker: memory needs, keys, artifacts
+    plan: Planned
     variants: list[Measured]
 
 
@@ -58,36 +60,31 @@ def measure(
     baseline: str,
     variants: list[str],
     answers: list[Passage],
-    texts: list[Path] = (),
+    texts: Sequence[Path] = (),
     limit: int | None = None,
+    executor: Executor | None = None,
 ) -> Measurement:
     """Score variants against the baseline on the answers and on text files (the first `limit` tokens of each).
 
     Raises RunError where the baseline itself cannot be had; a variant that
-    cannot says why in its place.
+    cannot says why in its place. `executor` does the work (None: here).
     """
     for text in texts:
         _check_text(text)
-    longest = max([WINDOW, *(len(passage.ids) for passage in answers)])
-    events = {
-        event["event"]: event
-        for event in work(
-            {
-                "task": "plan_scoring",
-                "recipe": recipe.as_dict(),
-                "baseline": baseline,
-                "variants": variants,
-                "answers": [passage.ids[passage.first :] for passage in answers],
-                "texts": [str(text) for text in texts],
-                "tokens": longest,
-            }
-        )
-    }
-    plan = events["planned"]
+    executor = executor or LocalExecutor()
+    job = PlanScoring(
+        recipe=recipe,
+        baseline=baseline,
+        variants=tuple(variants),
+        answers=tuple(passage.ids[passage.first :] for passage in answers),
+        texts=tuple(map(str, texts)),
+        tokens=max([WINDOW, *(len(passage.ids) for passage in answers)]),
+    )
+    plan = next(event for event in executor.run(job) if isinstance(event, Planned))
     passages = list(answers)
-    for text, ids in zip(texts, plan["texts"]):
+    for text, ids in zip(texts, plan.texts):
         ambiguous = text.name == ANSWERS or [other.name for other in texts].count(text.name) > 1
-        windows = of_text(str(text) if ambiguous else text.name, ids[:limit])
+        windows = of_text(str(text) if ambiguous else text.name, list(ids[:limit]))
         if not windows:
             raise RunError(_("{text} has fewer than two tokens; name a longer one.", text=text))
         passages += windows
@@ -96,79 +93,78 @@ def measure(
             _("There is nothing to measure on: no answer of {baseline}, and no --text.", baseline=titled(baseline))
         )
     for passage in passages:
-        if passage.positions and max(passage.ids) >= plan["vocabulary"]:
+        if passage.positions and max(passage.ids) >= plan.vocabulary:
             raise RunError(
                 _(
                     "The answer {name} has tokens that this model does not have: it was given by another one.",
                     name=passage.name,
                 )
             )
-    reference = Parts("reference", plan["reference"])
-    _run(recipe, baseline, passages, reference, None, plan)
-    measured = [_variant(recipe, name, passages, reference, plan) for name in variants]
-    pieces = {passage.name: found for passage, found in zip(answers, plan["pieces"])}
+    reference = Parts("reference", plan.reference)
+    scoring = _Scoring(recipe, baseline, passages, reference, plan, executor)
+    scoring.score(baseline, None)
+    measured = [scoring.measured(name) for name in variants]
+    pieces = {passage.name: list(found) for passage, found in zip(answers, plan.pieces)}
     return Measurement(baseline, passages, pieces, reference, plan, measured)
 
 
-def _variant(recipe: Recipe, variant: str, passages: list[Passage], reference: Parts, plan: dict) -> Measured:
-    if problem := plan["problems"].get(variant):
-        return Measured(variant, [], {}, problem)
-    scores = Parts("scores", plan["variants"][variant])
-    try:
-        _run(recipe, variant, passages, reference, scores, plan)
-    except RunError as error:
-        return Measured(variant, [], {}, str(error))
-    found, corpora = {}, []
-    for name in dict.fromkeys(passage.corpus for passage in passages):
-        part = [passage for passage in passages if passage.corpus == name]
-        found[name] = metrics.positions(
-            [reference.read(passage) for passage in part], [scores.read(passage) for passage in part]
-        )
-        corpora.append(
-            Corpus(
-                name,
-                len(part),
-                len(found[name].kl),
-                metrics.estimates(found[name]),
-                metrics.compaction_error(found[name]),
+@dataclass(frozen=True)
+class _Scoring:
+    """What scoring one variant after the other shares."""
+
+    recipe: Recipe
+    baseline: str
+    passages: list[Passage]
+    reference: Parts
+    plan: Planned
+    executor: Executor
+
+    def measured(self, variant: str) -> Measured:
+        if problem := self.plan.problems.get(variant):
+            return Measured(variant, [], {}, problem)
+        scores = Parts("scores", self.plan.variants[variant])
+        try:
+            self._compared(variant, scores)
+        except RunError as error:
+            return Measured(variant, [], {}, str(error))
+        found, corpora = {}, []
+        for name in dict.fromkeys(passage.corpus for passage in self.passages):
+            part = [passage for passage in self.passages if passage.corpus == name]
+            found[name] = metrics.positions(self.reference.all(part), scores.all(part))
+            corpora.append(
+                Corpus(
+                    name,
+                    len(part),
+                    len(found[name].kl),
+                    metrics.estimates(found[name]),
+                    metrics.compaction_error(found[name]),
+                )
             )
-        )
-    return Measured(variant, corpora, found)
+        return Measured(variant, corpora, found)
 
+    def _compared(self, variant: str, scores: Parts) -> None:
+        """Have a variant compared with the baseline, which is scored again where it was damaged meanwhile."""
+        try:
+            self.score(variant, scores)
+        except RunError:
+            if not self.reference.missing(self.passages):
+                raise
+            self.score(self.baseline, None)
+            self.score(variant, scores)
 
-def _run(
-    recipe: Recipe, variant: str, passages: list[Passage], reference: Parts, scores: Parts | None, plan: dict
-) -> None:
-    """Have a variant go through the passages that are not in the cache yet. Raises RunError."""
-    missing = (scores or reference).missing(passages)
-    if not missing:
-        return
-    check_memory(variant, plan)
-    for _event in work(
-        {
-            "task": "score",
-            "recipe": recipe.as_dict(),
-            "variant": variant,
-            "passages": [dataclasses.asdict(passage) for passage in missing],
-            "reference": reference.folder.name,
-            "scores": scores.folder.name if scores else None,
-        }
-    ):
-        pass
-
-
-def check_memory(variant: str, plan: dict) -> None:
-    """Raise RunError with the numbers where a variant would not fit."""
-    needed, free = plan["needs"][variant], machine.available_memory()
-    if needed > free:
-        raise RunError(
-            _(
-                "Scoring {variant} needs {needed} of memory, but {free} is left.",
-                variant=titled(variant),
-                needed=readable(needed),
-                free=readable(free),
+    def score(self, variant: str, scores: Parts | None) -> None:
+        """Have a variant go through the passages that are not in the cache yet. Raises RunError."""
+        if missing := (scores or self.reference).missing(self.passages):
+            job = Score(
+                recipe=self.recipe,
+                variant=variant,
+                passages=tuple(missing),
+                reference=self.reference.key,
+                scores=scores.key if scores else None,
+                needed=self.plan.needs[variant],
             )
-        )
+            for _event in self.executor.run(job):
+                pass
 
 
 def _check_text(text: Path) -> None:

@@ -1,86 +1,88 @@
-"""A worker's side: which numbers a variant would give, and giving them."""
+"""Which numbers a variant would give, and giving them: what a worker does with a loaded variant."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 from itrex_chat import __version__
 from itrex_chat.architecture.layout import HEAD
-from itrex_chat.decoder.model import Decoder
-from itrex_chat.foundation import machine, progress
-from itrex_chat.foundation.errors import GenerationError
+from itrex_chat.artifacts.obtain import verified
+from itrex_chat.decoder.loading import load_block
+from itrex_chat.decoder.model import Chunk, Decoder
+from itrex_chat.engines.native.weights import QuantizedWeights
+from itrex_chat.engines.on_disk import OnDisk
+from itrex_chat.engines.session import Session
+from itrex_chat.foundation import progress
+from itrex_chat.foundation.errors import GenerationError, RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.jobs.protocol import tell
+from itrex_chat.jobs.job import ScoreLayers
+from itrex_chat.jobs.passage import Passage
+from itrex_chat.kernels import choose
 from itrex_chat.quality import distributions
 from itrex_chat.quality.distributions import Compact
-from itrex_chat.quality.passages import Passage
 from itrex_chat.quality.store import NUMERICS_VERSION, Parts, digest
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import Variant
 
 STEP = 128  # positions whose logits are held at a time
 COPIES = 6  # of the logits, while they are compared
 
 
-def score(recipe: Recipe, variant: str, passages: list[dict], reference: str, scores: str | None) -> None:
-    """Load a variant and go through the passages: keep its distributions as the reference, or, where `scores` is a
-    key, compare them with it."""
-    from itrex_chat.neuralchat.chatbot import load_chatbot
-    from itrex_chat.worker.__main__ import for_variant
-
-    chatbot = load_chatbot(for_variant(recipe, variant), variant)
-    tell("loaded", memory=machine.peak_memory(), **chatbot.facts())
-    wanted, kept = _passages(passages), Parts("reference", reference)
-    with progress.bar(_("scoring {variant}", variant=variant), sum(len(p.ids) for p in wanted), "tokens") as bar:
-        for passage in wanted:
+def score(session: Session, passages: Sequence[Passage], reference: str, scores: str | None) -> Iterator[Passage]:
+    """Go through passages with a variant, yielding each when its results are kept: its distributions as the reference,
+    or, where `scores` is a key, how it compares with them."""
+    kept, title = Parts("reference", reference), session.variant
+    with _bar(_("scoring {variant}", variant=title), passages) as bar:
+        for passage in passages:
             if scores is None:
-                kept.write(passage, reference_of(chatbot.decoder, passage))
+                kept.write(passage, reference_of(session.decoder, passage))
             else:
-                Parts("scores", scores).write(passage, score_of(chatbot.decoder, passage, kept.read(passage)))
+                Parts("scores", scores).write(passage, score_of(session.decoder, passage, _read(kept, passage)))
             bar.update(len(passage.ids))
-            tell("scored", passage=passage.key)
-    tell("done", peak_memory=machine.peak_memory())
+            yield passage
 
 
-def score_layers(
-    recipe: Recipe, baseline: str, variant: str, passages: list[dict], reference: str, scores: dict[int, str]
-) -> None:
-    """Load the baseline and score it with one decoder block at a time in the variant's weights, activations in float32.
-
-    `scores` has a key for each block's number, and for the head under the
-    number of blocks.
-    """
-    from itrex_chat.artifacts.obtain import verified
-    from itrex_chat.decoder.loading import load_block
-    from itrex_chat.engines.native.weights import QuantizedWeights
-    from itrex_chat.kernels import choose
-    from itrex_chat.neuralchat.chatbot import load_chatbot
-    from itrex_chat.worker.__main__ import for_variant
-
-    decoder = load_chatbot(recipe, baseline).decoder
-    weights = QuantizedWeights(verified(for_variant(recipe, variant)), choose(), "fp32")
-    wanted, kept, count = _passages(passages), Parts("reference", reference), len(decoder.blocks)
-    with progress.bar(_("scoring layers"), len(scores) * sum(len(p.ids) for p in wanted), "tokens") as bar:
-        for number, key in scores.items():
+def score_layers(session: Session, job: ScoreLayers, trusted: dict[str, str]) -> Iterator[int]:
+    """Score the baseline in `session` with one decoder block at a time in the variant's weights, activations in
+    float32; yields each block's number when it is done (the head's is the number of blocks)."""
+    decoder, recipe = session.decoder, Variant.parse(job.variant).applied_to(job.recipe)
+    weights = QuantizedWeights(verified(recipe, trusted=trusted), choose(), "fp32")
+    kept, count = Parts("reference", job.reference), len(decoder.blocks)
+    with _bar(_("scoring layers"), job.passages, len(job.scores)) as bar:
+        for number, key in job.scores.items():
+            # without the native pass, which holds the old weights
             if number == count:
-                mixed = dataclasses.replace(decoder, head=weights.linear([HEAD.removesuffix(".weight")]), native=None)
+                head = weights.linear([HEAD.removesuffix(".weight")])
+                mixed = dataclasses.replace(decoder, head=head, native_pass=None)
             else:
                 blocks = (*decoder.blocks[:number], load_block(weights, number), *decoder.blocks[number + 1 :])
-                mixed = dataclasses.replace(
-                    decoder, blocks=blocks, native=None
-                )  # its native pass holds the old weights
+                mixed = dataclasses.replace(decoder, blocks=blocks, native_pass=None)
             parts = Parts("scores", key)
-            for passage in wanted:
+            for passage in job.passages:
                 if parts.read(passage) is None:
-                    parts.write(passage, score_of(mixed, passage, kept.read(passage)))
+                    parts.write(passage, score_of(mixed, passage, _read(kept, passage)))
                 bar.update(len(passage.ids))
-            tell("layer", number=number)
-    tell("done", peak_memory=machine.peak_memory())
+            yield number
 
 
-def _passages(given: list[dict]) -> list[Passage]:
-    return [Passage(**(passage | {"ids": tuple(passage["ids"])})) for passage in given]
+def _bar(title: str, passages: Sequence[Passage], times: int = 1) -> tqdm:
+    return progress.bar(title, times * sum(len(passage.ids) for passage in passages), "tokens")
+
+
+def _read(kept: Parts, passage: Passage) -> dict[str, np.ndarray]:
+    """The baseline's distributions. Raises RunError where they were damaged or removed since they were made."""
+    if (found := kept.read(passage)) is None:
+        raise RunError(
+            _(
+                "The baseline's predictions for {passage} are not in the cache any more; measure again.",
+                passage=passage.name,
+            )
+        )
+    return found
 
 
 def reference_of(decoder: Decoder, passage: Passage) -> dict:
@@ -112,7 +114,7 @@ def score_of(decoder: Decoder, passage: Passage, reference: dict) -> dict:
 def predictions(decoder: Decoder, passage: Passage) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
     """A passage's positions in parts: the first one's number, log-probabilities float32 [n, vocabulary], and the tokens
     that followed, int64 [n]. Raises GenerationError where a model gives no numbers."""
-    ids = torch.tensor(passage.ids)
+    ids, first = list(passage.ids), passage.first
     context, vocabulary = decoder.config.context_length, decoder.config.vocab_size
     if len(ids) > context:
         raise GenerationError(
@@ -123,37 +125,37 @@ def predictions(decoder: Decoder, passage: Passage) -> Iterator[tuple[int, torch
                 context=context,
             )
         )
-    if int(ids.max()) >= vocabulary:
+    if max(ids) >= vocabulary:
         raise GenerationError(
             _(
                 "{name} has the token {largest}, which a vocabulary of {count} does not have: it was "
                 "made for another model.",
                 name=passage.name,
-                largest=int(ids.max()),
+                largest=max(ids),
                 count=vocabulary,
             )
         )
     cache = decoder.new_cache(len(ids))
     cache.begin([len(ids)])
-    for start in range(0, passage.first - 1, 4 * STEP):
-        decoder.forward(ids[None, start : min(start + 4 * STEP, passage.first - 1)], cache)
-    for start in range(passage.first, len(ids), STEP):
-        targets = ids[start : start + STEP]
-        logits = decoder.forward(ids[None, start - 1 : start - 1 + len(targets)], cache, all_logits=True)[0]
+    for start in range(0, first - 1, 4 * STEP):
+        decoder.read([Chunk(0, ids[start : min(start + 4 * STEP, first - 1)], 0)], cache)
+    for start in range(first, len(ids), STEP):
+        targets = torch.tensor(ids[start : start + STEP])
+        [logits] = decoder.read([Chunk(0, ids[start - 1 : start - 1 + len(targets)], len(targets))], cache)
         log_probs = torch.log_softmax(logits, -1)
         if not torch.isfinite(log_probs).all():
             raise GenerationError(_("The model gives logits that are not finite numbers in {name}.", name=passage.name))
-        yield start - passage.first, log_probs, targets
+        yield start - first, log_probs, targets
 
 
-def keys(recipe: Recipe, baseline: str, variants: list[str]) -> tuple[str, dict[str, str]]:
+def keys(
+    recipe: Recipe, baseline: str, variants: Sequence[str], on_disk: dict[str, OnDisk]
+) -> tuple[str, dict[str, str]]:
     """The store's keys of the baseline and of the variants compared with it."""
-    from itrex_chat import sources
-
     numerics = {"version": NUMERICS_VERSION, "torch": version("torch").partition("+")[0]}
     reference = digest(
         {
-            "source": dict(sorted(sources.resolve(recipe).digests().items())),
+            "source": dict(sorted(_source_digests(on_disk[baseline]).items())),
             "variant": baseline,
             "top": distributions.TOP,
             "samples": distributions.SAMPLES,
@@ -161,27 +163,25 @@ def keys(recipe: Recipe, baseline: str, variants: list[str]) -> tuple[str, dict[
         | numerics
     )
     return reference, {
-        name: digest({"reference": reference, "variant": _content(recipe, name)} | numerics) for name in variants
+        name: digest({"reference": reference, "variant": _content(recipe, name, on_disk[name])} | numerics)
+        for name in variants
     }
 
 
-def _content(recipe: Recipe, variant: str):
-    """What determines a variant's numbers, beside the source."""
-    from itrex_chat.artifacts.obtain import obtain
-    from itrex_chat.engines.native.weights import DENSE
-    from itrex_chat.kernels import choose
-    from itrex_chat.worker.__main__ import for_variant
+def _source_digests(on_disk: OnDisk) -> dict[str, str]:
+    """The SHA-256 of each original file; an artifact knows those that it was made from."""
+    if on_disk.checkpoint:
+        return on_disk.checkpoint.source.digests()
+    assert on_disk.artifact is not None
+    return on_disk.artifact.manifest["source"]["files"]
 
-    if variant in DENSE:
+
+def _content(recipe: Recipe, variant: str, on_disk: OnDisk) -> str | list:
+    """What determines a variant's numbers, beside the source."""
+    if not Variant.parse(variant).bits or on_disk.artifact is None:
         return variant
-    kernel = choose()
-    return [
-        obtain(for_variant(recipe, variant)).artifact.manifest["key"],
-        recipe.quantization.compute_dtype,
-        __version__,
-        kernel.name,
-        kernel.detail(),
-    ]
+    kernel, key = choose(), on_disk.artifact.manifest["key"]
+    return [key, recipe.quantization.compute_dtype, __version__, kernel.name, kernel.detail()]
 
 
 def logits_bytes(vocabulary: int) -> int:

@@ -20,7 +20,7 @@ from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
-from itrex_chat.quality.passages import Passage
+from itrex_chat.jobs.passage import Passage
 
 NUMERICS_VERSION = 1  # raise it when the same model and tokens give other numbers
 
@@ -33,7 +33,7 @@ class Parts:
     """The results of one model on passages. `kind` is "reference" or "scores"."""
 
     def __init__(self, kind: str, key: str, home: Path | None = None):
-        self.folder = (home or cache_home()) / "quality" / kind / key
+        self.key, self.folder = key, (home or cache_home()) / "quality" / kind / key
 
     def missing(self, passages: list[Passage]) -> list[Passage]:
         """The passages that are not there, or damaged."""
@@ -56,6 +56,17 @@ class Parts:
             print(_("{path} is damaged; it is measured again.", path=path), file=sys.stderr, flush=True)
             return None
         return arrays
+
+    def all(self, passages: list[Passage]) -> list[dict[str, np.ndarray]]:
+        """The arrays of passages. Raises RunError where one is not there, or damaged."""
+        found = []
+        for passage in passages:
+            if (arrays := self.read(passage)) is None:
+                raise RunError(
+                    _("The results for {passage} are not in the cache any more; measure again.", passage=passage.name)
+                )
+            found.append(arrays)
+        return found
 
     def write(self, passage: Passage, arrays: dict[str, np.ndarray]) -> None:
         from safetensors.numpy import save_file

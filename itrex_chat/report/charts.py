@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from itrex_chat.engines import titled
 from itrex_chat.quality.intervals import Estimate
+from itrex_chat.settings.variant import titled
 
 NARROW, WIDTH = 270, 340  # of charts that stand beside others, in user units: legible on a phone as they are
 LONG = 760  # of one that stands alone

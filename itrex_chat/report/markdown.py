@@ -4,12 +4,12 @@ import re
 
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
-from itrex_chat.engines import titled
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.report.quality_tables import corpora, judged_line, quality_rows, rating_rows
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
+from itrex_chat.settings.variant import titled
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
 

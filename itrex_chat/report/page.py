@@ -5,7 +5,6 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison
-from itrex_chat.engines import titled
 from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.units import readable
 from itrex_chat.report import charts
@@ -17,6 +16,7 @@ from itrex_chat.report.texts import parted, shown
 from itrex_chat.report.verdict import level_label, main_corpus, verdicts
 from itrex_chat.report.words import words
 from itrex_chat.runs.display import safe
+from itrex_chat.settings.variant import titled
 
 SHADES = (0.02, 0.1, 0.3, 1.0)  # nats from which a token is shaded, and more
 

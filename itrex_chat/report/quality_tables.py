@@ -1,12 +1,12 @@
 """Teacher-forced figures as rows of text."""
 
-from itrex_chat.engines import titled
 from itrex_chat.foundation.language import _
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import ANSWERS
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.summary import Rated
+from itrex_chat.settings.variant import titled
 
 BRIEF = ("ppl_base", "ppl_ratio", "same_top", "kld_mean", "kld_median", "kld_99", "dp_rms")
 

@@ -2,7 +2,6 @@
 
 from statistics import median
 
-from itrex_chat.engines import titled
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
@@ -12,6 +11,7 @@ from itrex_chat.report import charts
 from itrex_chat.report.charts import Point
 from itrex_chat.report.page import rendered
 from itrex_chat.report.quality_tables import estimate, small
+from itrex_chat.settings.variant import titled
 from itrex_chat.sweeps.sweeping import Outcome
 
 

@@ -4,10 +4,10 @@ import csv
 import io
 
 from itrex_chat.comparison import Comparison, Figures, ModelComparison, metrics
-from itrex_chat.engines import titled
-from itrex_chat.engines.itrex.quantized import Saved, sentences
+from itrex_chat.engines import engine_of
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
+from itrex_chat.settings.variant import titled
 
 CSV_FIELDS = (
     "model",
@@ -140,8 +140,8 @@ def engine_lines(model: ModelComparison) -> list[str]:
     return [
         f"{titled(figures.variant)}: {line}"
         for figures in model.figures
-        if (saved := Saved.from_record((figures.engine or {}).get("saved")))
-        for line in sentences(saved)
+        if figures.engine
+        for line in engine_of(figures.variant).told(figures.engine)
     ]
 
 

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from statistics import median
 
 from itrex_chat.comparison import ONLINE, Figures, ModelComparison
-from itrex_chat.engines import NATIVE, engine_and_precision, titled
+from itrex_chat.engines import engine_of
 from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.units import readable
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
 from itrex_chat.report.quality_tables import corpus_title, signed, small
+from itrex_chat.settings.variant import titled
 
 LIMITS = (0.01, 0.05, 0.2)  # nats
 FEW_TOKENS, FEW_RATIO, FEW_ANSWERS = 400, 4.0, 3
@@ -76,7 +77,7 @@ def level(corpus: Corpus) -> tuple[str, str]:
 def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
     corpus = main_corpus(model, figures.variant)
     names = {"variant": titled(figures.variant), "base": titled(model.baseline)}
-    if engine_and_precision(figures.variant)[0] != NATIVE:
+    if not engine_of(figures.variant).gives_logits:
         found, cost = (
             UNMEASURED,
             _("{variant} is computed by another engine, whose predictions are not measured.", **names),

@@ -4,6 +4,7 @@ Answers are appended as they come and synced, so that a run that is killed
 loses at most the answer it was in; the same run then goes on behind it.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -13,11 +14,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from itrex_chat.chat.messages import printable
-from itrex_chat.engines import NATIVE, variant_of
 from itrex_chat.foundation import files, machine
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import WEIGHT_DTYPES
+from itrex_chat.settings.variant import NATIVE, Variant
 
 FORMAT_VERSION = 1
 RUN, ANSWERS = "run.json", "answers.jsonl"
@@ -112,8 +113,17 @@ class RunRecord:
         """The questions that a variant has answered."""
         return {answer["id"] for answer in self.answers if (answer["model"], answer["variant"]) == (label, variant)}
 
-    def append(self, answer: dict) -> None:
+    def finish(self) -> None:
+        """Note whether everything was asked."""
+        states = [
+            facts.get("state") for model in self.content["models"].values() for facts in model["variants"].values()
+        ]
+        self.content["complete"] = all(state in ("done", "skipped") for state in states)
+        self.save()
+
+    def append(self, answer) -> None:
         """Keep an answer, on disk before this returns."""
+        answer = dataclasses.asdict(answer) if dataclasses.is_dataclass(answer) else answer
         with (
             files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)),
             (self.folder / ANSWERS).open("a", encoding="utf-8") as file,
@@ -138,7 +148,7 @@ def digest(spec: dict) -> str:
 def variants_of(spec: dict, recipe: dict) -> list[str]:
     """The variants that a run of `spec` asks of one of its models."""
     precisions = spec["variants"] or ["fp32", f"int{WEIGHT_DTYPES[recipe['quantization']['weight_dtype']]}"]
-    return [variant_of(engine, precision) for engine in spec.get("engines", (NATIVE,)) for precision in precisions]
+    return [str(Variant(precision, engine)) for engine in spec.get("engines", (NATIVE,)) for precision in precisions]
 
 
 def place(runs: Path, spec: dict) -> Path:

@@ -72,6 +72,18 @@ def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> 
     return _folder(folder, origin)
 
 
+def at_hand(recipe: Recipe, home: Path | None = None) -> bool:
+    """Whether `resolve` would need nothing from the network."""
+    home, spec = (home or cache_home()) / "sources", recipe.source
+    if spec.path:
+        return True
+    if spec.package.name:
+        return packages.place(spec.package, home).is_file()
+    from itrex_chat.sources import hubs
+
+    return hubs.at_hand(spec, home)
+
+
 def local(path: Path) -> Source:
     """A folder or a `.gguf` file on this machine."""
     origin = {"kind": "local", "path": str(path)}

@@ -41,12 +41,11 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
     asks the hub again. An interrupted download goes on where it was.
     Raises SourceError.
     """
-    repository, hubs = _repository(spec), home / "hubs"
+    repository, hubs, record = _repository(spec), home / "hubs", _record(spec, home)
     if not REPOSITORY.fullmatch(repository):
         raise SourceError(
             _("{repository!r} is not the name of a repository; it should look like owner/name.", repository=repository)
         )
-    record = hubs / f"{_stem(spec)}--{quote(spec.revision or 'default', safe='')[:80]}.json"
     known = _read(record, spec)
     if refresh or not _is_complete(hubs, known):
         with files.disk_errors(SourceError, _("Downloading {repository}", repository=repository)):
@@ -60,6 +59,15 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
                     _fetch(spec, hubs, found, known)
                     files.write_json(record, known := found)
     return hubs / known["folder"], known["origin"]
+
+
+def at_hand(spec: SourceSpec, home: Path) -> bool:
+    """Whether `download` would answer without the network."""
+    return _is_complete(home / "hubs", _read(_record(spec, home), spec))
+
+
+def _record(spec: SourceSpec, home: Path) -> Path:
+    return home / "hubs" / f"{_stem(spec)}--{quote(spec.revision or 'default', safe='')[:80]}.json"
 
 
 def _repository(spec: SourceSpec) -> str:

@@ -22,9 +22,14 @@ from itrex_chat.settings.recipe import Package
 from itrex_chat.sources.digests import CHUNK, DigestMemo
 
 
+def place(package: Package, home: Path) -> Path:
+    """Where the package's file is once it was fetched."""
+    return home / "packages" / package.sha256[:16] / Path(package.file).name
+
+
 def fetch(package: Package, home: Path) -> Path:
     """The package's file, verified, under `home`. Raises SourceError."""
-    target = home / "packages" / package.sha256[:16] / Path(package.file).name
+    target = place(package, home)
     if _is_whole(target, package, home):
         return target
     with files.disk_errors(SourceError, _("Keeping {name} in {home}", name=package.name, home=home)):

@@ -4,18 +4,22 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from itrex_chat.artifacts.store import ArtifactStore
-from itrex_chat.engines import titled
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.jobs.protocol import work
+from itrex_chat.jobs.event import Answered, Done, Loaded
+from itrex_chat.jobs.executor import Executor, LocalExecutor
+from itrex_chat.jobs.job import Ask
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import measuring, metrics
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
-from itrex_chat.quality.passages import Passage
 from itrex_chat.settings import questions as question_sets
+from itrex_chat.settings.questions import Question
 from itrex_chat.settings.recipe import Quantization, Recipe
+from itrex_chat.settings.variant import Variant, titled
 
 SPEED_TOKENS = 64  # decoded to tell a recipe's speed
 GRID = tuple(
@@ -59,22 +63,23 @@ def sweep(
     texts: list[Path],
     limit: int | None = None,
     keep: bool = False,
+    executor: Executor | None = None,
 ) -> Iterator[Outcome]:
     """The outcome of each quantization in turn. The baseline is computed once; artifacts that were not in the cache
     before are removed again unless `keep`. Raises RunError where the baseline cannot be had."""
-    first = None
+    executor, first = executor or LocalExecutor(), None
     for quantization in grid:
         before = set(ArtifactStore().folders())
         chosen = dataclasses.replace(recipe, quantization=quantization)
-        variant = f"int{quantization.bits}"
-        measured = measuring.measure(chosen, baseline, [variant], answers, texts, limit)
+        variant = str(Variant.of(quantization))
+        measured = measuring.measure(chosen, baseline, [variant], answers, texts, limit, executor)
         [found] = measured.variants
         if found.reason:
             yield Outcome(label(quantization), quantization, found.reason)
             continue
         total = metrics.together(list(found.found.values()))
         first = first or total
-        artifact = measured.plan["artifacts"][variant]
+        artifact = measured.plan.artifacts[variant]
         yield Outcome(
             label(quantization),
             quantization,
@@ -87,37 +92,33 @@ def sweep(
                 metrics.compaction_error(total),
             ),
             difference=metrics.difference(first, total) if total is not first else None,
-            disk_bytes=artifact["bytes"],
-            bits_per_weight=8 * artifact["statistics"]["bytes_after"] / artifact["statistics"]["weights"],
-            **_speed(chosen, variant),
+            disk_bytes=artifact.bytes,
+            bits_per_weight=8 * artifact.statistics["bytes_after"] / artifact.statistics["weights"],
+            **_speed(chosen, variant, executor),
         )
         if not keep:
             for folder in set(ArtifactStore().folders()) - before:
                 ArtifactStore().remove(folder)
 
 
-def _speed(recipe: Recipe, variant: str) -> dict:
-    """Decode and prefill rates on one question, and what memory that takes."""
-    generation = dataclasses.asdict(
-        dataclasses.replace(recipe.generation, max_new_tokens=SPEED_TOKENS, do_sample=False)
+def _speed(recipe: Recipe, variant: str, executor: Executor) -> dict[str, Any]:
+    """Decode and prefill rates on one question, the better of two answers, and what memory that takes."""
+    text = question_sets.load("english-5").questions[-1].text
+    job = Ask(
+        recipe=recipe,
+        label=recipe.name,
+        variant=variant,
+        questions=(Question("first", text), Question("second", text)),
+        generation=dataclasses.replace(recipe.generation, max_new_tokens=SPEED_TOKENS, do_sample=False),
     )
-    question = {"id": "speed", "text": question_sets.load("english-5").questions[-1].text}
-    job = {
-        "task": "ask",
-        "recipe": recipe.as_dict(),
-        "variant": variant,
-        "system": "",
-        "questions": [question] * 2,
-        "generation": generation,
-    }
-    events = list(work(job))
-    answers = [event for event in events if event["event"] == "answer"]
-    loaded = next(event for event in events if event["event"] == "loaded")
+    events = list(executor.run(job))
+    answers = [event.answer for event in events if isinstance(event, Answered)]
+    facts = next(event.facts for event in events if isinstance(event, Loaded))
     if not answers:
         raise RunError(_("{variant} gave no answer.", variant=titled(variant)))
     return {
-        "tokens_per_second": max(a["tokens_per_second"] or 0 for a in answers) or None,
-        "prefill_tokens_per_second": max(a["prefill_tokens_per_second"] for a in answers),
-        "weight_bytes": loaded["weight_bytes"],
-        "peak_memory": events[-1]["peak_memory"],
+        "tokens_per_second": max(answer.tokens_per_second or 0 for answer in answers) or None,
+        "prefill_tokens_per_second": max(answer.prefill_tokens_per_second or 0 for answer in answers),
+        "weight_bytes": facts.weight_bytes,
+        "peak_memory": next(event.peak_memory for event in events if isinstance(event, Done)),
     }

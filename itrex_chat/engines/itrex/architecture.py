@@ -55,7 +55,7 @@ def for_itrex(decoder: DecoderConfig, stop_ids: list[int]) -> Architecture:
     for missing, what in (
         (decoder.qk_norm, _("norms of queries and keys")),
         (decoder.sandwich_norms, _("norms behind attention and MLP")),
-        (decoder.mlp_bias, _("biases in the MLP")),
+        (decoder.mlp.bias, _("biases in the MLP")),
         (decoder.head_dim != head_dim, _("heads of another size")),
         (decoder.rotary.attention_factor != 1, _("scaled rotary positions (YaRN)")),
     ):
@@ -84,7 +84,7 @@ def for_itrex(decoder: DecoderConfig, stop_ids: list[int]) -> Architecture:
         "architectures": [KINDS[kind]],
         "vocab_size": decoder.vocab_size,
         "hidden_size": decoder.hidden_size,
-        "intermediate_size": decoder.intermediate_size,
+        "intermediate_size": decoder.mlp.inner,
         "num_hidden_layers": decoder.layers,
         "num_attention_heads": decoder.heads,
         "num_key_value_heads": decoder.kv_heads,
@@ -113,11 +113,7 @@ def _frequencies(decoder: DecoderConfig) -> tuple[float, ...]:
 
 def _matrices(decoder: DecoderConfig):
     """ITREX's modules with the artifact's modules that hold their rows."""
-    queries, keys, inner = (
-        decoder.heads * decoder.head_dim,
-        decoder.kv_heads * decoder.head_dim,
-        decoder.intermediate_size,
-    )
+    queries, keys, inner = (decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim, decoder.mlp.inner)
     for number in range(decoder.layers):
         block = layer(number)
         for name, rows in (("q_proj", queries), ("k_proj", keys)):
@@ -129,7 +125,7 @@ def _matrices(decoder: DecoderConfig):
         ):
             yield block + name, Rows(block + name, 0, rows)
         for name, first in (("gate_proj", 0), ("up_proj", inner)):
-            if decoder.fused_mlp:
+            if decoder.mlp.fused:
                 yield f"{block}mlp.{name}", Rows(f"{block}mlp.gate_up_proj", first, inner)
             else:
                 yield f"{block}mlp.{name}", Rows(f"{block}mlp.{name}", 0, inner)

@@ -9,12 +9,13 @@ import json
 from pathlib import Path
 
 from itrex_chat import sources
-from itrex_chat.engines import engine_and_precision
 from itrex_chat.engines.itrex import environment
 from itrex_chat.engines.itrex.process import Process
 from itrex_chat.foundation.errors import EngineError, ItrexChatError
 from itrex_chat.foundation.language import _
+from itrex_chat.jobs.event import Facts
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import Variant
 
 NAMES = (
     "llama",
@@ -44,14 +45,16 @@ class OwnTokenizer:
         return self._process.ask("decode", ids=ids)["text"] if ids else ""
 
 
-def load(recipe: Recipe, variant: str, home: Path, why: ItrexChatError) -> tuple:
+def load(
+    recipe: Recipe, variant: Variant, home: Path, why: ItrexChatError
+) -> tuple[Process, OwnTokenizer, tuple[int, int], Facts, dict]:
     """The process with the model of a local folder and its tokenizer, facts and limits. Raises `why` for anything else."""
     folder = Path(recipe.source.path).resolve()
     if not recipe.source.path or not (folder / "config.json").is_file():
         raise EngineError(
             _("{reason} With --trust-remote-code, ITREX takes a local folder only.", reason=why)
         ) from None
-    precision = engine_and_precision(variant)[1]
+    precision = variant.precision
     process = Process(folder, _name(folder), precision, home)
     quantization = recipe.quantization
     try:
@@ -75,17 +78,18 @@ def load(recipe: Recipe, variant: str, home: Path, why: ItrexChatError) -> tuple
     except BaseException:
         process.close()
         raise
-    facts = {
-        "threads": loaded["threads"],
-        "kernel": f"ITREX {environment.find().version}",
-        "why": "",
-        "compute_dtype": precision if precision == "fp32" else quantization.compute_dtype,
-        "disk_bytes": sources.local(folder).size(),
-        "stored": _("by its own code"),
-        "origin": {"kind": "local", "path": str(folder)},
-        "weight_bytes": loaded["weight_bytes"],
-        "memory": loaded["memory"],
-    }
+    facts = Facts(
+        seconds=loaded["seconds"],
+        memory=loaded["memory"],
+        threads=loaded["threads"],
+        kernel=f"ITREX {environment.find().version}",
+        why="",
+        compute_dtype=quantization.compute_dtype if variant.bits else precision,
+        disk_bytes=sources.local(folder).size(),
+        weight_bytes=loaded["weight_bytes"],
+        stored=_("by its own code"),
+        origin={"kind": "local", "path": str(folder)},
+    )
     return process, OwnTokenizer(process, limits["stop_ids"]), (limits["context"], limits["vocabulary"]), facts, loaded
 
 

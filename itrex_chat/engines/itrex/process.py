@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from itrex_chat.engines.itrex import environment
-from itrex_chat.foundation import files, machine, progress
+from itrex_chat.foundation import death, files, machine, progress
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
 
@@ -166,14 +166,7 @@ class Process:
         raise self._failure(self._death())
 
     def _death(self) -> str:
-        code = self._worker.wait()
-        reasons = {
-            -9: _("it was killed, probably because the memory ran out"),
-            -4: _("it used an instruction that this processor does not have"),
-            -11: _("it crashed: segmentation fault"),
-            -6: _("it crashed: aborted"),
-        }
-        return reasons.get(code) or _("it died (exit code {code})", code=code)
+        return death.how(self._worker.wait())
 
     def _failure(self, message: str) -> EngineError:
         if message.startswith(BROKEN):

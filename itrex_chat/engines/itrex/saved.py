@@ -54,7 +54,7 @@ class Obtained:
     cached: bool
 
 
-def obtain(recipe: Recipe, home: Path | None = None) -> Obtained:
+def obtain(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | None = None) -> Obtained:
     """The saved model of a recipe, quantized by ITREX if the cache has none. Raises ItrexChatError."""
     home = home or cache_home()
     version = environment.find().version
@@ -63,7 +63,7 @@ def obtain(recipe: Recipe, home: Path | None = None) -> Obtained:
         raise EngineError(
             _("ITREX computes in bf16 only on processors with AMX; set quantization.compute_dtype to int8 or fp32.")
         )
-    artifact = verified(recipe, home)
+    artifact = verified(recipe, home, trusted)
     settings = json.dumps([FORMAT, artifact.manifest["key"], quantization.compute_dtype, version])
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
     record = home / "itrex" / "saved" / f"{artifact.folder.name.rpartition('-')[0]}-{key}.json"

@@ -1,31 +1,34 @@
-"""A chatbot whose model runs in ITREX's environment."""
+"""A session whose model runs in ITREX's environment."""
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from itrex_chat.chat import ChatTokenizer, Message
 from itrex_chat.chat.streaming import TextStream
-from itrex_chat.engines import EngineOptions, engine_and_precision
 from itrex_chat.engines.itrex import environment, foreign
 from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.quantized import Saved
 from itrex_chat.engines.itrex.saved import load_job, obtain
 from itrex_chat.engines.itrex.view import prepared
+from itrex_chat.engines.session import Session
 from itrex_chat.foundation.errors import EngineError, GenerationError, UnknownArchitecture
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.room import room_for
-from itrex_chat.neuralchat.chatbot import Chatbot
-from itrex_chat.settings import generation as generation_config
+from itrex_chat.jobs.event import Facts
+from itrex_chat.settings.engine_options import EngineOptions
+from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import Variant
 
 PRECISIONS = ("fp32", "int4", "int8")
 
 
-class ItrexChatbot(Chatbot):
-    """A chatbot of ITREX's: prompts, sampling and stop tokens are this program's, the model is ITREX's.
+class ItrexSession(Session):
+    """Prompts, sampling and stop tokens are this program's, the model is ITREX's.
 
     With `own_template` a question is put in the words of ITREX's conversation
     template. Close it to end its process.
@@ -34,16 +37,16 @@ class ItrexChatbot(Chatbot):
     def __init__(
         self,
         recipe: Recipe,
-        variant: str,
+        variant: Variant,
         process: Process,
-        tokenizer,
+        tokenizer: ChatTokenizer | foreign.OwnTokenizer,
         limits: tuple[int, int],
-        facts: dict,
+        facts: Facts,
         own_template: bool = False,
     ):
-        super().__init__(recipe, variant, None, tokenizer, facts)
+        super().__init__(recipe, variant, tokenizer, facts)
         self._process, self._limits, self._own_template = process, limits, own_template
-        self._peak_memory = facts["memory"]
+        self._peak_memory = facts.memory
 
     def peak_memory(self) -> int:
         return self._peak_memory
@@ -51,9 +54,9 @@ class ItrexChatbot(Chatbot):
     def close(self) -> None:
         self._process.close()
 
-    def _prompt(self, messages: list) -> list[int]:
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
         if not self._own_template:
-            return super()._prompt(messages)
+            return super().prompt(messages)
         *system, question = messages
         if len(system) > 1 or any(message.role != "system" for message in system):
             raise GenerationError(
@@ -61,13 +64,13 @@ class ItrexChatbot(Chatbot):
             )
         return self._process.ask("prompt", query=question.content, system=system[0].content if system else "")["ids"]
 
-    def _answer(self, prompt: list[int], config: generation_config.GenerationConfig) -> Iterator[str | Response]:
+    def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
         room = room_for(prompt, config, *self._limits)
-        stream = TextStream(self._tokenizer.decode, self._tokenizer.strips_newline)
+        stream = TextStream(self.tokenizer.decode, self.tokenizer.strips_newline)
         sampling = dataclasses.asdict(config) | {"effective_repetition_penalty": config.effective_repetition_penalty}
         ids, text = [], ""
-        events = self._process.answer(prompt, room, sorted(self._tokenizer.stop_ids), sampling)
-        if isinstance(self._tokenizer, foreign.OwnTokenizer):
+        events: Iterable[dict] = self._process.answer(prompt, room, sorted(self.tokenizer.stop_ids), sampling)
+        if isinstance(self.tokenizer, foreign.OwnTokenizer):
             events = list(events)  # it is in the process that is busy with the answer
         for event in events:
             if event["event"] == "token":
@@ -82,28 +85,26 @@ class ItrexChatbot(Chatbot):
         yield Response(text, ids, prompt, "stop" if event["stopped"] else "length", event["ttft"], event["tpot"])
 
 
-def load_itrex_chatbot(
-    recipe: Recipe, variant: str, home: Path | None = None, options: EngineOptions = EngineOptions()
-) -> ItrexChatbot:
-    """A variant ("itrex-fp32", "itrex-int4" or "itrex-int8") of a recipe's model. Raises ItrexChatError."""
+def load(
+    recipe: Recipe, variant: Variant, home: Path | None, options: EngineOptions, trusted: dict[str, str] | None
+) -> ItrexSession:
+    """FP32, INT4 or INT8 of a recipe's model, computed by ITREX. Raises ItrexChatError."""
     home = home or cache_home()
-    precision = engine_and_precision(variant)[1]
+    precision = variant.precision
     version = check(precision)
     try:
-        if precision == "fp32":
+        if not variant.bits:
             view, saved, size = prepared(recipe, home), None, None
             job = load_job(view, precision, recipe)
         else:
-            found = obtain(recipe, home)
+            found = obtain(recipe, home, trusted)
             saved, view = found.saved, found.view
             size = found.artifact.nbytes() + view.bytes_of_rest() + (found.own.stat().st_size if found.own else 0)
             job = load_job(view, precision, recipe, found.artifact, found.own)
     except UnknownArchitecture as error:
         if not options.trust_remote_code:
             raise type(error)(foreign.explained(recipe, error)) from None
-        process, tokenizer, limits, facts, loaded = foreign.load(recipe, variant, home, error)
-        facts["engine"] = _engine_facts(loaded, None, process)
-        return ItrexChatbot(recipe, variant, process, tokenizer, limits, facts, own_template=True)
+        return _foreign(recipe, variant, home, error)
     started = time.perf_counter()
     process = Process(view.folder, view.architecture.name, precision, home)
     try:
@@ -111,28 +112,28 @@ def load_itrex_chatbot(
     except BaseException:
         process.close()
         raise
-    facts = {
-        "seconds": time.perf_counter() - started,  # without what is done once
-        "threads": loaded["threads"],
-        "kernel": f"ITREX {version}" + (" (QBits)" if loaded["packed"] else ""),
-        "why": "",
-        "compute_dtype": precision if precision == "fp32" else recipe.quantization.compute_dtype,
-        "disk_bytes": size or view.checkpoint.source.size(),
-        "stored": view.checkpoint.description,
-        "origin": view.checkpoint.source.origin,
-        "weight_bytes": loaded["weight_bytes"],
-        "memory": loaded["memory"],
-        "engine": _engine_facts(loaded, saved, process),
-    }
-    return ItrexChatbot(
-        recipe,
-        variant,
-        process,
-        view.tokenizer,
-        (view.architecture.context, view.checkpoint.decoder.vocab_size),
-        facts,
-        options.own_template,
+    facts = Facts(
+        seconds=time.perf_counter() - started,  # without what is done once
+        memory=loaded["memory"],
+        threads=loaded["threads"],
+        kernel=f"ITREX {version}" + (" (QBits)" if loaded["packed"] else ""),
+        why="",
+        compute_dtype=recipe.quantization.compute_dtype if variant.bits else precision,
+        disk_bytes=size or view.checkpoint.source.size(),
+        weight_bytes=loaded["weight_bytes"],
+        stored=view.checkpoint.description,
+        origin=view.checkpoint.source.origin,
+        engine=_engine_facts(loaded, saved, process),
     )
+    limits = view.architecture.context, view.checkpoint.decoder.vocab_size
+    return ItrexSession(recipe, variant, process, view.tokenizer, limits, facts, options.own_template)
+
+
+def _foreign(recipe: Recipe, variant: Variant, home: Path, why: UnknownArchitecture) -> ItrexSession:
+    """A model whose own code ITREX runs."""
+    process, tokenizer, limits, facts, loaded = foreign.load(recipe, variant, home, why)
+    whole = dataclasses.replace(facts, engine=_engine_facts(loaded, None, process))
+    return ItrexSession(recipe, variant, process, tokenizer, limits, whole, own_template=True)
 
 
 def check(precision: str) -> str:

@@ -1,20 +1,20 @@
 """How much memory a variant will need, before it is loaded."""
 
 from itrex_chat.architecture.config import DecoderConfig
-from itrex_chat.architecture.layout import layer, tensors
+from itrex_chat.architecture.layout import TensorSpec, layer, tensors
 from itrex_chat.decoder.kv_cache import KVCache
-from itrex_chat.engines import ITREX, engine_and_precision
-from itrex_chat.engines.native.weights import DENSE, QUANTIZED
+from itrex_chat.engines.native.weights import DTYPES
 from itrex_chat.kernels import Kernel
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.variant import BITS
 
 PROGRAM = 600 << 20  # bytes: Python, torch, tokenizer
 
 
 def needed(
     config: DecoderConfig,
-    variant: str,
+    precision: str,
     tokens: int,
     quantization: Quantization,
     kernel: Kernel,
@@ -24,13 +24,8 @@ def needed(
 
     `embedding_bytes` is the stored size of one value of the embedding.
     """
-    engine, precision = engine_and_precision(variant)
-    if engine == ITREX:
-        from itrex_chat.engines.itrex.memory import needed as needed_by_itrex
-
-        return needed_by_itrex(config, precision, tokens)
     specs = list(tensors(config))
-    per_weight = DENSE[variant].itemsize if variant in DENSE else None
+    per_weight = DTYPES[precision].itemsize if precision in DTYPES else None
     weights = largest = 0
     for spec in specs:
         if spec.role == "embedding":
@@ -41,18 +36,18 @@ def needed(
             tied = spec.role == "head" and config.tied_head and per_weight == embedding_bytes
             weights += 0 if tied else spec.size * per_weight
         else:
-            weights += int(spec.size * _packed_bytes(spec, QUANTIZED[variant], quantization, kernel))
+            weights += int(spec.size * _packed_bytes(spec, BITS[precision], quantization, kernel))
             largest = max(largest, spec.size)
     if largest:
-        largest = max(largest, 2 * config.intermediate_size * config.hidden_size)  # gate and up are packed as one
+        largest = max(largest, config.mlp.largest_product(config.hidden_size))
     unpacking = kernel.packing_bytes * largest
     activations = (
-        min(tokens, 1024) * 4 * (6 * config.hidden_size + 3 * config.intermediate_size) + 16 * config.vocab_size
+        min(tokens, 1024) * 4 * (6 * config.hidden_size + config.mlp.activation_values()) + 16 * config.vocab_size
     )
     return PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config)
 
 
-def _packed_bytes(spec, bits: int, quantization: Quantization, kernel: Kernel) -> float:
+def _packed_bytes(spec: TensorSpec, bits: int, quantization: Quantization, kernel: Kernel) -> float:
     if spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
         return 4
     group_size = fitting_group_size(spec.shape[-1], quantization.group_size)

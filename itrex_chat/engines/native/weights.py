@@ -4,9 +4,12 @@ FP32 and BF16 are read from the checkpoint, INT4 and INT8 from an artifact.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from tqdm import tqdm
 
+from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import TensorSpec, tensors
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
@@ -19,53 +22,57 @@ from itrex_chat.kernels.native import Native
 from itrex_chat.native import large_pages
 from itrex_chat.quantization.tensor import QuantizedTensor
 
-DENSE = {"fp32": torch.float32, "bf16": torch.bfloat16}
-QUANTIZED = {"int4": 4, "int8": 8}
+if TYPE_CHECKING:
+    from itrex_chat.artifacts.artifact import Artifact
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SLAB = 1 << 24  # values converted at a time
 
 
-def load_dense(checkpoint: Checkpoint, variant: str) -> Decoder:
+def load_dense(checkpoint: Checkpoint, precision: str) -> Decoder:
     """The FP32 or BF16 variant of a checkpoint. Raises CheckpointError."""
-    weights = DenseWeights(checkpoint, DENSE[variant])
-    with progress.bar(_("loading {variant}", variant=variant), weights.size(), "weights") as bar:
-        weights.bar = bar
-        decoder = load_decoder(weights)
+    with _bar(checkpoint.decoder, precision) as bar:
+        decoder = load_decoder(DenseWeights(checkpoint, precision, bar))
     return decoder.with_native_pass() if choose().name == Native.name else decoder
 
 
-def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> Decoder:  # noqa: F821
+def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> Decoder:
     """The quantized variant in an artifact, packed for `kernel`. Raises ArtifactError, KernelError."""
-    weights = QuantizedWeights(artifact, kernel, compute_dtype)
-    with progress.bar(_("loading {variant}", variant=artifact.variant), weights.size(), "weights") as bar:
-        weights.bar = bar
-        return load_decoder(weights).with_native_pass()
+    with _bar(artifact.decoder, artifact.variant) as bar:
+        return load_decoder(QuantizedWeights(artifact, kernel, compute_dtype, bar)).with_native_pass()
+
+
+def _bar(config: DecoderConfig, precision: str) -> tqdm:
+    count = sum(spec.size for spec in tensors(config))
+    return progress.bar(_("loading {variant}", variant=precision), count, "weights")
 
 
 class DenseWeights:
-    """Parts of a decoder from a checkpoint, matrices in `dtype`."""
+    """Parts of a decoder from a checkpoint, matrices stored and computed in `precision`; `bar` counts values."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype):
-        self.config, self._checkpoint, self._dtype = checkpoint.decoder, checkpoint, dtype
+    def __init__(self, checkpoint: Checkpoint, precision: str, bar: tqdm | None = None):
+        self.config, self._checkpoint, self._bar = checkpoint.decoder, checkpoint, bar
+        self._precision, self._dtype = precision, DTYPES[precision]
         self._specs = {spec.name: spec for spec in tensors(self.config)}
         self._embedding: torch.Tensor | None = None
-        self.bar = None
 
-    def size(self) -> int:
-        return sum(spec.size for spec in self._specs.values())
-
-    def vector(self, name):
+    def vector(self, name: str) -> torch.Tensor:
         return self._matrix([self._specs[name]], torch.float32)
 
-    def embedding(self, name):
+    def embedding(self, name: str) -> torch.Tensor:
         self._embedding = self._matrix([self._specs[name]], self._checkpoint.dtype(name))
         return self._embedding
 
-    def linear(self, names):
+    def linear(self, names: list[str]) -> Linear:
         specs = [self._specs[f"{name}.weight"] for name in names]
         biases = [self._specs[f"{name}.bias"] for name in names if f"{name}.bias" in self._specs]
-        if specs[0].role == "head" and self.config.tied_head and self._embedding.dtype == self._dtype:
-            return DenseLinear(self._embedding)
-        return DenseLinear(self._matrix(specs, self._dtype), self._matrix(biases, torch.float32) if biases else None)
+        tied, bias = self._embedding if specs[0].role == "head" and self.config.tied_head else None, None
+        if tied is not None and tied.dtype == self._dtype:
+            return DenseLinear(tied, compute=self._precision)
+        matrix = self._matrix(specs, self._dtype)
+        if biases:
+            bias = self._matrix(biases, torch.float32)
+        return DenseLinear(matrix, bias, self._precision)
 
     def _matrix(self, specs: list[TensorSpec], dtype: torch.dtype) -> torch.Tensor:
         """The tensors below each other, converted a slab at a time."""
@@ -75,8 +82,8 @@ class DenseWeights:
             for start, stop, values in self._checkpoint.slabs(spec, SLAB):
                 matrix[first + start : first + stop] = values
             first += spec.shape[0]
-            if self.bar is not None:
-                self.bar.update(spec.size)
+            if self._bar is not None:
+                self._bar.update(spec.size)
         return matrix
 
 
@@ -84,25 +91,22 @@ class DenseWeights:
 class QuantizedWeights:
     """Parts of a decoder from an artifact, matrices packed for a kernel."""
 
-    artifact: "Artifact"  # noqa: F821
+    artifact: "Artifact"
     kernel: Kernel
     compute_dtype: str
-    bar: object = None
+    bar: tqdm | None = None
 
     @property
-    def config(self):
+    def config(self) -> DecoderConfig:
         return self.artifact.decoder
 
-    def size(self) -> int:
-        return sum(spec.size for spec in tensors(self.config))
-
-    def vector(self, name):
+    def vector(self, name: str) -> torch.Tensor:
         return self._counted(self.artifact.tensor(name)).float()
 
-    def embedding(self, name):
+    def embedding(self, name: str) -> torch.Tensor:
         return self._counted(self.artifact.tensor(name))
 
-    def linear(self, names):
+    def linear(self, names: list[str]) -> Linear:
         """One product where all parts have the same bits and group size, else one for each part."""
         parts = [self._counted(self.artifact.matrix(name)) for name in names]
         biases = [self.artifact.tensor(f"{name}.bias") for name in names if self.artifact.has(f"{name}.bias")]

@@ -1,0 +1,169 @@
+"""The engine "native"."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
+from itrex_chat.engines.kept import Kept
+from itrex_chat.foundation import machine
+from itrex_chat.foundation.errors import ItrexChatError, RecipeError
+from itrex_chat.foundation.language import _
+from itrex_chat.settings.engine_options import EngineOptions
+from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import DENSE, NATIVE, Variant
+
+if TYPE_CHECKING:
+    from itrex_chat.engines.native.session import NativeSession
+    from itrex_chat.engines.on_disk import OnDisk
+
+
+class NativeEngine:
+    """Computes every variant, on every machine. Its parts are imported when they are needed: they bring torch."""
+
+    name = NATIVE
+    gives_logits = True
+
+    def check(self, variant: Variant) -> None:
+        """There is nothing that it cannot compute."""
+
+    def on_disk(
+        self, recipe: Recipe, variant: Variant, options: EngineOptions, trusted: dict[str, str] | None = None
+    ) -> "OnDisk":
+        from itrex_chat.engines import on_disk
+
+        if variant.bits:
+            return on_disk.of_artifact(variant.applied_to(recipe), trusted=trusted)
+        return on_disk.of_checkpoint(recipe)
+
+    def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> int:
+        from itrex_chat.engines.native.memory import needed
+        from itrex_chat.kernels import choose
+
+        assert found.decoder is not None
+        quantization = variant.applied_to(recipe).quantization
+        embedding_bytes = found.embedding_bytes if variant.precision in DENSE else 2
+        return needed(found.decoder, variant.precision, tokens, quantization, choose(), embedding_bytes)
+
+    def load(
+        self,
+        recipe: Recipe,
+        variant: Variant,
+        home: Path | None = None,
+        options: EngineOptions = EngineOptions(),
+        trusted: dict[str, str] | None = None,
+    ) -> "NativeSession":
+        started = time.perf_counter()
+        import torch
+
+        from itrex_chat.engines import on_disk
+        from itrex_chat.engines.native.session import NativeSession
+        from itrex_chat.engines.native.weights import load_dense, load_quantized
+        from itrex_chat.jobs.event import Facts
+        from itrex_chat.kernels import choose, described, why_not_faster
+
+        torch.set_num_threads(machine.threads())
+        kernel = choose()
+        multiplies = described(kernel)
+        if variant.bits:
+            found = on_disk.of_artifact(recipe, home, trusted)
+            artifact = found.artifact
+            assert artifact is not None
+            tokenizer = found.tokenizer(recipe)
+            compute_dtype = recipe.quantization.compute_dtype
+            decoder = load_quantized(artifact, kernel, compute_dtype)
+            disk_bytes, source = artifact.nbytes(), artifact.manifest["source"]
+            stored, origin = source["stored"], source["origin"]
+        else:
+            found = on_disk.of_checkpoint(recipe, home)
+            checkpoint = found.checkpoint
+            assert checkpoint is not None
+            tokenizer = found.tokenizer(recipe)
+            compute_dtype = variant.precision
+            decoder = load_dense(checkpoint, variant.precision)
+            if not decoder.native_pass:
+                multiplies = "torch"
+            disk_bytes, stored, origin = checkpoint.source.size(), checkpoint.description, checkpoint.source.origin
+        facts = Facts(
+            seconds=time.perf_counter() - started,
+            memory=machine.peak_memory(),
+            threads=torch.get_num_threads(),
+            kernel=multiplies,
+            why=why_not_faster(kernel),
+            compute_dtype=compute_dtype,
+            disk_bytes=disk_bytes,
+            weight_bytes=decoder.weight_bytes(),
+            stored=stored,
+            origin=origin,
+        )
+        return NativeSession(recipe, variant, tokenizer, facts, decoder)
+
+    def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
+        from itrex_chat.artifacts.obtain import obtain
+        from itrex_chat.quantization.statistics import Statistics
+
+        started = time.perf_counter()
+        obtained = obtain(recipe, refresh=refresh)
+        seconds, artifact = time.perf_counter() - started, obtained.artifact
+        statistics = Statistics(**artifact.manifest["statistics"])
+        lines = [statistics.table(), f"{artifact.name}: {statistics.line()}"]
+        if statistics.regrouped:
+            lines.append(
+                _(
+                    "{count} matrices have a smaller group than {wanted}, because their width demands it.",
+                    count=len(statistics.regrouped),
+                    wanted=artifact.manifest["content"]["group_size"],
+                )
+            )
+        lines.append(
+            _("From the cache, in {seconds:.2f} s: {folder}", seconds=seconds, folder=artifact.folder)
+            if obtained.cached
+            else _("Kept in {folder}", folder=artifact.folder)
+        )
+        return "\n".join(lines)
+
+    def told(self, facts: dict) -> list[str]:
+        return []
+
+    def build_seconds(self, facts: dict) -> float | None:
+        return None
+
+    def examine(self, tried: bool) -> list[Finding]:
+        from itrex_chat.kernels import KERNELS, choose, described
+
+        found = []
+        for kernel in KERNELS.values():
+            if reason := kernel.missing():
+                compiler = shutil.which("gcc") or shutil.which("cc")
+                remedy = (
+                    _(
+                        "install a C compiler (Debian, Ubuntu: apt install gcc) and then the program again: pip install "
+                        "--force-reinstall --no-deps ."
+                    )
+                    if kernel.name == "native" and not compiler
+                    else ""
+                )
+                found.append(
+                    Finding(
+                        NOTE, _("kernel {name}: cannot run here ({reason})", name=kernel.name, reason=reason), remedy
+                    )
+                )
+            else:
+                found.append(Finding(GOOD, _("kernel {name}: usable", name=described(kernel))))
+        try:
+            found.append(Finding(GOOD, _("engine native: works, with the kernel {name}", name=choose().name)))
+        except ItrexChatError as error:
+            found.append(Finding(BAD, str(error), _("unset ITREX_CHAT_KERNEL")))
+        return found
+
+    def install(self, python: str | None) -> str:
+        raise RecipeError(
+            _("--install and --python are for --engine itrex; the native engine is installed with this program.")
+        )
+
+    def kept(self, home: Path) -> list[Kept]:
+        return []
+
+
+ENGINE = NativeEngine()

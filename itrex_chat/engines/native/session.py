@@ -1,0 +1,26 @@
+"""A session whose decoder is in this process."""
+
+from collections.abc import Iterator
+
+from itrex_chat.chat import ChatTokenizer
+from itrex_chat.decoder.model import Decoder
+from itrex_chat.engines.session import Session
+from itrex_chat.generation.loop import generate
+from itrex_chat.generation.response import Response
+from itrex_chat.jobs.event import Facts
+from itrex_chat.settings.generation import GenerationConfig
+from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import Variant
+
+
+class NativeSession(Session):
+    def __init__(self, recipe: Recipe, variant: Variant, tokenizer: ChatTokenizer, facts: Facts, decoder: Decoder):
+        super().__init__(recipe, variant, tokenizer, facts)
+        self._decoder = decoder
+
+    @property
+    def decoder(self) -> Decoder:
+        return self._decoder
+
+    def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
+        return generate(self._decoder, self.tokenizer, prompt, config)

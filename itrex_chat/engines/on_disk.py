@@ -1,0 +1,52 @@
+"""What is on this machine's disk of a model: from its checkpoint, or from an artifact of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from itrex_chat import sources
+from itrex_chat.architecture.config import DecoderConfig
+from itrex_chat.architecture.layout import EMBEDDING
+from itrex_chat.artifacts.artifact import Artifact
+from itrex_chat.artifacts.obtain import verified
+from itrex_chat.chat import ChatTokenizer, load_tokenizer
+from itrex_chat.checkpoints import Checkpoint, open_checkpoint
+from itrex_chat.settings.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """Where a variant's weights and tokenizer are. One of `checkpoint` and `artifact` is given; neither, where only
+    another engine can read the model, whose files have `unread_bytes`."""
+
+    checkpoint: Checkpoint | None = None
+    artifact: Artifact | None = None
+    unread_bytes: int = 0
+
+    @property
+    def decoder(self) -> DecoderConfig | None:
+        found = self.checkpoint or self.artifact
+        return found.decoder if found else None
+
+    @property
+    def embedding_bytes(self) -> int:
+        """Of one value of the embedding."""
+        return self.checkpoint.dtype(EMBEDDING).itemsize if self.checkpoint else 2
+
+    def tokenizer(self, recipe: Recipe) -> ChatTokenizer:
+        """Raises TokenizerError."""
+        if self.artifact:
+            return load_tokenizer(self.artifact.folder, self.artifact.family, recipe.chat)
+        assert self.checkpoint is not None
+        source = self.checkpoint.source
+        gguf = source.weights[0] if source.format == "gguf" else None
+        return load_tokenizer(source.folder, self.checkpoint.family, recipe.chat, gguf)
+
+
+def of_checkpoint(recipe: Recipe, home: Path | None = None) -> OnDisk:
+    """A recipe's originals, downloaded if need be. Raises SourceError, CheckpointError."""
+    return OnDisk(checkpoint=open_checkpoint(sources.resolve(recipe, home)))
+
+
+def of_artifact(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | None = None) -> OnDisk:
+    """A recipe's artifact, quantized if need be and with all digests checked, unless `trusted` vouches for it."""
+    return OnDisk(artifact=verified(recipe, home, trusted))

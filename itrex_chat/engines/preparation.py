@@ -1,0 +1,87 @@
+"""Having everything on disk that the variants of a model need, and knowing what memory each will take."""
+
+from dataclasses import dataclass, field
+
+from itrex_chat import sources
+from itrex_chat.chat import spoken_languages
+from itrex_chat.engines import EngineOptions, engine_of
+from itrex_chat.engines.on_disk import OnDisk
+from itrex_chat.foundation import machine
+from itrex_chat.foundation.errors import ItrexChatError, RunError
+from itrex_chat.jobs.event import ArtifactFacts
+from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import DENSE, Variant
+
+
+@dataclass
+class Preparation:
+    """By variant: `on_disk`, `needs` in bytes of memory (of others, too, for advice), `problems` of those that cannot
+    be had, `artifacts`. `trusted`: the artifacts that were verified."""
+
+    on_disk: dict[str, OnDisk] = field(default_factory=dict)
+    needs: dict[str, int] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    artifacts: dict[str, ArtifactFacts] = field(default_factory=dict)
+    languages: tuple[str, ...] = ()
+    trusted: dict[str, str] = field(default_factory=dict)
+
+
+def prepare(
+    recipe: Recipe, variants: list[Variant], tokens: int, options: EngineOptions, trusted: dict[str, str]
+) -> Preparation:
+    """Have on disk what the variants need; `tokens` of a prompt and its answer in all are planned for.
+
+    A variant that cannot be had is told with its reason; only where none can,
+    RunError is raised. Originals that are not at hand are not downloaded for a
+    variant that is too large for the memory that is left.
+    """
+    found = Preparation(trusted=trusted)
+    problems: dict[str, str] = {}
+    for variant in sorted(variants, key=lambda variant: variant.bits is None):  # an artifact tells of the others' size
+        try:
+            engine_of(variant).check(variant)
+            found.on_disk[str(variant)] = _too_large(recipe, variant, tokens, found) or engine_of(variant).on_disk(
+                recipe, variant, options, trusted
+            )
+        except ItrexChatError as error:
+            problems[str(variant)] = str(error)
+    found.problems = {str(variant): problems[str(variant)] for variant in variants if str(variant) in problems}
+    if not found.on_disk:
+        raise RunError(next(iter(found.problems.values())))
+    _tell_artifacts(found)
+    _tell_needs(found, recipe, variants, tokens)
+    readable = [on_disk for on_disk in found.on_disk.values() if on_disk.decoder]
+    first = next((on_disk for on_disk in readable if on_disk.checkpoint), readable[0] if readable else None)
+    found.languages = recipe.languages or (spoken_languages(first.tokenizer(recipe)) if first else ("en",))
+    return found
+
+
+def _too_large(recipe: Recipe, variant: Variant, tokens: int, found: Preparation) -> OnDisk | None:
+    """What is known of a variant whose originals are not at hand and that would not fit into memory anyway."""
+    known = next((on_disk for on_disk in found.on_disk.values() if on_disk.artifact), None)
+    if variant.bits or known is None or sources.at_hand(recipe):
+        return None
+    needed = engine_of(variant).memory(known, recipe, variant, tokens)
+    return known if needed > machine.available_memory() else None
+
+
+def _tell_artifacts(found: Preparation) -> None:
+    for name, on_disk in found.on_disk.items():
+        if (artifact := on_disk.artifact) and Variant.parse(name).bits:
+            found.artifacts[name] = ArtifactFacts(
+                str(artifact.folder), artifact.nbytes(), artifact.manifest["statistics"]
+            )
+
+
+def _tell_needs(found: Preparation, recipe: Recipe, variants: list[Variant], tokens: int) -> None:
+    """The needs of the variants, and of this program's others."""
+    others = [Variant(precision) for precision in DENSE] + [Variant.of(recipe.quantization)]
+    dense = next((on_disk for on_disk in found.on_disk.values() if on_disk.checkpoint), None)
+    known = dense or next((on_disk for on_disk in found.on_disk.values() if on_disk.decoder), None)
+    for variant in dict.fromkeys([*others, *variants]):
+        on_disk = found.on_disk.get(str(variant)) or known
+        if on_disk is None or str(variant) in found.problems:
+            continue
+        if dense and on_disk.decoder and not variant.bits:
+            on_disk = dense
+        found.needs[str(variant)] = engine_of(variant).memory(on_disk, recipe, variant, tokens)

@@ -1,0 +1,57 @@
+"""A session: one variant of a model, loaded and ready to answer, wherever it runs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from itrex_chat.chat import ChatTokenizer, Message
+from itrex_chat.foundation import machine
+from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.language import _
+from itrex_chat.generation.response import Response
+from itrex_chat.jobs.event import Facts
+from itrex_chat.settings.generation import GenerationConfig
+from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import Variant
+
+if TYPE_CHECKING:
+    from itrex_chat.decoder.model import Decoder
+
+
+class Session(ABC):
+    """`engines.open_session` is the one way to get one. Close it, or use it in a `with` statement.
+
+    `recipe` has the quantization that `variant` means.
+    """
+
+    def __init__(self, recipe: Recipe, variant: Variant, tokenizer: ChatTokenizer, facts: Facts):
+        self.recipe, self.variant, self.tokenizer, self.facts = recipe, variant, tokenizer, facts
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The ids that ask the model to answer a conversation."""
+        return self.tokenizer.prompt(list(messages))
+
+    @abstractmethod
+    def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
+        """Pieces of the answer to a prompt as they are finished, and last the Response. Raises GenerationError."""
+
+    @property
+    def decoder(self) -> "Decoder":
+        """The decoder, for what needs its logits. Raises EngineError where it is another program's."""
+        raise EngineError(_("{variant} gives text only, no logits.", variant=self.variant.title))
+
+    def peak_memory(self) -> int:
+        """The most memory that the model's process has had, in bytes."""
+        return machine.peak_memory()
+
+    def close(self) -> None:  # noqa: B027  # most have nothing to let go of
+        """Let go of what runs outside of this process, if anything does."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,150 @@
+"""A sequence: one answer while it is made."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from itrex_chat.chat import ChatTokenizer
+from itrex_chat.chat.streaming import TextStream
+from itrex_chat.decoder.kv_cache import KVCache
+from itrex_chat.decoder.model import Chunk
+from itrex_chat.generation.drafting import Drafter
+from itrex_chat.generation.response import Response
+from itrex_chat.generation.sampling import Sampler
+from itrex_chat.settings.generation import GenerationConfig
+
+CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row of a cache, which holds what a sequence has read."""
+
+    cache: KVCache
+    row: int
+
+    @property
+    def length(self) -> int:
+        """Tokens that it holds."""
+        return self.cache.lengths[self.row]
+
+    def begin(self, prefill_length: int) -> None:
+        self.cache.begin_row(self.row, prefill_length)
+
+    def forget(self, tokens: int) -> None:
+        self.cache.forget(tokens, self.row)
+
+
+class Sequence:
+    """One answer to `prompt`, of at most `room` tokens.
+
+    A pass reads the `chunk` that the sequence asks for and gives it the
+    logits (`take`). Pieces of text wait until somebody takes them
+    (`taken_pieces`). `started`: the time from which the first token counts.
+    `finish_reason` is None until the answer ends: "stop", "length", or
+    "cancelled".
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        config: GenerationConfig,
+        room: int,
+        tokenizer: ChatTokenizer,
+        place: Place,
+        vocabulary: int,
+        drafter: Drafter | None = None,
+        started: float | None = None,
+    ):
+        self.prompt, self.room, self.place, self.drafter = prompt, room, place, drafter
+        self.ids: list[int] = []
+        self._pieces: list[str] = []
+        self.finish_reason: str | None = None
+        self._text = ""
+        self._draft: list[int] = []
+        self._sampler = Sampler(config, prompt, vocabulary)
+        self._stop_ids = tokenizer.stop_ids
+        self._stream = TextStream(tokenizer.decode, tokenizer.strips_newline)
+        self._chosen = 0  # tokens, a stop token included
+        self._first = self._last = self._started = started or time.perf_counter()
+        place.begin(len(prompt))
+
+    @property
+    def reads_prompt(self) -> bool:
+        """Whether there is still some of the prompt to be read."""
+        return self.place.length < len(self.prompt)
+
+    def chunk(self, prompt_tokens: int, answer_tokens: int) -> Chunk:
+        """What the next pass reads for it: so many tokens of the prompt, or the newest token and a draft, in all so
+        many; and which logits it wants."""
+        start = self.place.length
+        if self.reads_prompt:
+            ids = self.prompt[start : start + prompt_tokens]
+            return Chunk(self.place.row, ids, int(start + len(ids) == len(self.prompt)))
+        newest = self.ids[-1]
+        limit = min(answer_tokens, len(self.prompt) + self.room - start - 1) - 1
+        self._draft = self.drafter.draft(newest, limit) if self.drafter else []
+        ids = [newest, *self._draft]
+        return Chunk(self.place.row, ids, len(ids))
+
+    def take(self, logits: torch.Tensor) -> None:
+        """Go on by the logits of its last chunk, float32 [wanted, vocabulary]."""
+        draft, self._draft = self._draft, []
+        accepted = 0
+        for row, drafted in zip(logits, [*draft, None]):
+            token = self._sampler.choose(row)
+            self._add(token)
+            if token != drafted:
+                break
+            accepted += 1
+        if draft and self.drafter:
+            self.drafter.checked(draft, accepted)
+            self.place.forget(len(draft) - accepted)
+
+    def cancel(self) -> None:
+        """End it as it is."""
+        if self.finish_reason is None:
+            self._end(CANCELLED)
+
+    def taken_pieces(self) -> list[str]:
+        """The text that came since the last call, in pieces."""
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def response(self) -> Response:
+        """The answer, once it has ended."""
+        assert self.finish_reason is not None
+        decoded, drafter = self._chosen - 1, self.drafter
+        return Response(
+            self._text,
+            self.ids,
+            self.prompt,
+            self.finish_reason,
+            self._first - self._started,
+            (self._last - self._first) / decoded if decoded > 0 else None,
+            drafter.drafted if drafter else 0,
+            drafter.accepted if drafter else 0,
+        )
+
+    def _add(self, token: int) -> None:
+        self._chosen += 1
+        self._last = time.perf_counter()
+        if self._chosen == 1:
+            self._first = self._last
+        if token in self._stop_ids:
+            self._end("stop")
+            return
+        self.ids.append(token)
+        self._say(self._stream.add(token))
+        if len(self.ids) == self.room:
+            self._end("length")
+
+    def _end(self, reason: str) -> None:
+        self._say(self._stream.end())
+        self.finish_reason = reason
+
+    def _say(self, piece: str) -> None:
+        if piece:
+            self._text += piece
+            self._pieces.append(piece)

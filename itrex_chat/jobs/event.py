@@ -1,0 +1,132 @@
+"""Events: what a worker tells while it does a job, and the facts they carry."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from itrex_chat.jobs.answer import Answer
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a variant once it is loaded.
+
+    Seconds it took, and bytes: `memory` of the process then, `disk_bytes` of its files, `weight_bytes` that one decoded
+    token reads. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored, `origin`
+    where they came from. `engine` is what another engine than this program's has to tell.
+    """
+
+    seconds: float
+    memory: int
+    threads: int
+    kernel: str
+    why: str
+    compute_dtype: str
+    disk_bytes: int
+    weight_bytes: int
+    stored: str
+    origin: dict
+    engine: dict | None = None
+
+
+@dataclass(frozen=True)
+class ArtifactFacts:
+    """An artifact in the cache: `statistics` are those of its manifest (`quantization/statistics.py`)."""
+
+    folder: str
+    bytes: int
+    statistics: dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Event:
+    """`job` is the id of the job that it is of."""
+
+    job: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(_Event):
+    """`needs`: bytes of memory by variant, also of variants that nobody asked for, so that one can say what would fit.
+    `problems`: why a variant cannot be had. `trusted`: artifacts whose digests are checked now."""
+
+    needs: dict[str, int]
+    languages: tuple[str, ...]
+    problems: dict[str, str]
+    artifacts: dict[str, ArtifactFacts]
+    trusted: dict[str, str] = field(default_factory=dict)
+    event: Literal["prepared"] = "prepared"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(_Event):
+    """A Prepared for scoring. `texts`: the tokens of each text. `pieces`: the text of each token of each answer.
+    `reference`, `variants`: keys of the store (`quality/store.py`)."""
+
+    needs: dict[str, int]
+    problems: dict[str, str]
+    artifacts: dict[str, ArtifactFacts]
+    texts: tuple[tuple[int, ...], ...]
+    pieces: tuple[tuple[str, ...], ...]
+    vocabulary: int
+    layers: int
+    kernel: str
+    reference: str
+    variants: dict[str, str]
+    trusted: dict[str, str] = field(default_factory=dict)
+    event: Literal["planned"] = "planned"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(_Event):
+    facts: Facts
+    trusted: dict[str, str] = field(default_factory=dict)
+    event: Literal["loaded"] = "loaded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(_Event):
+    """A piece of the answer to a question."""
+
+    question: str
+    text: str
+    event: Literal["text"] = "text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered(_Event):
+    answer: Answer
+    event: Literal["answered"] = "answered"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(_Event):
+    """The results of a passage are in the store."""
+
+    passage: str
+    event: Literal["scored"] = "scored"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScored(_Event):
+    number: int
+    event: Literal["layer_scored"] = "layer_scored"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(_Event):
+    """The end of a job that loaded something; bytes."""
+
+    peak_memory: int
+    event: Literal["done"] = "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(_Event):
+    """The end of a job that failed, in a sentence. `shortage`: because memory is not left."""
+
+    message: str
+    shortage: bool = False
+    event: Literal["failed"] = "failed"
+
+
+Event = Prepared | Planned | Loaded | Text | Answered | Scored | LayerScored | Done | Failed

@@ -1,0 +1,182 @@
+"""Asking: the questions of a set put to the variants of models, one job after the other, everything kept at once."""
+
+import dataclasses
+from pathlib import Path
+
+from itrex_chat.foundation.errors import MemoryShortage, RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.jobs.event import Answered, Done, Loaded, Prepared, Text
+from itrex_chat.jobs.executor import Executor, LocalExecutor
+from itrex_chat.jobs.job import Ask, Prepare
+from itrex_chat.runs.display import Display
+from itrex_chat.runs.record import RunRecord, place, variants_of
+from itrex_chat.settings import questions as question_sets
+from itrex_chat.settings.engine_options import EngineOptions
+from itrex_chat.settings.questions import QuestionSet
+from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import NATIVE, titled
+
+
+def ask(
+    models: list[Recipe],
+    variants: list[str] | None = None,
+    question_set: QuestionSet | None = None,
+    out: Path | None = None,
+    command: str = "",
+    engines: tuple[str, ...] = (NATIVE,),
+    options: EngineOptions = EngineOptions(),
+    executor: Executor | None = None,
+) -> RunRecord:
+    """Ask each model's variants the questions and return the run's record.
+
+    `variants` None is FP32 and what the recipe quantizes to; `question_set`
+    None is the one that fits a model's languages. Answers are kept in `out`
+    (a new folder in the cache, if None); an interrupted run of the same models,
+    variants and questions goes on where it stopped. A variant that does not
+    fit into memory is skipped. `command` is kept to reproduce the run. Each of
+    the `engines` computes all of them, ITREX with `options`. `executor` does
+    the work (None: processes here). Raises ItrexChatError.
+    """
+    labelled = labels(models)
+    spec: dict = {
+        "models": [{"label": label, "recipe": recipe.as_dict()} for label, recipe in labelled],
+        "variants": variants,
+        "questions": dataclasses.asdict(question_set) if question_set else None,
+    }
+    if tuple(engines) != (NATIVE,):
+        spec["engines"] = list(engines)
+    if options.own_template:
+        spec["own_template"] = True
+    record = RunRecord.start(out or place(cache_home() / "runs", spec), spec)
+    if command and command not in record.content.setdefault("commands", []):
+        record.content["commands"].append(command)
+    try:
+        asking = _Asking(record, Display(), executor or LocalExecutor(), question_set, options)
+        for label, recipe in labelled:
+            asking.model(label, recipe, variants_of(spec, recipe.as_dict()))
+        record.finish()
+    finally:
+        record.close()
+    return record
+
+
+def labels(models: list[Recipe]) -> list[tuple[str, Recipe]]:
+    """A name for each model in the run; two of one name are told apart by their quantization."""
+    names = [recipe.name for recipe in models]
+    labelled: list[tuple[str, Recipe]] = []
+    for recipe in models:
+        quantization = recipe.quantization
+        label = (
+            recipe.name
+            if names.count(recipe.name) == 1
+            else (f"{recipe.name} {quantization.weight_dtype} g{quantization.group_size} head {quantization.head}")
+        )
+        if label in (other for other, _recipe in labelled):
+            raise RunError(_("The model {label} is named twice.", label=label))
+        labelled.append((label, recipe))
+    return labelled
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asking:
+    """What the models of a run share. The record is written here and nowhere else."""
+
+    record: RunRecord
+    display: Display
+    executor: Executor
+    question_set: QuestionSet | None
+    options: EngineOptions
+
+    def model(self, label: str, recipe: Recipe, variants: list[str]) -> None:
+        """Prepare a model and ask its variants."""
+        candidates = (
+            [self.question_set]
+            if self.question_set
+            else [question_sets.load(name) for name in question_sets.DEFAULT.values()]
+        )
+        tokens = recipe.generation.max_new_tokens + _longest_prompt(candidates)
+        job = Prepare(recipe=recipe, variants=tuple(variants), tokens=tokens, options=self.options)
+        try:
+            prepared = next(event for event in self.executor.run(job) if isinstance(event, Prepared))
+        except RunError as error:
+            for variant in variants:
+                self._failed(label, variant, str(error))
+            return
+        asked = self.question_set or question_sets.default_for(prepared.languages)
+        self.record.model(label).update(
+            {
+                "question_set": asked.name,
+                "system": asked.system,
+                "questions": [dataclasses.asdict(question) for question in asked.questions],
+                "languages": list(prepared.languages),
+                "artifacts": {name: dataclasses.asdict(facts) for name, facts in prepared.artifacts.items()},
+                "generation": dataclasses.asdict(recipe.generation),
+                "needs": prepared.needs,
+            }
+        )
+        self.record.save()
+        self.display.model(label, asked.name, len(asked.questions))
+        for variant in variants:
+            if problem := prepared.problems.get(variant):
+                self._failed(label, variant, problem)
+            else:
+                self._variant(label, recipe, variant, asked, prepared.needs)
+
+    def _variant(self, label: str, recipe: Recipe, variant: str, asked: QuestionSet, needs: dict[str, int]) -> None:
+        """Ask a variant what it has not answered yet."""
+        done = self.record.answered(label, variant)
+        remaining = tuple(question for question in asked.questions if question.id not in done)
+        if not remaining:
+            self.record.note(label, variant, state="done")
+            return
+        job = Ask(
+            recipe=recipe,
+            label=label,
+            variant=variant,
+            questions=remaining,
+            system=asked.system,
+            generation=recipe.generation,
+            needs=needs,
+            options=self.options,
+        )
+        try:
+            self._follow(job, len(done), len(asked.questions))
+        except MemoryShortage as shortage:
+            self.record.note(label, variant, state="skipped", reason=str(shortage))
+            self.display.notice(f"itrex_chat: {shortage}")
+        except RunError as error:
+            self._failed(label, variant, str(error))
+
+    def _follow(self, job: Ask, number: int, count: int) -> None:
+        """Keep and show what a job tells; `number` of the `count` questions were answered before."""
+        questions = {question.id: question for question in job.questions}
+        waiting = iter(job.questions)
+
+        def announce() -> None:
+            if question := next(waiting, None):
+                self.display.question(question, number + 1, count)
+
+        for event in self.executor.run(job):
+            if isinstance(event, Loaded):
+                self.record.note(job.label, job.variant, state="asking", load=dataclasses.asdict(event.facts))
+                self.display.loaded(job.label, job.variant, event.facts)
+                announce()
+            elif isinstance(event, Text):
+                self.display.text(event.text)
+            elif isinstance(event, Answered):
+                self.record.append(event.answer)
+                number += 1
+                self.display.answer(questions[event.answer.id], number, count, event.answer)
+                announce()
+            elif isinstance(event, Done):
+                self.record.note(job.label, job.variant, state="done", peak_memory=event.peak_memory)
+
+    def _failed(self, label: str, variant: str, reason: str) -> None:
+        self.record.note(label, variant, state="failed", reason=reason)
+        self.display.notice(f"\nitrex_chat: {label} {titled(variant)}: {reason}")
+
+
+def _longest_prompt(sets: list[QuestionSet]) -> int:
+    """More tokens than any prompt of the sets has, for planning memory: two for a character, and the frame."""
+    return 128 + 2 * max(len(question.text) + len(chosen.system) for chosen in sets for question in chosen.questions)

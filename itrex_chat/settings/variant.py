@@ -1,0 +1,78 @@
+"""Variants: what a model is asked as, a precision of its weights and the engine that computes with them.
+
+Engines: "native" is this program with its own kernels; "itrex" is intel-extension-for-transformers itself. A variant of
+another engine than "native" carries its engine's name in front, as in "itrex-int4".
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.settings.recipe import Quantization, Recipe
+
+NATIVE, ITREX = "native", "itrex"
+ENGINES = (NATIVE, ITREX)
+DENSE = ("fp32", "bf16")
+BITS = {"int4": 4, "int8": 8}
+PRECISIONS = (*DENSE, *BITS)
+MOST_PRECISE_FIRST = ("fp32", "bf16", "int8", "int4")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to ask a model. Raises RecipeError for a precision or an engine that does not exist."""
+
+    precision: str
+    engine: str = NATIVE
+
+    def __post_init__(self):
+        one_of("variant", self.precision, PRECISIONS)
+        one_of("engine", self.engine, ENGINES)
+
+    @classmethod
+    def parse(cls, name: "str | Variant") -> "Variant":
+        """The variant of a name such as "int4" or "itrex-int4"."""
+        if isinstance(name, Variant):
+            return name
+        engine, dash, precision = name.partition("-")
+        return cls(precision, engine) if dash else cls(name)
+
+    @classmethod
+    def of(cls, quantization: Quantization, engine: str = NATIVE) -> "Variant":
+        """The variant that a recipe's quantization makes."""
+        return cls(f"int{quantization.bits}", engine)
+
+    def __str__(self) -> str:
+        return self.precision if self.engine == NATIVE else f"{self.engine}-{self.precision}"
+
+    @property
+    def title(self) -> str:
+        """For people: "INT4", "INT4 (ITREX)"."""
+        precision = self.precision.upper()
+        return precision if self.engine == NATIVE else f"{precision} ({self.engine.upper()})"
+
+    @property
+    def bits(self) -> int | None:
+        """Of the quantized weights; None where they are not quantized."""
+        return BITS.get(self.precision)
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """The recipe with the quantization that this variant means: its own, if that has as many bits."""
+        if self.bits in (None, recipe.quantization.bits):
+            return recipe
+        weight_dtype = {4: "int4_fullrange", 8: "int8"}[self.bits]
+        return dataclasses.replace(
+            recipe, quantization=dataclasses.replace(recipe.quantization, weight_dtype=weight_dtype)
+        )
+
+
+ORDER = tuple(str(Variant(precision, engine)) for precision in MOST_PRECISE_FIRST for engine in ENGINES)
+
+
+def titled(name: str) -> str:
+    """A variant's name for people; a name that is no variant's in capitals."""
+    try:
+        return Variant.parse(name).title
+    except RecipeError:
+        return name.upper()

@@ -1,0 +1,174 @@
+"""What each kind of job takes. Each task yields events and nothing else; it may run in any process."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from itrex_chat.chat.messages import Message, as_messages
+from itrex_chat.chat.streaming import token_pieces
+from itrex_chat.engines import open_session
+from itrex_chat.engines.preparation import Preparation, prepare
+from itrex_chat.foundation import machine
+from itrex_chat.foundation.errors import MemoryShortage, RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
+from itrex_chat.generation.response import Response
+from itrex_chat.jobs.answer import Answer
+from itrex_chat.jobs.event import Answered, Done, Event, LayerScored, Loaded, Planned, Prepared, Scored, Text
+from itrex_chat.jobs.job import Ask, Job, PlanScoring, Prepare, Score, ScoreLayers
+from itrex_chat.settings.variant import Variant, titled
+
+
+def perform(job: Job) -> Iterator[Event]:
+    """Do a job. Raises ItrexChatError with a sentence for the user."""
+    if isinstance(job, Prepare):
+        return _prepare(job)
+    if isinstance(job, Ask):
+        return _ask(job)
+    if isinstance(job, PlanScoring):
+        return _plan_scoring(job)
+    if isinstance(job, Score):
+        return _score(job)
+    return _score_layers(job)
+
+
+def _prepare(job: Prepare) -> Iterator[Event]:
+    found = _prepared(job, job.variants, job.tokens)
+    yield Prepared(
+        job=job.id,
+        needs=found.needs,
+        languages=found.languages,
+        problems=found.problems,
+        artifacts=found.artifacts,
+        trusted=found.trusted,
+    )
+
+
+def _ask(job: Ask) -> Iterator[Event]:
+    if job.needs:
+        _check_asking(job)
+    trusted = dict(job.trusted)
+    with open_session(job.recipe, job.variant, options=job.options, trusted=trusted) as session:
+        yield Loaded(job=job.id, facts=session.facts, trusted=trusted)
+        system = [Message("system", job.system)] * bool(job.system)
+        for question in job.questions:
+            began, response = time.perf_counter(), None
+            prompt = session.prompt(as_messages([*system, Message("user", question.text)]))
+            for piece in session.stream(prompt, job.generation):
+                if isinstance(piece, Response):
+                    response = piece
+                else:
+                    yield Text(job=job.id, question=question.id, text=piece)
+            assert response is not None
+            answer = _answer(response, question.id, job.label, job.variant, time.perf_counter() - began)
+            yield Answered(job=job.id, answer=answer)
+        yield Done(job=job.id, peak_memory=session.peak_memory())
+
+
+def _answer(response: Response, question: str, label: str, variant: str, seconds: float) -> Answer:
+    return Answer(
+        id=question,
+        model=label,
+        variant=variant,
+        text=response.text,
+        token_ids=response.token_ids,
+        prompt_token_ids=response.prompt_token_ids,
+        finish_reason=response.finish_reason,
+        prompt_tokens=response.prompt_tokens,
+        new_tokens=response.new_tokens,
+        ttft=response.ttft,
+        tpot=response.tpot,
+        tokens_per_second=response.tokens_per_second,
+        prefill_tokens_per_second=response.prefill_tokens_per_second,
+        drafted_tokens=response.drafted_tokens,
+        accepted_tokens=response.accepted_tokens,
+        seconds=seconds,
+    )
+
+
+def _check_asking(job: Ask) -> None:
+    """Raise MemoryShortage, with the numbers and what would fit, where a variant does not."""
+    free, needs = machine.available_memory(), job.needs
+    if needs[job.variant] <= free:
+        return
+    fitting = [f"{titled(name)} ({readable(size)})" for name, size in needs.items() if size <= free]
+    advice = _("What would fit: {names}.", names=", ".join(fitting)) if fitting else _("No variant of it would fit.")
+    raise MemoryShortage(
+        _(
+            "{label} {variant} needs {needed} of memory, but {free} is left: skipped. {advice}",
+            label=job.label,
+            variant=titled(job.variant),
+            needed=readable(needs[job.variant]),
+            free=readable(free),
+            advice=advice,
+        )
+    )
+
+
+def _plan_scoring(job: PlanScoring) -> Iterator[Event]:
+    from itrex_chat.kernels import choose
+    from itrex_chat.quality import scoring
+
+    found = _prepared(job, tuple(dict.fromkeys((job.baseline, *job.variants))), job.tokens)
+    if problem := found.problems.get(job.baseline):
+        raise RunError(problem)
+    baseline = found.on_disk[job.baseline]
+    tokenizer, decoder = baseline.tokenizer(job.recipe), baseline.decoder
+    assert decoder is not None
+    extra = scoring.logits_bytes(decoder.vocab_size)
+    ready = [name for name in job.variants if name not in found.problems]
+    reference, keys = scoring.keys(job.recipe, job.baseline, ready, found.on_disk)
+    yield Planned(
+        job=job.id,
+        needs={name: size + extra for name, size in found.needs.items()},
+        problems=found.problems,
+        artifacts=found.artifacts,
+        texts=tuple(tuple(tokenizer.encode(Path(text).read_text("utf-8"))) for text in job.texts),
+        pieces=tuple(tuple(token_pieces(tokenizer, list(ids))) for ids in job.answers),
+        vocabulary=decoder.vocab_size,
+        layers=decoder.layers,
+        kernel=choose().name,
+        reference=reference,
+        variants=keys,
+        trusted=found.trusted,
+    )
+
+
+def _score(job: Score) -> Iterator[Event]:
+    from itrex_chat.quality import scoring
+
+    _check_scoring(job.variant, job.needed)
+    trusted = dict(job.trusted)
+    with open_session(job.recipe, job.variant, options=job.options, trusted=trusted) as session:
+        yield Loaded(job=job.id, facts=session.facts, trusted=trusted)
+        for passage in scoring.score(session, job.passages, job.reference, job.scores):
+            yield Scored(job=job.id, passage=passage.key)
+        yield Done(job=job.id, peak_memory=session.peak_memory())
+
+
+def _score_layers(job: ScoreLayers) -> Iterator[Event]:
+    from itrex_chat.quality import scoring
+
+    _check_scoring(job.baseline, job.needed)
+    with open_session(job.recipe, job.baseline, options=job.options) as session:
+        for number in scoring.score_layers(session, job, dict(job.trusted)):
+            yield LayerScored(job=job.id, number=number)
+        yield Done(job=job.id, peak_memory=session.peak_memory())
+
+
+def _check_scoring(variant: str, needed: int) -> None:
+    """Raise MemoryShortage with the numbers where a variant would not fit."""
+    free = machine.available_memory()
+    if needed > free:
+        raise MemoryShortage(
+            _(
+                "Scoring {variant} needs {needed} of memory, but {free} is left.",
+                variant=titled(variant),
+                needed=readable(needed),
+                free=readable(free),
+            )
+        )
+
+
+def _prepared(job: Prepare | PlanScoring, variants: tuple[str, ...], tokens: int) -> Preparation:
+    return prepare(job.recipe, [Variant.parse(name) for name in variants], tokens, job.options, dict(job.trusted))
