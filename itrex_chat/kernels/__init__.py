@@ -23,8 +23,11 @@ from itrex_chat.quantization.tensor import QuantizedTensor
 class PackedWeight(Protocol):
     """A matrix [out, in] in a kernel's own layout."""
 
-    in_features: int
-    out_features: int
+    @property
+    def in_features(self) -> int: ...
+
+    @property
+    def out_features(self) -> int: ...
 
     def matmul(self, x: torch.Tensor) -> torch.Tensor:
         """x float32 [rows, in] times the matrix transposed: float32 [rows, out]."""
