@@ -76,7 +76,7 @@ class Process:
             "ITREX_CHAT_LANG": "en",
             "PYTHONPATH": str(ROOT),
         } | environment
-        self.stderr = tempfile.TemporaryFile("a+")
+        self.stderr = tempfile.TemporaryFile("a+")  # noqa: SIM115  `close` closes it
         self.process = subprocess.Popen(
             [sys.executable, "-c", ANSWER],
             env=variables,
