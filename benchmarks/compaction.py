@@ -40,7 +40,8 @@ def main() -> None:
                 ]
         del chatbot
         chatbot = load_chatbot(recipe, "int4")
-        whole, lumped, compact = [], [], [[] for _seed in range(3)]
+        whole, lumped = [], []
+        compact: list[list[distributions.Score]] = [[] for _seed in range(3)]
         for passage in passages:
             for start, q, targets in scoring.predictions(chatbot.decoder, passage):
                 p = torch.from_numpy(np.load(f"{folder}/{passage.name}-{start}.npy")).double()

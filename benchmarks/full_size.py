@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["ChatGLMModel"],
     "model_type": "chatglm",
     "add_bias_linear": False,
@@ -51,7 +52,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     c = CONFIG
     hidden, inner, vocabulary = c["hidden_size"], c["ffn_hidden_size"], c["padded_vocab_size"]
     qkv = hidden + 2 * c["multi_query_group_num"] * c["kv_channels"]
-    found = {"transformer.embedding.word_embeddings.weight": (vocabulary, hidden)}
+    found: dict[str, tuple[int, ...]] = {"transformer.embedding.word_embeddings.weight": (vocabulary, hidden)}
     for number in range(c["num_layers"]):
         block = f"transformer.encoder.layers.{number}."
         found |= {
@@ -78,7 +79,7 @@ def write_model(folder: Path) -> None:
     wanted = shapes()
     names = list(wanted)
     generator = torch.Generator().manual_seed(0)
-    homes = {}
+    homes: dict[str, str] = {}
     for shard in range(SHARDS):
         part = names[shard * len(names) // SHARDS : (shard + 1) * len(names) // SHARDS]
         file = folder / f"model-{shard + 1:05d}-of-{SHARDS:05d}.safetensors"
@@ -118,7 +119,7 @@ def timed(arguments: list[str]) -> tuple[int, float, int, str]:
     """Exit code, seconds, peak memory in bytes and standard error of a command."""
     started = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", *arguments], stderr=subprocess.PIPE, text=True)
-    error = process.stderr.read()
+    error = process.stderr.read() if process.stderr else ""
     _pid, status, usage = os.wait4(process.pid, 0)
     return os.waitstatus_to_exitcode(status), time.perf_counter() - started, usage.ru_maxrss * 1024, error
 

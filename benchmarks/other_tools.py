@@ -13,6 +13,12 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from itrex_chat.settings.recipe import Recipe
 
 QUESTIONS = [
     "What is the capital of France?",
@@ -53,10 +59,11 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def ours(recipe, compute_dtype: str, prompts: list[list[int]]) -> list[tuple[list[int], "torch.Tensor"]]:  # noqa: F821
+def ours(recipe: "Recipe", compute_dtype: str, prompts: list[list[int]]) -> list[tuple[list[int], "torch.Tensor"]]:
     import dataclasses
 
     from itrex_chat.generation.loop import generate, prefill
+    from itrex_chat.generation.response import Response
     from itrex_chat.neuralchat.chatbot import load_chatbot
     from itrex_chat.settings.generation import GenerationConfig
 
@@ -69,6 +76,7 @@ def ours(recipe, compute_dtype: str, prompts: list[list[int]]) -> list[tuple[lis
         *_pieces, response = generate(
             chatbot.decoder, chatbot.session.tokenizer, ids, GenerationConfig(max_new_tokens=TOKENS)
         )
+        assert isinstance(response, Response)  # the last of what it yields
         found.append((response.token_ids, prefill(chatbot.decoder, ids, chatbot.decoder.new_cache(len(ids)))))
     return found
 

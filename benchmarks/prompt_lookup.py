@@ -43,7 +43,8 @@ class Measured:
 
 def passes(chatbot: Chatbot) -> dict[int, float]:
     """Seconds of a pass over 1 … LONGEST + 1 tokens, in turn, medians."""
-    decoder, seconds = chatbot.decoder, {count: [] for count in range(1, LONGEST + 2)}
+    decoder = chatbot.decoder
+    seconds: dict[int, list[float]] = {count: [] for count in range(1, LONGEST + 2)}
     prompt = list(range(100, 300))
     cache = decoder.new_cache(len(prompt) + LONGEST + 1)
     prefill(decoder, prompt, cache)
@@ -60,7 +61,7 @@ def measure(chatbot: Chatbot, question: Question, tokens: int, rounds: int) -> M
     """None for an answer of one token."""
     on = GenerationConfig(max_new_tokens=tokens, prompt_lookup=True)
     ways = {"off": replace(on, prompt_lookup=False), "on": on}
-    taken = {way: [] for way in ways}
+    taken: dict[str, list[float | None]] = {way: [] for way in ways}
     answers = {}
     for number in range(rounds):
         for way in list(ways)[:: 1 if number % 2 else -1]:
@@ -68,14 +69,15 @@ def measure(chatbot: Chatbot, question: Question, tokens: int, rounds: int) -> M
             taken[way].append(answers[way].tpot)
     if answers["on"].token_ids != answers["off"].token_ids:
         raise SystemExit(f"{question.id}: the answers differ with and without prompt lookup")
-    if None in taken["on"]:
+    known = {way: [seconds for seconds in times if seconds is not None] for way, times in taken.items()}
+    if len(known["on"]) < rounds:
         return None
     return Measured(
         question,
         answers["on"].new_tokens,
         answers["on"].drafted_tokens,
         answers["on"].accepted_tokens,
-        median(taken["off"]) / median(taken["on"]),
+        median(known["off"]) / median(known["on"]),
     )
 
 
@@ -128,7 +130,7 @@ def main() -> int:
             with progress.bar(
                 f"asking {variant}", arguments.rounds * sum(map(len, kinds.values())), "questions"
             ) as shown:
-                found = {}
+                found: dict[str, list[Measured | None]] = {}
                 for kind, asked in kinds.items():
                     found[kind] = []
                     for question in asked:

@@ -34,7 +34,7 @@ AFTER_CONTEXT = 16  # tokens decoded behind a context, and for each question of 
 LOW_BIT = ("int4", "ark", "llama.cpp", "openvino")  # whose decode is measured against the context's length
 
 
-def chapter(model: Model, arguments, bandwidth: ReadBandwidth) -> Chapter:
+def chapter(model: Model, arguments: argparse.Namespace, bandwidth: ReadBandwidth) -> Chapter:
     """Everything that was asked for, with one model."""
     asked = prompts(str(model.dense()) if model.shape else model.given)
     ours = [VARIANTS[name] for name in arguments.variants]

@@ -25,7 +25,7 @@ def missing() -> str | None:
     if not any(shutil.which(name) for name in CHROMIUM) or not shutil.which("chromedriver"):
         return "Chromium and its driver are not installed (Debian: apt install chromium chromium-driver)"
     try:
-        import selenium  # noqa: F401
+        import selenium  # noqa: F401  only whether it is there
     except ImportError:
         return "selenium is not installed (pip install '.[test]')"
     return None

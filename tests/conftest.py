@@ -10,15 +10,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # In the background of a shell an interrupt is ignored, and processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import fuzzing  # noqa: E402
-import native_cases  # noqa: E402
-import platformdirs  # noqa: E402
-import pytest  # noqa: E402
-import tiny_models  # noqa: E402
-import torch  # noqa: E402
+import fuzzing
+import native_cases
+import platformdirs
+import pytest
+import tiny_models
+import torch
+from browser import browser  # noqa: F401  a fixture
 
-from itrex_chat import native  # noqa: E402
-from itrex_chat.foundation.errors import KernelError  # noqa: E402
+from itrex_chat import native
+from itrex_chat.foundation.errors import KernelError
 
 SHARED = Path(os.environ.get("ITREX_CHAT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 

@@ -158,7 +158,8 @@ class _Handler(BaseHTTPRequestHandler):
         if status == 200 and self.hub.find(revision) is None:
             status, code = 404, "RevisionNotFound"
         if status != 200:
-            return self._json(status, {"error": "no"}, {"X-Error-Code": code} if status in (401, 404) else {})
+            self._json(status, {"error": "no"}, {"X-Error-Code": code} if status in (401, 404) else {})
+            return
         commit = self.hub.find(revision)
         self._json(
             200,
@@ -197,7 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(wanted.removeprefix("bytes=").split("-")[0]) if wanted else 0
         hub.transfers.append(transfer := Transfer(name, start, sha))
         if wanted and start >= len(content):
-            return self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            self._send(416, b"", {"Content-Range": f"bytes */{len(content)}"})
+            return
         self.send_response(206 if wanted else 200)
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -224,8 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()
 
-    def _json(self, status: int, value, headers: dict = {}) -> None:
-        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"} | headers)
+    def _json(self, status: int, value, headers: dict | None = None) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"} | (headers or {}))
 
     def _send(self, status: int, body: bytes, headers: dict) -> None:
         self.send_response(status)

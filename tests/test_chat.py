@@ -124,7 +124,7 @@ def test_the_tokenizer_in_an_artifact_is_the_same(family, models, tmp_path):
         (tmp_path / name).write_bytes(content)
     again = load_tokenizer(tmp_path, family)
     assert again.prompt(ask("你好 x")) == original.prompt(ask("你好 x"))
-    assert {original_stop for original_stop in original.stop_ids} == set(again.stop_ids)
+    assert set(original.stop_ids) == set(again.stop_ids)
 
 
 def test_a_ggufs_tokenizer_is_that_of_its_folder(models, tmp_path):

@@ -116,5 +116,5 @@ def test_public_names_are_there_and_only_these():
 
     assert all(hasattr(itrex_chat, name) for name in itrex_chat.__all__)
     with pytest.raises(AttributeError):
-        itrex_chat.nothing
+        _ = itrex_chat.nothing
     assert issubclass(RecipeError, itrex_chat.ItrexChatError)

@@ -22,8 +22,8 @@ HUBS = ("modelscope", "huggingface")
 ANSWER = """
 import json, sys, time
 from pathlib import Path
-from itrex_chat.errors import ItrexChatError
-from itrex_chat.recipe import SourceSpec
+from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.settings.recipe import SourceSpec
 from itrex_chat.sources import hubs
 for line in sys.stdin:
     given = json.loads(line)
@@ -76,7 +76,7 @@ class Process:
             "ITREX_CHAT_LANG": "en",
             "PYTHONPATH": str(ROOT),
         } | environment
-        self.stderr = tempfile.TemporaryFile("a+")
+        self.stderr = tempfile.TemporaryFile("a+")  # noqa: SIM115  `close` closes it
         self.process = subprocess.Popen(
             [sys.executable, "-c", ANSWER],
             env=variables,

@@ -1,6 +1,7 @@
 """A decoder's pass with the native kernels computes what the decoder computes in PyTorch, whatever the instructions and threads."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import tiny_models
@@ -245,8 +246,8 @@ def test_tokens_past_the_capacity_are_refused_before_anything_is_written(count, 
         decoder.forward(torch.tensor([tokens(10)]), cache)
         before = cache.keys.clone(), cache.values.clone(), list(cache.lengths), cache.longest
         for read in (
-            lambda: decoder.forward(torch.tensor([tokens(count)]), cache),
-            lambda: decoder.decode(tokens(count), cache),
+            partial(decoder.forward, torch.tensor([tokens(count)]), cache),
+            partial(decoder.decode, tokens(count), cache),
         ):
             with pytest.raises(ValueError, match=f"{count} more tokens than the 10 in a cache for {9 + count}"):
                 read()

@@ -8,7 +8,6 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from browser import browser  # noqa: F401
 from test_compare import answer, record
 
 from itrex_chat import compare as comparing
@@ -187,7 +186,7 @@ def test_the_verdict_speaks_chinese(tmp_path):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("width", [360, 1400])
-def test_the_page_opens_without_errors_or_requests_and_fits(browser, run, width, language):  # noqa: F811
+def test_the_page_opens_without_errors_or_requests_and_fits(browser, run, width, language):
     with speaking(language):
         comparing.compare([run])
     page = run / "comparison.html"
@@ -209,7 +208,7 @@ def test_the_page_opens_without_errors_or_requests_and_fits(browser, run, width,
     )
 
 
-def test_the_first_thing_on_the_page_is_the_verdict(browser, run):  # noqa: F811
+def test_the_first_thing_on_the_page_is_the_verdict(browser, run):
     comparing.compare([run])
     browser.open(run / "comparison.html", 360)
     top = browser.value("document.querySelector('.verdict .badge + p').getBoundingClientRect().top")

@@ -70,7 +70,7 @@ def test_digests_work_without_a_cache_that_can_be_written(tmp_path):
 def test_a_damaged_memory_of_digests_is_forgotten(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"a")
-    for damage in ("{", "[]", '{"x": 1}', '{"%s": [1]}' % file):
+    for damage in ("{", "[]", '{"x": 1}', f'{{"{file}": [1]}}'):
         (tmp_path / "digests.json").write_text(damage)
         assert DigestMemo(tmp_path).sha256([file])[file] == sha256(file)
 

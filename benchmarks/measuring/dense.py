@@ -100,7 +100,9 @@ def _write(folder: Path, config: dict, tensors: Iterator, tokenizer: dict[str, b
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    homes, shard, number = {}, {}, 0
+    homes: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+    number = 0
 
     def finish() -> None:
         nonlocal shard, number

@@ -1,5 +1,6 @@
 """From raw lines to figures: medians with quartiles, and ratios within rounds."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,10 +23,12 @@ class Spread:
         return f"{self.median:{form}} ({self.p25:{form}}–{self.p75:{form}})"
 
 
-def spread(values) -> Spread | None:
-    values = [value for value in values if value is not None]
-    if not values:
-        return None
+def spread(values: Iterable[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return _spread(known) if known else None
+
+
+def _spread(values: list[float]) -> Spread:
     p25, median, p75 = np.percentile(values, (25, 50, 75)).tolist()
     return Spread(median, p25, p75, len(values))
 
@@ -42,8 +45,8 @@ class Figures:
     name: str
     decode: Spread | None
     ttft: Spread | None
-    prefill: dict[int, Spread]
-    load: Spread
+    prefill: dict[int, Spread | None]
+    load: Spread | None
     load_peak: int
     peak: int
     weight_bytes: int | None
@@ -53,15 +56,15 @@ class Figures:
     slower_prefill: dict[int, Spread]
     equal_tokens: int | None
     about: dict
-    after: dict[int, Spread]  # decode rate by the tokens of context before it
-    batches: dict[int, Spread]  # tokens per second of all questions together, by the number of questions
+    after: dict[int, Spread | None]  # decode rate by the tokens of context before it
+    batches: dict[int, Spread | None]  # tokens per second of all questions together, by the number of questions
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
 def bandwidth(results: Results) -> Spread:
-    return spread(results.bandwidths)
+    return _spread(results.bandwidths)
 
 
 def figures(results: Results, base: str, exact: str = "fp32") -> dict[str, Figures]:
@@ -122,7 +125,7 @@ def _figures(results: Results, name: str, base: str, exact: str) -> Figures:
     )
 
 
-def _of(lines: list[dict], kind: str):
+def _of(lines: list[dict], kind: str) -> Iterator[dict]:
     return (line for line in lines if line["kind"] == kind)
 
 

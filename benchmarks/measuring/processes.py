@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from itrex_chat.foundation.places import PACKAGE
 
@@ -26,7 +27,7 @@ class Made:
     peak: int
 
 
-def start(command: list, variables: dict[str, str], folder: Path | str = HERE, **streams) -> subprocess.Popen:
+def start(command: list, variables: dict[str, str], folder: Path | str = HERE, **streams: Any) -> subprocess.Popen[str]:
     """Start a command in `folder`. Should the memory run out, it goes first."""
     paths = (
         [HERE, PACKAGE.parent] if str(command[0]) == sys.executable else [HERE]
@@ -43,13 +44,13 @@ def start(command: list, variables: dict[str, str], folder: Path | str = HERE, *
     )
 
 
-def convert(command: list, variables: dict[str, str] = {}) -> Made:
+def convert(command: list, variables: dict[str, str] | None = None) -> Made:
     """Run a converter to its end. Raises Unavailable with the last line that it wrote."""
     began = time.perf_counter()
-    process = start(command, variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = start(command, variables or {}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     name = " ".join(Path(part).name for part in map(str, command))
     try:
-        output = process.stdout.read()
+        output = process.stdout.read() if process.stdout else ""
         _pid, status, usage = os.wait4(process.pid, 0)
     except BaseException:
         process.kill()

@@ -26,8 +26,10 @@ class Chapter:
         return any(part.interrupted for part in (self.main, self.contexts, self.batches) if part)
 
     def as_dict(self) -> dict:
-        def part(results: Results | None):
-            return results and {
+        def part(results: Results | None) -> dict | None:
+            if results is None:
+                return None
+            return {
                 "bandwidth": bandwidth(results).__dict__ if results.bandwidths else None,
                 "bandwidths": results.bandwidths,
                 "disturbances": results.disturbances,
@@ -36,9 +38,11 @@ class Chapter:
                 "lines": results.lines,
             }
 
-        quantization = self.quantization and {
-            title: made if isinstance(made, str) else vars(made) for title, made in self.quantization.items()
-        }
+        quantization = None
+        if self.quantization is not None:
+            quantization = {
+                title: made if isinstance(made, str) else vars(made) for title, made in self.quantization.items()
+            }
         formats = {name: vars(made) for name, made in self.formats.items()}
         return {
             "model": self.main.model,
@@ -94,7 +98,7 @@ def _chapter(chapter: Chapter) -> list[str]:
     ):
         if part and (found := figures(part, BASE)):
             sizes = list(values(next(iter(found.values()))))
-            columns = [(str(size), lambda figure, size=size: _rate(values(figure).get(size))) for size in sizes]
+            columns = [(str(size), _rate_at(values, size)) for size in sizes]
             lines += ["", f"### {title}", "", *_table(found, columns)]
     if chapter.quantization:
         lines += ["", "### Quantization", "", "| | seconds | peak memory |", "|---|---:|---:|"]
@@ -122,8 +126,8 @@ def _rest(found: dict[str, Figures]) -> list[Column]:
     columns: list[Column] = []
     for length in next(iter(found.values())).prefill:
         columns += [
-            (f"prefill {length} tok/s", lambda f, length=length: _rate(f.prefill.get(length))),
-            ("our INT4 is … times as fast", lambda f, length=length: _format(f.slower_prefill.get(length), ".2f")),
+            (f"prefill {length} tok/s", _rate_at(lambda f: f.prefill, length)),
+            ("our INT4 is … times as fast", _ratio_at(length)),
         ]
     return columns + [
         ("TTFT s", lambda f: _format(f.ttft, ".2f")),
@@ -132,6 +136,14 @@ def _rest(found: dict[str, Figures]) -> list[Column]:
         ("at load", lambda f: _giga(f.load_peak)),
         ("kernel", lambda f: f.about.get("kernel", "")),
     ]
+
+
+def _rate_at(values: Callable[[Figures], dict[int, Spread | None]], size: int) -> Callable[[Figures], str]:
+    return lambda figure: _rate(values(figure).get(size))
+
+
+def _ratio_at(length: int) -> Callable[[Figures], str]:
+    return lambda figure: _format(figure.slower_prefill.get(length), ".2f")
 
 
 def _table(found: dict[str, Figures], columns: list[Column]) -> list[str]:
@@ -149,10 +161,10 @@ def _bytes_alone(found: dict[str, Figures]) -> list[str]:
     """INT4 beside the dense variants of the same program, and what their bytes would predict."""
     base = found.get(BASE)
     return [
-        f"- INT4 decodes {found[name].slower.median:.2f} × as fast as {name.upper()}; bytes alone predict "
-        f"{found[name].weight_bytes / base.weight_bytes:.2f} ×."
+        f"- INT4 decodes {dense.slower.median:.2f} × as fast as {name.upper()}; bytes alone predict "
+        f"{dense.weight_bytes / base.weight_bytes:.2f} ×."
         for name in ("bf16", "fp32")
-        if base and name in found and found[name].slower
+        if base and base.weight_bytes and (dense := found.get(name)) and dense.slower and dense.weight_bytes
     ]
 
 

@@ -129,7 +129,7 @@ def _round(
             continue
         seconds = time.perf_counter() - started
         others = (_busy() - busy) - (_children() - own)
-        results.disturbances.append(max(0.0, others / seconds / os.cpu_count()))
+        results.disturbances.append(max(0.0, others / seconds / (os.cpu_count() or 1)))
         print(
             f"{results.model}, round {number + 1} of {rounds}: {contestant.title}, {seconds:.0f} s",
             file=sys.stderr,

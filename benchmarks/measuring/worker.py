@@ -12,8 +12,9 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 WARM_UP = 8  # tokens
 
@@ -52,12 +53,12 @@ class Stopwatch:
         return Answer(self._tokens, first - self._started, (last - first) / others if others else None)
 
 
-def serve(load) -> None:
+def serve(load: Callable[[], Callable[..., Any]]) -> None:
     """Do the job on standard input with the engine class that `load()` imports."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print to standard output what they like
 
-    def tell(kind: str, **values) -> None:
+    def tell(kind: str, **values: Any) -> None:
         print(json.dumps({"kind": kind} | values), file=out)
 
     try:
@@ -68,7 +69,7 @@ def serve(load) -> None:
         sys.exit(1)
 
 
-def work(job: dict, load, tell) -> None:
+def work(job: dict, load: Callable[[], Callable[..., Any]], tell: Callable[..., None]) -> None:
     started = time.perf_counter()
     engine_class = load()
     imported = time.perf_counter()

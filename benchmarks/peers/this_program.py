@@ -1,5 +1,6 @@
 """This project's variants. Options: `variant`, and `recipe` as plain values."""
 
+import copy
 import time
 
 from measuring.worker import Answer, serve
@@ -10,26 +11,21 @@ def load():
 
     from itrex_chat.foundation import machine
     from itrex_chat.generation.loop import generate
+    from itrex_chat.generation.response import Response
     from itrex_chat.neuralchat.chatbot import load_chatbot
     from itrex_chat.settings import recipe as recipes
     from itrex_chat.settings.generation import GenerationConfig
 
-    class Endless:
-        """The tokenizer, but nothing ends an answer."""
-
-        stop_ids = frozenset()
-
-        def __init__(self, tokenizer):
-            self.decode, self.strips_newline = tokenizer.decode, tokenizer.strips_newline
-
     class Engine:
         def __init__(self, model, threads, context, variant, recipe):
             self._chatbot = load_chatbot(recipes.from_dict(recipe), variant)
-            self._decoder, self._tokenizer = self._chatbot.decoder, Endless(self._chatbot.session.tokenizer)
+            self._decoder, self._tokenizer = self._chatbot.decoder, copy.copy(self._chatbot.session.tokenizer)
+            self._tokenizer.stop_ids = frozenset()  # nothing ends an answer
 
         def generate(self, ids, count):
             config = GenerationConfig(max_new_tokens=count, prompt_lookup=False)
             *_pieces, response = generate(self._decoder, self._tokenizer, ids, config)
+            assert isinstance(response, Response)  # the last of what it yields
             return Answer(response.token_ids, response.ttft, response.tpot)
 
         def batch(self, ids, size, count):

@@ -1,5 +1,7 @@
 """transformers' `generate` with a stopwatch, for the contestants that build on it."""
 
+from typing import Any
+
 import torch
 from measuring.worker import Answer, Stopwatch
 from transformers import GenerationConfig
@@ -22,7 +24,7 @@ class _Tokens(BaseStreamer):
 
 
 @torch.inference_mode()
-def greedy(model, ids: list[int], count: int) -> Answer:
+def greedy(model: Any, ids: list[int], count: int) -> Answer:
     """`count` tokens; no token ends the answer, since the configuration names none."""
     tokens, prompt = _Tokens(), torch.tensor([ids])
     model.generate(

@@ -6,12 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from itrex_chat.artifacts import manifest as manifests
+from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.sources.digests import sha256
+
+if TYPE_CHECKING:  # torch is not needed to see what is in the cache
+    import torch
+
+    from itrex_chat.architecture.config import DecoderConfig
+    from itrex_chat.quantization.tensor import QuantizedTensor
 
 HASHING_THREADS = 4
 LARGE = 4 << 20  # bytes
@@ -23,7 +30,9 @@ class Artifact:
 
     folder: Path
     manifest: dict
-    _file: tuple | None = field(default=None, repr=False)  # the weight file read last: tensors are read in its order
+    _file: tuple[Path, Any] | None = field(
+        default=None, repr=False
+    )  # the weight file read last: tensors are read in its order
 
     @classmethod
     def open(cls, folder: Path) -> "Artifact":
@@ -71,7 +80,7 @@ class Artifact:
     def verify(self) -> None:
         """Read everything and compare digests. Raises ArtifactError naming the damaged file."""
 
-        def check(item):
+        def check(item: tuple[str, dict]) -> None:
             name, recorded = item
             if sha256(self.folder / name) != recorded["sha256"]:
                 raise ArtifactError(
@@ -93,8 +102,8 @@ class Artifact:
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
 
     @cached_property
-    def decoder(self):
-        """Its DecoderConfig, as it was read from the checkpoint."""
+    def decoder(self) -> "DecoderConfig":
+        """As it was read from the checkpoint."""
         from itrex_chat.architecture.config import from_stored
 
         return from_stored(self.manifest["decoder"])
@@ -102,11 +111,11 @@ class Artifact:
     def has(self, name: str) -> bool:
         return name in self.manifest["tensors"]
 
-    def tensor(self, name: str):
+    def tensor(self, name: str) -> "torch.Tensor":
         """A stored tensor by its name in the file."""
         return self._mapped(name).clone()
 
-    def _mapped(self, name: str):
+    def _mapped(self, name: str) -> "torch.Tensor":
         """A stored tensor in the file itself, whose pages take memory as long as the tensor lives."""
         from safetensors import safe_open
 
@@ -118,8 +127,8 @@ class Artifact:
             self._file = None  # so that the pages go with the tensor
         return tensor
 
-    def matrix(self, name: str):
-        """The matrix of a module: a QuantizedTensor, to be packed and let go, or a plain tensor where it was left alone."""
+    def matrix(self, name: str) -> "QuantizedTensor | torch.Tensor":
+        """The matrix of a module: quantized, to be packed and let go, or a plain tensor where it was left alone."""
         from itrex_chat.quantization.tensor import QuantizedTensor
 
         if name not in self.manifest["matrices"]:

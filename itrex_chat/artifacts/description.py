@@ -14,7 +14,7 @@ def transformers_config(config: dict, quantization: Quantization, treatments: li
     is stored apart from the embedding, whatever the model did. float32, so
     that other programs compute what they do not quantize as this one does.
     """
-    extra = {}
+    extra: dict[str, dict[str, object]] = {}
     for treatment in treatments:
         if treatment.spec.role not in ("linear", "head"):
             continue

@@ -1,11 +1,11 @@
 """The manifest of an artifact, and the key that says what is in it."""
 
-import hashlib
 import json
 from importlib.metadata import version
 from pathlib import Path
 
 from itrex_chat.foundation import files
+from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Quantization
@@ -18,7 +18,7 @@ LARGEST = 16 << 20  # bytes
 
 def key_of(quantization: Quantization, digests: dict[str, str]) -> str:
     """The digest of all that determines an artifact's content: source files, quantization and numerics."""
-    return _digest(
+    return sha256_of_json(
         {
             "format": FORMAT_VERSION,
             "numerics": NUMERICS_VERSION,
@@ -42,7 +42,7 @@ def content_settings(quantization: Quantization) -> dict:
 
 
 def write(folder: Path, manifest: dict) -> None:
-    files.write_json(folder / FILE, manifest | {"digest": _digest(manifest)})
+    files.write_json(folder / FILE, manifest | {"digest": sha256_of_json(manifest)})
 
 
 def read(folder: Path) -> dict:
@@ -52,7 +52,7 @@ def read(folder: Path) -> dict:
         if path.stat().st_size > LARGEST:
             raise ValueError
         manifest = json.loads(path.read_text("utf-8"))
-        if manifest.pop("digest") != _digest(manifest):
+        if manifest.pop("digest") != sha256_of_json(manifest):
             raise ValueError
     except FileNotFoundError:
         raise ArtifactError(_("{path} is missing: the artifact is not complete.", path=path)) from None
@@ -69,7 +69,3 @@ def read(folder: Path) -> dict:
             )
         )
     return manifest
-
-
-def _digest(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -26,6 +26,7 @@ from itrex_chat.artifacts.store import PARTIAL
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
 from itrex_chat.foundation import files, progress
+from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.machine import peak_memory
@@ -35,7 +36,6 @@ from itrex_chat.quantization.statistics import Statistics, summarize
 from itrex_chat.quantization.stream import artifact_tensors
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import Source
-from itrex_chat.sources.digests import sha256
 
 PROGRESS = "progress.json"
 SPARE = 64 << 20  # bytes that must stay free on the disk
@@ -162,7 +162,7 @@ def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: 
     number = 0
     with progress.bar(_("quantizing"), total) as bar:
         for name, shard in names:
-            tensors = {}
+            tensors: dict[str, torch.Tensor] = {}
             for treatment in shard:
                 number += 1
                 bar.set_postfix_str(
@@ -225,7 +225,7 @@ def _file_names(treatments: list[Treatment]) -> list[tuple[str, list[Treatment]]
 
 def _homes(treatments: list[Treatment]) -> dict[str, str]:
     """The file of each stored tensor."""
-    homes = {}
+    homes: dict[str, str] = {}
     for name, part in _file_names(treatments):
         for treatment in part:
             suffixes = (".qweight", ".qzeros", ".scales") if treatment.bits else ("",)

@@ -9,6 +9,7 @@ does the same, so that prompts are the published model's, id for id;
 import re
 from pathlib import Path
 
+from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import read_file, sentencepiece
 from itrex_chat.settings.recipe import Chat
 
@@ -29,7 +30,7 @@ class Baichuan2Tokenizer:
         self._special = {"<unk>": self._pieces.unk_id(), "<s>": self._pieces.bos_id(), "</s>": self._pieces.eos_id()}
         self.stop_ids = frozenset((self._pieces.eos_id(), USER, ASSISTANT))
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         if self._chat.control_text == "literal":
             return self._literally(text)
         return [
@@ -39,10 +40,11 @@ class Baichuan2Tokenizer:
             for token in ([self._special[part]] if part in self._special else self._pieces.encode(part))
         ]
 
-    def decode(self, ids):
+    def decode(self, ids: list[int]) -> str:
         """As the published tokenizer: a special token is written out, with a space before what precedes it."""
         names = {token: name for name, token in self._special.items()}
-        text, pending = "", []
+        text = ""
+        pending: list[int] = []
         for position, token in enumerate(ids):
             if token in names:
                 space = " " if position and ids[position - 1] not in names else ""
@@ -51,7 +53,7 @@ class Baichuan2Tokenizer:
                 pending.append(token)
         return text + self._pieces.decode(pending)
 
-    def prompt(self, messages):
+    def prompt(self, messages: list[Message]) -> list[int]:
         system = self._chat.system
         if messages[0].role == "system":
             system, messages = messages[0].content, messages[1:]
@@ -60,12 +62,13 @@ class Baichuan2Tokenizer:
             ids += [USER if message.role == "user" else ASSISTANT, *self.encode(message.content)]
         return [*ids, ASSISTANT]
 
-    def files(self):
+    def files(self) -> dict[str, bytes]:
         return {"tokenizer.model": self._content}
 
     def _literally(self, text: str) -> list[int]:
         """Encode what looks like a control token in two halves, so that the vocabulary cannot see it."""
-        ids, start = [], 0
+        ids: list[int] = []
+        start = 0
         for match in CONTROL.finditer(text):
             ids += self._pieces.encode(text[start : match.end()])
             start = match.end()

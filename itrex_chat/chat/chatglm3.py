@@ -21,13 +21,13 @@ class ChatGLM3Tokenizer:
         self._control = {name: self._pieces.vocab_size() + number for number, name in enumerate(CONTROLS)}
         self.stop_ids = frozenset((self._pieces.eos_id(), self._control["<|user|>"], self._control["<|observation|>"]))
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         return self._pieces.encode(text)
 
-    def decode(self, ids):
+    def decode(self, ids: list[int]) -> str:
         return self._pieces.decode([token for token in ids if token < self._pieces.vocab_size()])
 
-    def prompt(self, messages):
+    def prompt(self, messages: list[Message]) -> list[int]:
         if self._chat.system and messages[0].role != "system":
             messages = [Message("system", self._chat.system), *messages]
         ids = [self._control["[gMASK]"], self._control["sop"]]
@@ -35,5 +35,5 @@ class ChatGLM3Tokenizer:
             ids += [self._control[f"<|{message.role}|>"], *self.encode("\n"), *self.encode(message.content)]
         return [*ids, self._control["<|assistant|>"]]
 
-    def files(self):
+    def files(self) -> dict[str, bytes]:
         return {"tokenizer.model": self._content}

@@ -12,6 +12,7 @@ import json
 import secrets
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
@@ -20,6 +21,9 @@ from itrex_chat.chat.vocabulary import read_file
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Chat
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|user|>", "<|observation|>")
 TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
@@ -47,14 +51,14 @@ class FastTokenizer:
         self._added = {token.content: token for token in self._tokenizer.get_added_tokens_decoder().values()}
         self.stop_ids = frozenset(stop_ids | self._turn_ends())
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         tokenizer = self._literal if any(name in text for name in self._added) else self._tokenizer
         return tokenizer.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids):
+    def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
-    def prompt(self, messages):
+    def prompt(self, messages: list[Message]) -> list[int]:
         if self._chat.system and messages[0].role != "system":
             messages = [Message("system", self._chat.system), *messages]
         if not any(name in message.content for name in self._added for message in messages):
@@ -67,7 +71,7 @@ class FastTokenizer:
             text = text.replace(mask, name)
         return self._literal.encode(text, add_special_tokens=False).ids
 
-    def files(self):
+    def files(self) -> dict[str, bytes]:
         settings = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "chat_template": self._template,
@@ -116,7 +120,7 @@ class FastTokenizer:
         }
         if eos := self._named.get("eos_token"):
             ids.add(self._tokenizer.token_to_id(eos))
-        return ids - {None}
+        return {token for token in ids if token is not None}
 
     @functools.cached_property
     def _secret_names(self) -> dict[str, str]:
@@ -192,7 +196,7 @@ def _template(folder: Path, settings: dict) -> str:
 
 
 def _stop_ids(folder: Path) -> set[int]:
-    ids = set()
+    ids: set[int] = set()
     for name in ("config.json", "generation_config.json"):
         value = _json(folder, name).get("eos_token_id")
         ids |= {token for token in (value if isinstance(value, list) else [value]) if type(token) is int}
@@ -211,20 +215,20 @@ def _json(folder: Path, name: str) -> dict:
     return content
 
 
-def _token_text(value) -> str | None:
+def _token_text(value: object) -> str | None:
     """A token is written as its text or as an object that has it."""
     value = value.get("content") if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
 
 
 @functools.cache
-def _compiled(template: str):
+def _compiled(template: str) -> "Template":
     """The template in transformers' conventions, in a sandbox."""
     from jinja2 import TemplateError
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    def refuse(message):
+    def refuse(message: str) -> None:
         raise TemplateError(message)
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])

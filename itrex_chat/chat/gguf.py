@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 
 from itrex_chat.chat.fast import FastTokenizer
 from itrex_chat.foundation.errors import TokenizerError
@@ -42,7 +42,7 @@ def tokenizer_from_gguf(path: Path, chat: Chat) -> FastTokenizer:
     return FastTokenizer(_converted(path, metadata).to_str().encode(), template, named, stop_ids, chat)
 
 
-def _converted(path: Path, metadata: dict):
+def _converted(path: Path, metadata: dict) -> Tokenizer:
     """The tokenizer, built by transformers from the vocabulary and merges in the file."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import (
         GGUF_PRE_TOKENIZER_SPLITS,

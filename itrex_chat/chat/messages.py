@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.foundation.language import _
@@ -20,7 +21,8 @@ def as_messages(given: Iterable) -> list[Message]:
     messages = []
     for entry in given:
         if isinstance(entry, dict):
-            entry = Message(entry.get("role"), entry.get("content"))
+            fields: dict[str, Any] = {name: entry.get(name) for name in ("role", "content")}
+            entry = Message(**fields)
         if not isinstance(entry, Message) or entry.role not in ROLES or not isinstance(entry.content, str):
             raise GenerationError(
                 _(

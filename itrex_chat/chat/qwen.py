@@ -31,17 +31,17 @@ class QwenTokenizer:
         self._end_of_text, self._start, self._end = self._words, self._words + 1, self._words + 2
         self.stop_ids = frozenset((self._end_of_text, self._start, self._end))
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         return self._encoding.encode_ordinary(unicodedata.normalize("NFC", text))
 
-    def decode(self, ids):
+    def decode(self, ids: list[int]) -> str:
         return self._encoding.decode([token for token in ids if token < self._words], errors="replace")
 
-    def prompt(self, messages):
+    def prompt(self, messages: list[Message]) -> list[int]:
         if messages[0].role != "system":
             messages = [Message("system", self._system), *messages]
         newline = self.encode("\n")
-        ids = []
+        ids: list[int] = []
         for message in messages:
             ids += [
                 self._start,
@@ -53,5 +53,5 @@ class QwenTokenizer:
             ]
         return [*ids, self._start, *self.encode("assistant"), *newline]
 
-    def files(self):
+    def files(self) -> dict[str, bytes]:
         return {FILE: self._content}

@@ -1,6 +1,10 @@
 """Text of an answer while its tokens arrive, never half a character."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from itrex_chat.chat import ChatTokenizer
 
 REPLACEMENT = "\ufffd"
 LONGEST_UNFINISHED = 3  # a character has at most four bytes, so at most three await the rest
@@ -46,7 +50,7 @@ class TextStream:
         return piece
 
 
-def token_pieces(tokenizer: "ChatTokenizer", ids: list[int]) -> list[str]:  # noqa: F821
+def token_pieces(tokenizer: "ChatTokenizer", ids: list[int]) -> list[str]:
     """The text that each token of an answer adds; a character belongs to the token that completes it."""
     stream = TextStream(tokenizer.decode, tokenizer.strips_newline)
     pieces = [stream.add(token) for token in ids]

@@ -17,7 +17,7 @@ from itrex_chat.architecture.config import DecoderConfig, from_transformers
 from itrex_chat.architecture.layout import EMBEDDING, HEAD, TensorSpec, tensors
 from itrex_chat.checkpoints import gguf
 from itrex_chat.checkpoints.families import Family, Origin, family_of
-from itrex_chat.checkpoints.storage import SafetensorsFiles, Storage, open_storage
+from itrex_chat.checkpoints.storage import GgufFiles, SafetensorsFiles, Storage, open_storage
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.sources import Source
@@ -79,8 +79,9 @@ class Checkpoint:
 
     def file_of(self, name: str) -> Path | None:
         """The safetensors file that holds a tensor under this name just as it is; None where there is none."""
-        plain = self._origins[name] == Origin(name) and isinstance(self._storage, SafetensorsFiles)
-        return self._storage.home(name) if plain else None
+        if self._origins[name] == Origin(name) and isinstance(self._storage, SafetensorsFiles):
+            return self._storage.home(name)
+        return None
 
     def slabs(self, spec: TensorSpec, size: int) -> Iterator[tuple[int, int, torch.Tensor]]:
         """A tensor in parts of about `size` values: first row, row behind the last, and the rows."""
@@ -100,7 +101,7 @@ class Checkpoint:
 def open_checkpoint(source: Source) -> Checkpoint:
     """The model in `source`. Raises CheckpointError naming what is missing, damaged or unknown."""
     storage = open_storage(source.format, source.weights)
-    if source.format == "gguf":
+    if isinstance(storage, GgufFiles):
         family = gguf.family(storage.metadata)
         config = gguf.transformers_config(storage.metadata, storage.shapes)
         if config["rope_parameters"]["rope_type"] == "llama3":

@@ -4,6 +4,10 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Weights that
 were quantized are dequantized as they are read.
 """
 
+from typing import Any
+
+import torch
+
 from itrex_chat.architecture.config import ARCHITECTURES, DecoderConfig
 from itrex_chat.architecture.layout import EMBEDDING, HEAD
 from itrex_chat.checkpoints.families import Family, Origin
@@ -49,7 +53,7 @@ def transformers_config(metadata: dict, shapes: dict[str, tuple[int, ...]]) -> d
     """The `config.json` of the transformers architecture that the file holds. Raises CheckpointError."""
     kind = metadata["general.architecture"]
 
-    def value(key: str, default=None):
+    def value(key: str, default: Any = None) -> Any:
         found = metadata.get(f"{kind}.{key}", default)
         if found is None:
             raise CheckpointError(_("The GGUF file has no {key} in its metadata.", key=f"{kind}.{key}"))
@@ -86,7 +90,7 @@ def transformers_config(metadata: dict, shapes: dict[str, tuple[int, ...]]) -> d
     }
 
 
-def llama3_scaling(factors) -> dict:
+def llama3_scaling(factors: torch.Tensor) -> dict:
     """The Llama 3 scaling whose per-pair divisors are the file's `rope_freqs.weight` (the largest is the factor)."""
     return LLAMA3_SCALING | {"factor": float(factors.max())}
 

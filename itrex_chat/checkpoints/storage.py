@@ -7,8 +7,9 @@ process again and reading a model of any size takes the memory of one slab.
 
 import pickle
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
-from itrex_chat.sources.gguf_header import read_header
+from itrex_chat.sources.gguf_header import TensorPlace, read_header
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -38,11 +39,13 @@ class SafetensorsFiles:
     """Tensors in one or several safetensors files."""
 
     def __init__(self, paths: tuple[Path, ...]):
-        self.shapes, self._homes, self._dtypes = {}, {}, {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._homes: dict[str, Path] = {}
+        self._dtypes: dict[str, torch.dtype | str] = {}
         for path in paths:
             try:
                 with safe_open(path, "pt") as file:
-                    for name in file.keys():
+                    for name in file.keys():  # noqa: SIM118  a safe_open has keys but is not iterable
                         _refuse_twice(name, path, self._homes)
                         part = file.get_slice(name)
                         self.shapes[name], self._homes[name] = tuple(part.get_shape()), path
@@ -50,10 +53,10 @@ class SafetensorsFiles:
             except (SafetensorError, OSError) as error:
                 raise _damaged(path, error) from None
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> torch.dtype:
         return _float(self._dtypes[name], name, self._homes[name])
 
-    def rows(self, name, start, stop):
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         self.dtype(name)
         try:
             with safe_open(self._homes[name], "pt") as file:
@@ -66,7 +69,7 @@ class SafetensorsFiles:
         with safe_open(self._homes[name], "pt") as file:
             return self._homes[name] if (file.metadata() or {}).get("format") == "pt" else None
 
-    def description(self):
+    def description(self) -> str:
         return _stored_as(self._dtypes.values())
 
 
@@ -74,20 +77,22 @@ class PickleFiles:
     """Tensors in one or several `.bin` files, unpickled with `weights_only` and nothing else."""
 
     def __init__(self, paths: tuple[Path, ...]):
-        self.shapes, self._homes, self._dtypes = {}, {}, {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._homes: dict[str, Path] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
         for path in paths:
             for name, tensor in _unpickle(path).items():
                 _refuse_twice(name, path, self._homes)
                 self.shapes[name], self._homes[name], self._dtypes[name] = tuple(tensor.shape), path, tensor.dtype
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> torch.dtype:
         return _float(self._dtypes[name], name, self._homes[name])
 
-    def rows(self, name, start, stop):
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         self.dtype(name)
         return _unpickle(self._homes[name])[name][start:stop].clone(memory_format=torch.contiguous_format)
 
-    def description(self):
+    def description(self) -> str:
         return _stored_as(self._dtypes.values())
 
 
@@ -95,7 +100,9 @@ class GgufFiles:
     """Tensors in one GGUF file or all parts of a split one, dequantized to float32 by the gguf package."""
 
     def __init__(self, paths: tuple[Path, ...]):
-        self.metadata, self._places, self._homes = {}, {}, {}
+        self.metadata: dict[str, Any] = {}
+        self._places: dict[str, TensorPlace] = {}
+        self._homes: dict[str, Path] = {}
         for path in paths:
             metadata, places = read_header(path)
             self.metadata = metadata | self.metadata  # the first part of a split file has it all
@@ -104,10 +111,10 @@ class GgufFiles:
                 self._places[name], self._homes[name] = place, path
         self.shapes = {name: place.shape for name, place in self._places.items()}
 
-    def dtype(self, name):
+    def dtype(self, name: str) -> torch.dtype:
         return torch.float32
 
-    def rows(self, name, start, stop):
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         import gguf
 
         place = self._places[name]
@@ -129,7 +136,7 @@ class GgufFiles:
             ) from None
         return torch.from_numpy(np.array(values, np.float32)).reshape(stop - start, *place.shape[1:])
 
-    def description(self):
+    def description(self) -> str:
         """The commonest storage type of the matrices, such as "GGUF Q4_K"."""
         import gguf
 
@@ -138,7 +145,12 @@ class GgufFiles:
 
 
 def open_storage(format: str, paths: tuple[Path, ...]) -> Storage:
-    return {"safetensors": SafetensorsFiles, "bin": PickleFiles, "gguf": GgufFiles}[format](paths)
+    kinds: dict[str, Callable[[tuple[Path, ...]], Storage]] = {
+        "safetensors": SafetensorsFiles,
+        "bin": PickleFiles,
+        "gguf": GgufFiles,
+    }
+    return kinds[format](paths)
 
 
 def _unpickle(path: Path) -> dict[str, torch.Tensor]:
@@ -175,8 +187,8 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(_("{path} is damaged or truncated ({reason}); download it again.", path=path, reason=reason))
 
 
-def _float(dtype, name: str, path: Path) -> torch.dtype:
-    if dtype not in FLOATS:
+def _float(dtype: torch.dtype | str, name: str, path: Path) -> torch.dtype:
+    if isinstance(dtype, str) or dtype not in FLOATS:
         raise CheckpointError(
             _(
                 "{path}: the tensor {name} is stored as {dtype}; only float32, float16 and bfloat16 "
@@ -189,7 +201,7 @@ def _float(dtype, name: str, path: Path) -> torch.dtype:
     return dtype
 
 
-def _stored_as(dtypes) -> str:
+def _stored_as(dtypes: Iterable[torch.dtype | str]) -> str:
     """The commonest dtype, such as "bfloat16"."""
-    dtypes = [str(dtype).removeprefix("torch.") for dtype in dtypes]
-    return max(set(dtypes), key=dtypes.count) if dtypes else "empty"
+    names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+    return max(set(names), key=names.count) if names else "empty"

@@ -7,13 +7,13 @@ from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 
 
-def did_you_mean(word, known: Iterable) -> str:
+def did_you_mean(word: object, known: Iterable[object]) -> str:
     """ " Did you mean X?" for the known name closest to `word`, or nothing."""
     close = difflib.get_close_matches(str(word), [str(name) for name in known], n=1)
     return _(" Did you mean {name}?", name=close[0]) if close else ""
 
 
-def one_of(key: str, value, choices: Iterable, error: type[Exception] = RecipeError) -> None:
+def one_of(key: str, value: object, choices: Iterable[object], error: type[Exception] = RecipeError) -> None:
     """Raise `error` unless `value` is one of `choices`."""
     if isinstance(value, bool) or value not in (choices := tuple(choices)):
         raise error(

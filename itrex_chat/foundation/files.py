@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, "utf-8")
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 

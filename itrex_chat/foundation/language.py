@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import resources
 
 import yaml
@@ -18,7 +18,7 @@ LANGUAGES = ("en", "zh")
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("language", default=None)
 
 
-def user_language(environ=os.environ) -> str:
+def user_language(environ: Mapping[str, str] = os.environ) -> str:
     """The language to speak: ITREX_CHAT_LANG, else the locale's, else English."""
     for variable in ("ITREX_CHAT_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         if value := environ.get(variable, ""):
@@ -50,6 +50,6 @@ def spoken_language() -> str:
     return _chosen.get() or user_language()
 
 
-def _(text: str, /, **fields) -> str:
+def _(text: str, /, **fields: object) -> str:
     """`text` in the user's language with its `{fields}` filled in."""
     return catalogue(_chosen.get() or user_language()).get(text, text).format(**fields)

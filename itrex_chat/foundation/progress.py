@@ -1,11 +1,12 @@
 """One progress bar for all long work: what is done, the rate and the time left, on standard error."""
 
 import sys
+from typing import Any
 
 from tqdm import tqdm
 
 
-def bar(description: str, total: int | None, unit: str = "B", **options) -> tqdm:
+def bar(description: str, total: int | None, unit: str = "B", **options: Any) -> tqdm:
     """A bar over `total` units; bytes are scaled. Redirected, it prints a line now and then."""
     interactive = sys.stderr.isatty()
     scaled = unit == "B"

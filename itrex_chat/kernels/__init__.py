@@ -23,10 +23,17 @@ from itrex_chat.quantization.tensor import QuantizedTensor
 class PackedWeight(Protocol):
     """A matrix [out, in] in a kernel's own layout."""
 
-    in_features: int
-    out_features: int
-    bits: int
-    compute_dtype: str
+    @property
+    def in_features(self) -> int: ...
+
+    @property
+    def out_features(self) -> int: ...
+
+    @property
+    def bits(self) -> int: ...
+
+    @property
+    def compute_dtype(self) -> str: ...
 
     def matmul(self, x: torch.Tensor) -> torch.Tensor:
         """x float32 [rows, in] times the matrix transposed: float32 [rows, out]."""

@@ -5,6 +5,7 @@ import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
@@ -21,19 +22,19 @@ class ArkWeight:
     out_features: int
     bits: int
     compute_dtype: str
-    settings: tuple
+    settings: tuple[int, str, str, str, bool]  # group size, compute type, weight type, scale type, asymmetric
 
-    def matmul(self, x):
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
         out = torch.empty(x.shape[0], self.out_features)
         _library().woqgemm(
             x.contiguous(), self.blob, _no_bias(), self.out_features, self.in_features, *self.settings, out=out
         )
         return out
 
-    def dequantize(self):
+    def dequantize(self) -> torch.Tensor:
         return _library().unpack_weight(self.blob, torch.float32, self.out_features, self.in_features, *self.settings)
 
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self.blob.nbytes
 
 
@@ -41,15 +42,15 @@ class Ark:
     name = "ark"
     packing_bytes = 5  # the matrix as stored, its integers, and their copies
 
-    def missing(self):
+    def missing(self) -> str | None:
         if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
             return _("the processor has no AVX2")
         return _library_problem()
 
-    def detail(self):
+    def detail(self) -> str:
         return torch.backends.cpu.get_cpu_capability().lower()
 
-    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype):
+    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype: str) -> ArkWeight:
         weight = concatenated(parts)
         integers = weight.integers()  # contiguous: of another layout it takes the address of a copy, and frees it
         settings = (weight.group_size, compute_dtype, f"int{weight.bits}", "fp32", False)
@@ -58,12 +59,12 @@ class Ark:
         )
         return ArkWeight(blob, weight.in_features, weight.out_features, weight.bits, compute_dtype, settings)
 
-    def bytes_per_weight(self, bits, group_size):
+    def bytes_per_weight(self, bits: int, group_size: int) -> float:
         return bits / 8 + 8 / group_size  # scales and, for int8 activations, sums, both float32
 
 
 @functools.cache
-def _library():
+def _library() -> ModuleType:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load
         import auto_round_kernel
     return auto_round_kernel

@@ -36,7 +36,9 @@ class NativeWeight:
             bias=native.address(bias),
         )
 
-    def matmul(self, x, bias=None, out=None):
+    def matmul(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """With a bias, and into `out` [rows, out], whose rows may lie apart, where they are given."""
         x = x.contiguous()
         out = torch.empty(x.shape[0], self.out_features) if out is None else out
@@ -52,7 +54,7 @@ class NativeWeight:
             raise MemoryError
         return out
 
-    def gated(self, x, bias, gate_up, out):
+    def gated(self, x: torch.Tensor, bias: torch.Tensor | None, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         """SwiGLU of the product, whose outputs are the gate and then as many others: `out`, float32 [rows, out/2].
 
         `gate_up`, float32 [rows, out], is there to be used.
@@ -68,12 +70,12 @@ class NativeWeight:
         ):
             raise MemoryError
 
-    def dequantize(self):
+    def dequantize(self) -> torch.Tensor:
         out = torch.empty(self.out_features, self.in_features)
         native.library().itrex_unpack(byref(self.linear()), out.data_ptr(), torch.get_num_threads())
         return out
 
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self.blob.nbytes
 
 
@@ -81,13 +83,13 @@ class Native:
     name = "native"
     packing_bytes = 1  # the matrix as stored
 
-    def missing(self):
+    def missing(self) -> str | None:
         return native.missing()
 
-    def detail(self):
+    def detail(self) -> str:
         return native.instructions()
 
-    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype):
+    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype: str) -> NativeWeight:
         native.instructions()
         first = parts[0]
         weight = NativeWeight(
@@ -129,7 +131,7 @@ class Native:
             blob, weight.in_features, weight.out_features, weight.bits, weight.group_size, compute_dtype
         )
 
-    def bytes_per_weight(self, bits, group_size):
+    def bytes_per_weight(self, bits: int, group_size: int) -> float:
         return bits / 8 + 2 / group_size
 
 

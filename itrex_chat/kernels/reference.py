@@ -1,5 +1,6 @@
 """The definition of the product, in plain PyTorch. Slow; runs anywhere."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ class ReferenceWeight:
     def out_features(self) -> int:
         return self.weight.out_features
 
-    def matmul(self, x):
+    def matmul(self, x: torch.Tensor) -> torch.Tensor:
         product = {"int8": _int8_product, "bf16": _bf16_product, "fp32": _fp32_product}[self.compute_dtype]
         outputs = max(1, SLAB // self.in_features)
         return torch.cat(
@@ -38,10 +39,10 @@ class ReferenceWeight:
             1,
         )
 
-    def dequantize(self):
+    def dequantize(self) -> torch.Tensor:
         return self.weight.dequantize()
 
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self.weight.qweight.nbytes + self.weight.scales.nbytes
 
 
@@ -49,16 +50,16 @@ class Reference:
     name = "reference"
     packing_bytes = 5
 
-    def missing(self):
+    def missing(self) -> str | None:
         return None
 
-    def detail(self):
+    def detail(self) -> str:
         return "torch"
 
-    def pack(self, parts, compute_dtype):
+    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype: str) -> ReferenceWeight:
         return ReferenceWeight(concatenated(parts), compute_dtype)
 
-    def bytes_per_weight(self, bits, group_size):
+    def bytes_per_weight(self, bits: int, group_size: int) -> float:
         return bits / 8 + 2 / group_size
 
 
@@ -77,7 +78,7 @@ def quantize_activations(x: torch.Tensor, group_size: int) -> tuple[torch.Tensor
     return (groups * inverse[..., None]).round().clamp(-127, 127), scales
 
 
-def _int8_product(x, weight):
+def _int8_product(x: torch.Tensor, weight: QuantizedTensor) -> torch.Tensor:
     """Integer products within a group, exact in float32, then both scales."""
     integers, x_scales = quantize_activations(x, weight.group_size)
     w = rearrange(weight.integers().float(), "(g i) o -> g i o", i=weight.group_size)
@@ -85,10 +86,10 @@ def _int8_product(x, weight):
     return einsum(sums, x_scales, weight.scales.float(), "r g o, r g, g o -> r o")
 
 
-def _bf16_product(x, weight):
+def _bf16_product(x: torch.Tensor, weight: QuantizedTensor) -> torch.Tensor:
     """Weights and activations rounded to bfloat16, sums in float32."""
     return x.bfloat16().float() @ weight.dequantize().bfloat16().float().t()
 
 
-def _fp32_product(x, weight):
+def _fp32_product(x: torch.Tensor, weight: QuantizedTensor) -> torch.Tensor:
     return x @ weight.dequantize().t()

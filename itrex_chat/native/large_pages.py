@@ -14,8 +14,9 @@ ALIGNMENT = 4096
 class _Arena:
     """Hands out pieces of chunks, each once, so that they are zeros; a chunk lives as long as a tensor in it."""
 
-    def __init__(self):
-        self._lock, self._chunk, self._at = threading.Lock(), None, 0
+    def __init__(self) -> None:
+        self._lock, self._at = threading.Lock(), 0
+        self._chunk: torch.Tensor | None = None
 
     def take(self, size: int) -> torch.Tensor:
         with self._lock:

@@ -16,12 +16,15 @@ SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted 
 
 @dataclass(frozen=True)
 class Treatment:
-    """One tensor's fate: quantized to `weight_dtype` in groups of `group_size`, or kept in `dtype`."""
+    """One tensor's fate: quantized to `weight_dtype` in groups of `group_size`, or kept in `dtype`.
+
+    `weight_dtype` is "" and `group_size` 0 where it is kept; the integers of a quantized one lie in int32 words.
+    """
 
     spec: TensorSpec
-    weight_dtype: str | None = None
-    group_size: int | None = None
-    dtype: torch.dtype | None = None
+    weight_dtype: str = ""
+    group_size: int = 0
+    dtype: torch.dtype = torch.int32
 
     @property
     def bits(self) -> int | None:
@@ -79,7 +82,8 @@ def _head_dtype(quantization: Quantization) -> str | None:
 
 def shards(treatments: list[Treatment]) -> list[list[Treatment]]:
     """The tensors in files of about SHARD bytes, in order."""
-    files, size = [[]], 0
+    files: list[list[Treatment]] = [[]]
+    size = 0
     for treatment in treatments:
         if files[-1] and size + treatment.nbytes() > SHARD:
             files.append([])

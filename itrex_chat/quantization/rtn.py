@@ -2,6 +2,8 @@
 
 import functools
 import os
+from collections.abc import Callable
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -38,7 +40,7 @@ def fitting_group_size(width: int, wanted: int) -> int | None:
 
 
 @functools.cache
-def _quant_tensor():
+def _quant_tensor() -> Callable[..., Any]:
     with patch.dict(os.environ, LOGLEVEL="ERROR"):  # it announces the CPU when it is imported
         from neural_compressor.torch.algorithms.weight_only.utility import quant_tensor
     return quant_tensor

@@ -46,7 +46,7 @@ class Statistics:
     def table(self) -> str:
         """The table that ITREX's users know: operator type, total, and how many in which precision."""
         kinds = sorted(self.linear, key=lambda kind: (kind.startswith(("FP", "BF")), kind))
-        rows = [
+        rows: list[list[object]] = [
             ["Op Type", "Total", *kinds],
             ["Linear", sum(self.linear.values()), *(self.linear[kind] for kind in kinds)],
             ["Embedding", 1, *(1 if kind == self.embedding else 0 for kind in kinds)],

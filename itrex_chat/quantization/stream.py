@@ -1,6 +1,9 @@
 """Quantizing one tensor at a time, a slab of rows at a time."""
 
+from collections.abc import Iterator
+
 import torch
+from tqdm import tqdm
 
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.foundation.errors import CheckpointError
@@ -13,15 +16,17 @@ SLAB = 1 << 21  # values quantized at a time; dequantizing and rounding take abo
 LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 
-def artifact_tensors(checkpoint: Checkpoint, treatment: Treatment, bar) -> dict[str, torch.Tensor]:
+def artifact_tensors(checkpoint: Checkpoint, treatment: Treatment, bar: tqdm) -> dict[str, torch.Tensor]:
     """What the artifact stores of one tensor: `qweight`, `qzeros` and `scales`, or the tensor itself."""
-    return _quantized(checkpoint, treatment, bar) if treatment.bits else _kept(checkpoint, treatment, bar)
+    if treatment.bits:
+        return _quantized(checkpoint, treatment, treatment.bits, bar)
+    return _kept(checkpoint, treatment, bar)
 
 
-def _quantized(checkpoint: Checkpoint, treatment: Treatment, bar) -> dict[str, torch.Tensor]:
+def _quantized(checkpoint: Checkpoint, treatment: Treatment, bits: int, bar: tqdm) -> dict[str, torch.Tensor]:
     rows, width = treatment.spec.shape
     groups = width // treatment.group_size
-    qweight = torch.empty(width * treatment.bits // 32, rows, dtype=torch.int32)
+    qweight = torch.empty(width * bits // 32, rows, dtype=torch.int32)
     scales = torch.empty(groups, rows, dtype=torch.float16)
     for start, stop, values in _slabs(checkpoint, treatment, bar):
         integers, slab_scales = quantize_rows(values.float(), treatment.weight_dtype, treatment.group_size)
@@ -29,16 +34,16 @@ def _quantized(checkpoint: Checkpoint, treatment: Treatment, bar) -> dict[str, t
             raise CheckpointError(
                 _("The weights of {name} are too large for float16 scales.", name=treatment.spec.name)
             )
-        qweight[:, start:stop] = packed_words(integers, treatment.bits)
+        qweight[:, start:stop] = packed_words(integers, bits)
         scales[:, start:stop] = slab_scales.t()
     return {
         f"{treatment.name}.qweight": qweight,
         f"{treatment.name}.scales": scales,
-        f"{treatment.name}.qzeros": packed_zeros(groups, rows, treatment.bits),
+        f"{treatment.name}.qzeros": packed_zeros(groups, rows, bits),
     }
 
 
-def _kept(checkpoint: Checkpoint, treatment: Treatment, bar) -> dict[str, torch.Tensor]:
+def _kept(checkpoint: Checkpoint, treatment: Treatment, bar: tqdm) -> dict[str, torch.Tensor]:
     tensor = torch.empty(treatment.spec.shape, dtype=treatment.dtype)
     for start, stop, values in _slabs(checkpoint, treatment, bar):
         tensor[start:stop] = values
@@ -47,7 +52,7 @@ def _kept(checkpoint: Checkpoint, treatment: Treatment, bar) -> dict[str, torch.
     return {treatment.name: tensor}
 
 
-def _slabs(checkpoint: Checkpoint, treatment: Treatment, bar):
+def _slabs(checkpoint: Checkpoint, treatment: Treatment, bar: tqdm) -> Iterator[tuple[int, int, torch.Tensor]]:
     """The tensor's slabs, counting the bytes that are read."""
     for start, stop, values in checkpoint.slabs(treatment.spec, SLAB):
         yield start, stop, values

@@ -157,7 +157,7 @@ def _indexed(folder: Path, names: list[str]) -> tuple[Path, ...]:
 
 def _gguf(path: Path, origin: dict) -> Source:
     """One GGUF file, or all parts of a split one."""
-    parts = (path,)
+    parts: tuple[Path, ...] = (path,)
     if match := SPLIT_GGUF.match(path.name):
         count = int(match["count"])
         parts = tuple(path.with_name(f"{match['stem']}-{part:05d}-of-{count:05d}.gguf") for part in range(1, count + 1))

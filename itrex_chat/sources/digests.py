@@ -5,28 +5,15 @@ time and modification time vouch for it. The change time cannot be set back by
 a program, so an edit is always seen.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
 from filelock import FileLock
 
 from itrex_chat.foundation import files, progress
+from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
-
-CHUNK = 1 << 22  # bytes
-
-
-def sha256(path: Path, bar=None) -> str:
-    """The digest of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            if bar is not None:
-                bar.update(len(chunk))
-    return digest.hexdigest()
 
 
 class DigestMemo:

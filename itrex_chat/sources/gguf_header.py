@@ -11,6 +11,7 @@ import struct
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
@@ -65,7 +66,7 @@ class _Reader:
         magic, version, tensor_count, metadata_count = self._unpack("<4sIQQ")
         if magic != b"GGUF" or version not in (2, 3):
             raise ValueError("not GGUF version 2 or 3")
-        metadata = {}
+        metadata: dict[str, Any] = {}
         for _number in range(metadata_count):
             key, (kind,) = self._string(), self._unpack("<I")
             metadata[key] = self._value(kind, key in strings)
@@ -97,7 +98,7 @@ class _Reader:
     def _string(self) -> str:
         return self._bytes(*self._unpack("<Q")).decode("utf-8", "replace")
 
-    def _value(self, kind: int, keep_strings: bool, depth: int = 0):
+    def _value(self, kind: int, keep_strings: bool, depth: int = 0) -> Any:
         if kind in SCALARS:
             return self._unpack(SCALARS[kind])[0]
         if kind == STRING:

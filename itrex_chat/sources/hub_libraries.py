@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
-from itrex_chat.sources import digests, selection
+from itrex_chat.sources import selection
 
 PLAIN_NAME = re.compile(r"\w[\w.+-]{0,150}")  # of a file at the top level
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -92,13 +93,18 @@ def _transfer_modelscope(repository: str, commit: str, folder: Path, missing: di
         )  # for its lock files
     except FileDownloadError as failure:
         name, error = next(iter(failure.failed_files.items()))
-        raise _damaged(name) if isinstance(error, FileIntegrityError) else error
+        if isinstance(error, FileIntegrityError):
+            raise _damaged(name) from failure
+        raise error from error.__cause__  # which has the reason
 
 
-def _list_huggingface(repository: str, revision: str) -> tuple[str, dict]:
+def _list_huggingface(repository: str, revision: str) -> tuple[str | None, dict]:
+    """None where a mirror does not say which commit it is."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(repository, revision=revision or None, files_metadata=True, timeout=PATIENCE / 2)
+    if info.siblings is None:
+        raise ValueError("it lists no files")
     return info.sha, _data_files(
         (file.rfilename, file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in info.siblings
     )
@@ -127,7 +133,7 @@ def _transfer_huggingface(repository: str, commit: str, folder: Path, missing: d
                     displayed_filename=name,
                 )
         in_git = len(file["digest"]) == 40  # a small file; the others are in large file storage
-        digest = git_hash(partial.read_bytes()) if in_git else digests.sha256(partial)
+        digest = git_hash(partial.read_bytes()) if in_git else sha256(partial)
         if (partial.stat().st_size, digest) != (file["size"], file["digest"]):
             partial.unlink()
             raise _damaged(name)
@@ -142,7 +148,7 @@ class Hub:
     mirror: str
     token: str
     library: str
-    listing: Callable[[str, str], tuple[str, dict]]
+    listing: Callable[[str, str], tuple[str | None, dict]]
     transfer: Callable[[str, str, Path, dict], None]
 
 

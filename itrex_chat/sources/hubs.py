@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any, TypeGuard, TypeVar
 from urllib.parse import quote
 
 from filelock import FileLock
@@ -32,6 +33,7 @@ from itrex_chat.sources import selection
 from itrex_chat.sources.hub_libraries import HUBS, PATIENCE, Hub, no_revision
 
 REPOSITORY = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+Result = TypeVar("Result")
 
 
 def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path, dict]:
@@ -47,12 +49,12 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
             _("{repository!r} is not the name of a repository; it should look like owner/name.", repository=repository)
         )
     known = _read(record, spec)
-    if refresh or not _is_complete(hubs, known):
+    if refresh or not _is_complete(known, hubs):
         with files.disk_errors(SourceError, _("Downloading {repository}", repository=repository)):
             hubs.mkdir(parents=True, exist_ok=True)
             with FileLock(hubs / f"{_stem(spec)}.lock"):
                 known = _read(record, spec)  # another process may have been here meanwhile
-                if refresh or not _is_complete(hubs, known):
+                if refresh or not _is_complete(known, hubs):
                     found = _ask(spec, known["origin"]["commit"] if known and not refresh else spec.revision)
                     if known is None:  # if it is interrupted, the next call goes on with the same commit
                         files.write_json(record, found)
@@ -89,7 +91,7 @@ def _read(record: Path, spec: SourceSpec) -> dict | None:
         return None
 
 
-def _is_complete(hubs: Path, known: dict | None) -> bool:
+def _is_complete(known: dict | None, hubs: Path) -> TypeGuard[dict]:
     return known is not None and not _missing(hubs / known["folder"], known["files"])
 
 
@@ -172,11 +174,11 @@ def _size(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def _within(seconds: float, call: Callable, *arguments):
+def _within(seconds: float, call: Callable[..., Result], *arguments: Any) -> Result:
     """The call's result. In a thread, because neither name lookups nor the libraries' retries take a time limit."""
-    outcome = Future()
+    outcome: Future[Result] = Future()
 
-    def run():
+    def run() -> None:
         try:
             outcome.set_result(call(*arguments))
         except BaseException as error:

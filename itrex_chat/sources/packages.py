@@ -16,10 +16,11 @@ from pathlib import Path
 from filelock import FileLock
 
 from itrex_chat.foundation import files, progress
+from itrex_chat.foundation.digests import CHUNK
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Package
-from itrex_chat.sources.digests import CHUNK, DigestMemo
+from itrex_chat.sources.digests import DigestMemo
 
 
 def place(package: Package, home: Path) -> Path:

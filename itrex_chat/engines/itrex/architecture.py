@@ -7,6 +7,7 @@ neighbouring channels, is Llama's rotation of the whole head after the channels
 are sorted, with frequency 0 for the half that is not rotated.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from itrex_chat.architecture.config import DecoderConfig, inverse_frequencies
@@ -111,7 +112,7 @@ def _frequencies(decoder: DecoderConfig) -> tuple[float, ...]:
     return rotated + (0.0,) * (decoder.head_dim // 2 - len(rotated))
 
 
-def _matrices(decoder: DecoderConfig):
+def _matrices(decoder: DecoderConfig) -> Iterator[tuple[str, Rows]]:
     """ITREX's modules with the artifact's modules that hold their rows."""
     queries, keys, inner = (decoder.heads * decoder.head_dim, decoder.kv_heads * decoder.head_dim, decoder.mlp.inner)
     for number in range(decoder.layers):

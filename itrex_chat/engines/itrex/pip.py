@@ -65,7 +65,7 @@ class Steps:
             )
             reason = ""
             with progress.bar(_("installing {what}", what=name), count, "packages") as bar:
-                for line in pip.stdout:
+                for line in pip.stdout or ():
                     log.write(line)
                     log.flush()
                     if line.startswith(("Collecting ", "Processing ", "Requirement already satisfied")):

@@ -22,8 +22,8 @@ def probe():
     qbits.woq_linear(torch.ones(2, 64), packed, torch.empty(0), product, "int8", "int4_clip", "fp32", False)
     if not torch.allclose(product, torch.ones(2, 64), atol=0.02):
         raise RuntimeError("its kernels compute wrong results on this processor")
-    import neural_speed  # noqa: F401  # asked for by every answer
-    from intel_extension_for_transformers.neural_chat import PipelineConfig, build_chatbot  # noqa: F401
+    import neural_speed  # noqa: F401  asked for by every answer
+    from intel_extension_for_transformers.neural_chat import PipelineConfig, build_chatbot  # noqa: F401  as it is
 
     names = ("intel-extension-for-transformers", "torch", "transformers", "tokenizers", "neural-speed")
     return {"versions": {name: version(name) for name in names}, "python": platform.python_version()}
@@ -35,7 +35,7 @@ if __name__ == "__main__":
     os.dup2(2, 1)  # what the packages print is not the answer
     try:
         found = probe()
-    except BaseException as error:  # noqa: B902  # some of them exit
+    except BaseException as error:  # some of them exit
         found = {"problem": "{}: {}".format(type(error).__name__, " ".join(str(error).split())[:300])}
     print(json.dumps(found), file=answer, flush=True)
     os._exit(0)  # some of its libraries crash while they are unloaded

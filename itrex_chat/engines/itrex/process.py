@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from itrex_chat.engines.itrex import environment
 from itrex_chat.foundation import death, files, machine, progress
@@ -80,8 +81,10 @@ class Process:
                     command=environment.INSTALL,
                 )
             ) from None
+        assert self._worker.stdin is not None and self._worker.stdout is not None  # pipes, as was asked for
+        self._jobs, self._told = self._worker.stdin, self._worker.stdout
 
-    def load(self, **job) -> dict:
+    def load(self, **job: Any) -> dict:
         """What the worker says of the loaded model (`worker/itrex_building.py`)."""
         self._send("load", model=self.name, threads=machine.threads(), **job)
         return next(self._events("loaded"))
@@ -96,7 +99,7 @@ class Process:
             self._send("answer", ids=ids, room=room, stop_ids=stop_ids, sampling=sampling, sampler=str(SAMPLER))
             yield from self._events("end")
 
-    def ask(self, task: str, **job) -> dict:
+    def ask(self, task: str, **job: Any) -> dict:
         """The one event that a small task gives back under its own name."""
         with self._busy:
             self._send(task, **job)
@@ -132,7 +135,7 @@ class Process:
     def close(self) -> None:
         self._worker.kill()
         self._worker.wait()
-        for stream in (self._worker.stdin, self._worker.stdout):
+        for stream in (self._jobs, self._told):
             with contextlib.suppress(OSError):
                 stream.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -140,19 +143,19 @@ class Process:
     def __enter__(self) -> "Process":
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _send(self, task: str, **job) -> None:
+    def _send(self, task: str, **job: Any) -> None:
         self._number += 1
         with contextlib.suppress(BrokenPipeError, ValueError):  # it died; what it said last tells
-            self._worker.stdin.write(json.dumps({"task": task, "number": self._number, **job}) + "\n")
-            self._worker.stdin.flush()
+            self._jobs.write(json.dumps({"task": task, "number": self._number, **job}) + "\n")
+            self._jobs.flush()
 
     def _events(self, last: str) -> Iterator[dict]:
         """The events of the job that was sent last, up to the `last`; what is left of an earlier one is passed over."""
         number = self._number
-        for line in self._worker.stdout:
+        for line in self._told:
             event = json.loads(line)
             if event.pop("number", number) != number:
                 continue

@@ -1,6 +1,7 @@
 """What ITREX's quantization of a model was: the type that records and reports carry."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
@@ -34,7 +35,7 @@ class Saved:
     format: int = FORMAT
 
     @classmethod
-    def from_record(cls, values) -> "Saved | None":
+    def from_record(cls, values: Any) -> "Saved | None":
         """What was written as a dict, by this version of the program; None for anything else."""
         try:
             saved = cls(**values)
@@ -58,7 +59,7 @@ def sentences(saved: Saved) -> list[str]:
             "{integers} in {layers} layers differ from this program's; {scales}.",
             version=saved.itrex,
             seconds=saved.build_seconds,
-            memory=readable(saved.build_memory),
+            memory=readable(saved.build_memory or 0),
             made=saved.made,
             different=saved.different,
             integers=saved.integers,

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.quantized import FORMAT, Saved
 from itrex_chat.engines.itrex.view import View, prepared
 from itrex_chat.foundation import files, machine, progress
+from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
@@ -37,7 +38,7 @@ from itrex_chat.foundation.units import readable
 from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.tensor import QuantizedTensor
 from itrex_chat.settings.recipe import Recipe
-from itrex_chat.sources.digests import DigestMemo, sha256
+from itrex_chat.sources.digests import DigestMemo
 
 CHECK = "1 + 1 = 2. 2 + 2 = 4. 3 + 3 ="  # what the greedy tokens of the check follow
 
@@ -83,10 +84,10 @@ def obtain(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | N
 def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, numbers: Path) -> Saved:
     """Have ITREX quantize the model, compare what it made, and see that the saved form gives the same tokens."""
     quantization = recipe.quantization
-    saved = {"itrex": version, "asked": quantization.weight_dtype, "compute_dtype": quantization.compute_dtype}
+    saved = Saved(version, quantization.weight_dtype, quantization.compute_dtype)
     if reason := _cannot_quantize(recipe, artifact):
         print(reason, file=sys.stderr, flush=True)
-        return Saved(**saved, skipped=reason)
+        return replace(saved, skipped=reason)
     view = prepared(recipe, home)
     check = view.tokenizer.encode(CHECK)
     made = numbers.with_suffix(".made")
@@ -116,8 +117,8 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
         if not own:
             _check_filled(_compared(view, made, again["layers"], quantization.weight_dtype, artifact))
         equal = again["tokens"] == built["tokens"] if kind == quantization.weight_dtype else None
-        return Saved(
-            **saved,
+        return replace(
+            saved,
             made=kind,
             build_seconds=built["seconds"],
             build_memory=built["memory"],

@@ -70,8 +70,8 @@ def prepared(recipe: Recipe, home: Path | None = None, blocks: bool = True) -> V
         source.folder, checkpoint.family, recipe.chat, source.weights[0] if source.format == "gguf" else None
     )
     architecture = for_itrex(checkpoint.decoder, sorted(tokenizer.stop_ids))
-    digests = json.dumps([FORMAT, sorted(source.digests(home).items())])
-    key = hashlib.sha256(digests.encode()).hexdigest()[:12]
+    content = json.dumps([FORMAT, sorted(source.digests(home).items())])
+    key = hashlib.sha256(content.encode()).hexdigest()[:12]
     view = View(home / "itrex" / "views" / f"{label(recipe.name)}-{key}", checkpoint, architecture, tokenizer)
     with files.disk_errors(EngineError, _("Preparing {folder}", folder=view.folder)):
         view.folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,8 @@ def _links_are_right(view: View) -> bool:
 
 def _copy(view: View) -> dict[str, str]:
     """The matrices as ITREX wants them, a file at a time, those that exist already passed over; the file of each matrix."""
-    parts, size = [[]], 0
+    parts: list[list[str]] = [[]]
+    size = 0
     for name, rows in view.architecture.matrices.items():
         tensor = f"{rows.module}.weight"
         size += rows.count * view.checkpoint.columns(tensor) * view.checkpoint.dtype(tensor).itemsize
@@ -189,7 +190,7 @@ def _copy(view: View) -> dict[str, str]:
         if size >= SHARD:
             parts.append([])
             size = 0
-    homes = {}
+    homes: dict[str, str] = {}
     with progress.bar(_("preparing for ITREX"), len(view.architecture.matrices), "matrices") as bar:
         for number, part in enumerate(filter(None, parts), 1):
             file = f"blocks-{number:05d}.safetensors"

@@ -69,7 +69,7 @@ def main():
                         "limits": itrex_answering.limits,
                     }[task](loaded, **job),
                 )
-        except BaseException as error:  # noqa: B902  # ITREX calls exit(0) where it fails
+        except BaseException as error:  # ITREX calls exit(0) where it fails
             import traceback
 
             traceback.print_exc()

@@ -57,7 +57,7 @@ def fill(model, folder, artifact, matrices, quantization, own):
     replaced = safe_open(own, "pt") if own else None
     replacements = set(replaced.keys()) if own else ()
     with safe_open(os.path.join(folder, "rest.safetensors"), "pt") as rest:
-        for name in rest.keys():
+        for name in rest.keys():  # noqa: SIM118  a safe_open has keys but is not iterable
             _assign(model, name, rest.get_tensor(name).float())
     model.tie_weights()
     for name, rows in matrices.items():
