@@ -25,9 +25,8 @@ check: .venv/.installed
 	.venv/bin/mypy
 
 # torch is the lock's also here: other builds for Linux bring gigabytes of CUDA.
-LOWER_TESTS = tests/test_artifacts.py tests/test_charts.py tests/test_chat.py tests/test_chatbot.py tests/test_checkpoints.py \
-	tests/test_decoder.py tests/test_gate.py tests/test_generation.py tests/test_golden.py tests/test_hubs.py \
-	tests/test_packaging.py tests/test_quantization.py tests/test_recipes.py tests/test_sheet.py
+LOWER_TESTS = $(addprefix tests/test_,$(addsuffix .py,artifacts charts chat chatbot checkpoints compare decoder documents gate \
+	generation golden hubs kernels packaging quantization recipes report sheet))
 lower:
 	mkdir -p build
 	sh .ci/lower_ends > build/lower.txt
