@@ -1,11 +1,13 @@
 """The documents: commands that the commands' own parsers take, examples that run, numbers that are the code's."""
 
+import argparse
 import ast
 import contextlib
 import importlib
 import inspect
 import io
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -39,7 +41,7 @@ HEAVY = {
         "safetensors",
     ),
     *("sentencepiece", "tiktoken", "gguf", "huggingface_hub", "modelscope", "modelscope_hub", "sacrebleu", "pydantic"),
-    *("jinja2", "markupsafe", "filelock", "psutil", "tqdm"),
+    *("jinja2", "markupsafe", "filelock", "psutil"),
 }
 FOREIGN = {"--kl-divergence"}  # llama.cpp's
 
@@ -129,6 +131,28 @@ def test_the_readmes_show_most_verbs(name):
 def test_a_command_that_does_not_exist_is_noticed(text, check):
     with pytest.raises((ValueError, ItrexChatError)):
         check(text)
+
+
+class Parsed(BaseException):
+    """Ends a benchmark when its arguments are read."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_benchmark_in_a_document_is_one_that_its_parser_takes(document, monkeypatch):
+    text, really = document.read_text("utf-8"), argparse.ArgumentParser.parse_args
+
+    def parse(self, *arguments):
+        really(self, *arguments)
+        raise Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    for line in [*blocks(text), *spans(text)]:
+        if line.startswith("python benchmarks/"):
+            _python, file, *arguments = shlex.split(line, comments=True)
+            monkeypatch.setattr(sys, "argv", [file, *arguments])
+            with pytest.raises(Parsed):
+                runpy.run_path(str(ROOT / file), run_name="__main__")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -64,6 +64,11 @@ def test_the_lock_names_everything_by_its_exact_version():
     assert "torch==2.13.0" in pins  # setup.sh takes its build for CPUs
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_torch_that_a_readme_names_is_the_locks(name):
+    assert set(re.findall(r"torch==([\d.]+)", (ROOT / name).read_text("utf-8"))) == {locked()["torch"]}
+
+
 def test_the_lower_ends_are_tried_with_the_locks_torch():
     ends = lower_ends()
     assert ends["torch"] == locked()["torch"]
