@@ -1,11 +1,14 @@
 # make demo: quantize the embedded model, ask FP32 and INT4, measure, compare.
 # make test: run the tests. Both set everything up in .venv first.
+# make check: the formatter, the linter and the type checker; they change nothing.
+# make lower: the lower ends of setup.cfg's ranges, in an environment of their own (build/lower), and the tests that use them most.
+# make lock: write what is installed in .venv into requirements.lock.
 # make fuzz: 20,000 random cases of the native kernels under sanitizers (needs a C compiler only; CASES says how many).
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
 RUN = .venv/bin/python
 
-.PHONY: demo test fuzz clean
+.PHONY: demo test check lower lock fuzz clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -16,13 +19,31 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(RUN) -m pytest
 
+check: .venv/.installed
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+# torch is the lock's also here: other builds for Linux bring gigabytes of CUDA.
+LOWER_TESTS = $(addprefix tests/test_,$(addsuffix .py,artifacts charts chat chatbot checkpoints compare decoder documents gate \
+	generation golden hubs kernels packaging quantization recipes report sheet))
+lower:
+	mkdir -p build
+	sh .ci/lower_ends > build/lower.txt
+	ENVIRONMENT=build/lower LOCK=build/lower.txt EXTRAS=test sh setup.sh
+	build/lower/bin/python -m pytest $(LOWER_TESTS)
+
+lock: .venv/.installed
+	{ sed -n '/^#/p' requirements.lock; $(RUN) -m pip freeze --all --exclude-editable --exclude pip | sed 's/+cpu$$//'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
 CASES = 20000
 fuzz:
 	python3 tests/fuzzing.py $(CASES)
 
 SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)
 
-.venv/.installed: setup.cfg setup.py pyproject.toml setup.sh $(SOURCES)
+.venv/.installed: setup.cfg requirements.lock setup.py pyproject.toml setup.sh $(SOURCES)
 	@sh setup.sh
 
 clean:

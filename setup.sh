@@ -1,8 +1,12 @@
 #!/bin/sh
-# Makes .venv and installs this checkout into it. Called by make; safe to call again.
+# Makes .venv and installs this checkout into it, in the versions of requirements.lock. Called by make; safe to call again.
+# ENVIRONMENT, LOCK and EXTRAS name another folder, other versions and other extras (make lower).
 set -eu
 cd "$(dirname "$0")"
-TORCH=$(sed -n 's/^ *\(torch==.*\)$/\1/p' setup.cfg)
+ENVIRONMENT=${ENVIRONMENT:-.venv}
+LOCK=${LOCK:-requirements.lock}
+EXTRAS=${EXTRAS:-test,dev}
+TORCH=$(sed -n 's/^ *\(torch==.*\)$/\1/p' "$LOCK")
 CPU_INDEX=https://download.pytorch.org/whl/cpu
 
 fail() {
@@ -24,14 +28,14 @@ fi
     fail "$PYTHON is not Python 3.11 or newer. Say which to use: make PYTHON=/path/to/python"
 
 # An environment with pip in it.
-if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-    rm -rf .venv
-    "$PYTHON" -m venv .venv >/dev/null 2>&1 && .venv/bin/python -m pip --version >/dev/null 2>&1 ||
+if ! "$ENVIRONMENT/bin/python" -m pip --version >/dev/null 2>&1; then
+    rm -rf "$ENVIRONMENT"
+    "$PYTHON" -m venv "$ENVIRONMENT" >/dev/null 2>&1 && "$ENVIRONMENT/bin/python" -m pip --version >/dev/null 2>&1 ||
         fail "$PYTHON cannot make an environment with pip in it. Debian, Ubuntu: apt install python3-venv python3-pip"
 fi
 
 # The build of torch for CPUs where it can be had: the default one for Linux brings gigabytes of CUDA.
-if ! .venv/bin/python -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '${TORCH#torch==}')" 2>/dev/null; then
+if ! "$ENVIRONMENT/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '${TORCH#torch==}')" 2>/dev/null; then
     if [ -z "${TORCH_INDEX+set}" ]; then
         TORCH_INDEX=$("$PYTHON" - "$CPU_INDEX" <<'PROBE'
 import sys, urllib.request
@@ -44,11 +48,11 @@ PROBE
 )
     fi
     echo "itrex_chat: installing $TORCH${TORCH_INDEX:+ from $TORCH_INDEX}"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH" ||
+    "$ENVIRONMENT/bin/python" -m pip install --quiet --disable-pip-version-check ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH" ||
         fail "$TORCH could not be installed. Check the network, or name an index that has it: make TORCH_INDEX=https://…"
 fi
 
-echo "itrex_chat: installing this checkout and what it needs into .venv"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' ||
-    fail "the packages in setup.cfg could not be installed. Check the network and run the same command again."
-touch .venv/.installed
+echo "itrex_chat: installing this checkout and what it needs into $ENVIRONMENT"
+"$ENVIRONMENT/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$LOCK" --editable ".[$EXTRAS]" ||
+    fail "the packages of setup.cfg could not be installed in the versions of $LOCK. Check the network and run the same command again."
+touch "$ENVIRONMENT/.installed"

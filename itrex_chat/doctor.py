@@ -6,10 +6,11 @@ python -m itrex_chat.doctor --engine itrex --install
 
 import argparse
 import os
-import re
+import shlex
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
+from typing import TYPE_CHECKING
 
 from itrex_chat import __version__
 from itrex_chat.engines import engines
@@ -20,6 +21,9 @@ from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
 from itrex_chat.settings.variant import ENGINES, NATIVE
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 LITTLE_MEMORY, LITTLE_DISK = 8 << 30, 10 << 30  # bytes: less is named
 
@@ -41,23 +45,23 @@ def _program() -> list[Finding]:
         Finding(GOOD, _("itrex_chat {version}, Python {python}", version=__version__, python=sys.version.split()[0]))
     ]
     good, wrong = [], []
-    for wanted in _pinned():
-        name, _equals, pinned = wanted.partition("==")
+    for wanted in _required():
         try:
-            installed = version(name).partition("+")[0]
+            installed = version(wanted.name)
         except PackageNotFoundError:
             installed = ""
-        (good if installed == pinned else wrong).append((name, installed, pinned))
+        fits = wanted.specifier.contains(installed, prereleases=True) if installed else False
+        (good if fits else wrong).append((wanted, installed.partition("+")[0]))
     found.append(
         Finding(
             GOOD,
             _(
-                "packages: {count} as pinned ({names})",
+                "packages: {count} that fit ({names})",
                 count=len(good),
                 names=", ".join(
-                    f"{name} {installed}"
-                    for name, installed, _pin in good
-                    if name in ("torch", "transformers", "neural-compressor-pt")
+                    f"{wanted.name} {installed}"
+                    for wanted, installed in good
+                    if wanted.name in ("torch", "transformers", "neural-compressor-pt")
                 ),
             ),
         )
@@ -65,25 +69,29 @@ def _program() -> list[Finding]:
     return found + [
         Finding(
             BAD,
-            _("{name} is missing", name=name)
+            _("{name} is missing", name=wanted.name)
             if not installed
-            else _("{name} is {installed} instead of {pinned}", name=name, installed=installed, pinned=pinned),
-            f"{sys.executable} -m pip install {name}=={pinned}",
+            else _(
+                "{name} is {installed}, outside of {range}",
+                name=wanted.name,
+                installed=installed,
+                range=wanted.specifier,
+            ),
+            shlex.join([sys.executable, "-m", "pip", "install", f"{wanted.name}{wanted.specifier}"]),
         )
-        for name, installed, pinned in wrong
+        for wanted, installed in wrong
     ]
 
 
-def _pinned() -> list[str]:
-    """What the installed package requires, without extras."""
+def _required() -> list["Requirement"]:
+    """What the installed package requires here, without extras."""
+    from packaging.requirements import Requirement
+
     try:
-        return [
-            line
-            for line in requires("itrex_chat") or ()
-            if "extra ==" not in line and re.fullmatch(r"[\w.-]+==[\w.+]+", line)
-        ]
+        wanted = [Requirement(line) for line in requires("itrex_chat") or ()]
     except PackageNotFoundError:
         return []
+    return [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 def _processor() -> list[Finding]:
