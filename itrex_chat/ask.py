@@ -16,6 +16,7 @@ from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
+from itrex_chat.jobs.answer import Answer
 from itrex_chat.jobs.protocol import work
 from itrex_chat.runs.display import Display
 from itrex_chat.runs.record import RunRecord, place, variants_of
@@ -57,16 +58,14 @@ def ask(
     if options.own_template:
         spec["own_template"] = True
     record = RunRecord.start(out or place(cache_home() / "runs", spec), spec)
-    if command and command not in record.content.setdefault("commands", []):
-        record.content["commands"].append(command)
+    if command and command not in (record.content.commands or ()):
+        record.content.commands = [*(record.content.commands or ()), command]
     display = Display()
     try:
         for label, recipe in labelled:
             _ask_model(record, display, label, recipe, variants_of(spec, recipe.as_dict()), question_set, options)
-        states = [
-            facts.get("state") for model in record.content["models"].values() for facts in model["variants"].values()
-        ]
-        record.content["complete"] = all(state in ("done", "skipped") for state in states)
+        states = [facts.state for model in record.content.models.values() for facts in model.variants.values()]
+        record.content.complete = all(state in ("done", "skipped") for state in states)
         record.save()
     finally:
         record.close()
@@ -125,6 +124,7 @@ def _ask_model(
     record.model(label).update(
         {
             "question_set": asked.name,
+            "system": asked.system,
             "questions": [dataclasses.asdict(question) for question in asked.questions],
             "languages": prepared["languages"],
             "artifacts": prepared["artifacts"],
@@ -186,7 +186,7 @@ def _ask_variant(
                 display.text(event["text"])
             elif event["event"] == "answer":
                 answer = {name: value for name, value in event.items() if name != "event"}
-                record.append({"id": answer.pop("id"), "model": label, "variant": variant, **answer})
+                record.append(Answer(model=label, variant=variant, **answer))
                 question = remaining[number - len(done)]
                 number += 1
                 display.answer(question, number, count, record.answers[-1])
@@ -241,7 +241,7 @@ def command(arguments) -> int:
     asked = question_sets.load(arguments.prompts) if arguments.prompts else None
     engines, options = engine_names.chosen(arguments)
     record = ask(models, variants, asked, arguments.out, command_line.invocation("ask"), engines, options)
-    states = [facts["state"] for model in record.content["models"].values() for facts in model["variants"].values()]
+    states = [facts.state for model in record.content.models.values() for facts in model.variants.values()]
     print("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
     if record.answers:
         print(_("Compare them: python -m itrex_chat.compare {folder}", folder=record.folder))

@@ -6,7 +6,6 @@ python -m itrex_chat.measure --text book.txt
 import sys
 from pathlib import Path
 
-from itrex_chat.compare import latest
 from itrex_chat.comparison import PRECISION
 from itrex_chat.engines import titled
 from itrex_chat.foundation import command_line
@@ -16,11 +15,13 @@ from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.quality import measuring
 from itrex_chat.quality import record as quality_record
-from itrex_chat.quality.passages import Passage, of_answers
+from itrex_chat.quality.passages import of_answers
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.report.quality_tables import corpora, quality_rows
 from itrex_chat.report.terminal import aligned
-from itrex_chat.runs.record import RunRecord
+from itrex_chat.runs.content import ModelRun
+from itrex_chat.runs.record import RunRecord, latest
+from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 
 
@@ -34,21 +35,20 @@ def measure(
     text the first `limit` tokens are used. Raises RunError.
     """
     record = RunRecord.read(run)
-    measured = {}
+    measured: dict[str, ModelQuality] = {}
     try:
-        for model in record.content["spec"]["models"]:
-            label = model["label"]
-            facts = record.content["models"].get(label, {"variants": {}})["variants"]
-            ready = [name for name in PRECISION if facts.get(name, {}).get("load")]
+        for model in record.content.spec.models:
+            label = model.label
+            known = record.content.models.get(label, ModelRun()).variants
+            ready = [name for name in PRECISION if name in known and known[name].load]
             if not ready:
                 continue
-            answers = [answer for answer in record.answers if (answer["model"], answer["variant"]) == (label, ready[0])]
             measured[label] = quality_record.of(
                 measuring.measure(
-                    recipes.from_dict(model["recipe"]),
+                    recipes.from_dict(model.recipe),
                     ready[0],
                     variants or ready[1:],
-                    of_answers(answers),
+                    of_answers(record.answers_of(label, ready[0])),
                     texts,
                     limit,
                 ),
@@ -70,14 +70,6 @@ def measure(
     if not measured:
         raise RunError(_("{run} has no answers yet; let it go on with: python -m itrex_chat.ask", run=run))
     return measured
-
-
-def scored_answers(run: Path, baseline: str) -> list[Passage]:
-    """What the answers of a run's baseline are scored on. Raises RunError where it has none."""
-    answers = [answer for answer in RunRecord.read(run).answers if answer["variant"] == baseline]
-    if not answers:
-        raise RunError(_("{run} has no answers of {variant}.", run=run, variant=titled(baseline)))
-    return of_answers(answers)
 
 
 def report(label: str, quality: ModelQuality) -> str:
@@ -116,18 +108,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(
         "measure", _("Measure how far the variants' predictions are from the baseline's, token by token.")
     )
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help=_("the folder of a run; default: the newest"))
-    parser.add_argument(
-        "--text",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=_("texts in UTF-8 to measure on, besides the baseline's answers"),
-    )
-    parser.add_argument(
-        "--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text")
-    )
+    options.add_run(parser)
+    options.add_texts(parser, _("texts in UTF-8 to measure on, besides the baseline's answers"))
     parser.add_argument(
         "--variants",
         metavar="LIST",

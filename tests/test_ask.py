@@ -212,10 +212,10 @@ def test_a_variant_that_does_not_fit_is_skipped_with_the_numbers_and_what_would_
     monkeypatch.setattr(asking, "work", needs_of_a_large_model)
     monkeypatch.setattr(asking.machine, "available_memory", lambda: 20_000_000_000)
     record = asking.ask([recipes.load(str(models("qwen2")))], None, questions.load(str(asked)), tmp_path / "run")
-    facts = record.content["models"]["qwen2-tiny"]["variants"]
-    assert facts["fp32"]["state"] == "skipped" and facts["int4"]["state"] == "done"
-    assert "needs 25.00 GB" in facts["fp32"]["reason"] and "20.00 GB is left" in facts["fp32"]["reason"]
-    assert "BF16 (13.00 GB), INT4 (900 MB)" in facts["fp32"]["reason"]
+    facts = record.content.models["qwen2-tiny"].variants
+    assert facts["fp32"].state == "skipped" and facts["int4"].state == "done"
+    assert "needs 25.00 GB" in facts["fp32"].reason and "20.00 GB is left" in facts["fp32"].reason
+    assert "BF16 (13.00 GB), INT4 (900 MB)" in facts["fp32"].reason
 
 
 def test_a_variant_that_fails_does_not_keep_the_others_from_answering(models, asked, tmp_path):

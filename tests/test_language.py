@@ -17,7 +17,7 @@ from itrex_chat import __main__ as entry
 from itrex_chat.foundation.language import _, catalogue, user_language
 
 ROOT = Path(__file__).resolve().parent.parent
-CATALOGUE = ROOT / "itrex_chat" / "locale" / "zh.yaml"
+CATALOGUE = ROOT / "itrex_chat" / "foundation" / "locale" / "zh.yaml"
 CHINESE = re.compile("[\u4e00-\u9fff]")
 VARIABLES = ("ITREX_CHAT_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 

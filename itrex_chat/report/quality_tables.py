@@ -5,6 +5,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import ANSWERS
 from itrex_chat.quality.record import ModelQuality
+from itrex_chat.ratings.criteria import criterion_title
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.summary import Rated
 
@@ -111,15 +112,6 @@ def judged_line(baseline: str, variant: str, judged: Judged) -> str:
         )
         + alike
     )
-
-
-def criterion_title(name: str) -> str:
-    return {
-        "understanding": _("language understanding"),
-        "logic": _("logic"),
-        "humour": _("humour"),
-        "fluency": _("fluency"),
-    }[name]
 
 
 def estimate(found: Estimate, show) -> str:

@@ -3,11 +3,13 @@
 import csv
 import io
 
-from itrex_chat.comparison import Comparison, Figures, ModelComparison, metrics
+from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison, metrics
 from itrex_chat.engines import titled
 from itrex_chat.engines.itrex.quantized import Saved, sentences
+from itrex_chat.foundation.harmless import for_spreadsheet
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
+from itrex_chat.jobs.answer import Answer
 
 CSV_FIELDS = (
     "model",
@@ -35,7 +37,6 @@ CSV_FIELDS = (
     "matches_expected",
     "contains_expected",
 )
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 def figure_rows(model: ModelComparison) -> list[list[str]]:
@@ -164,7 +165,7 @@ def figures_csv(comparison: Comparison) -> str:
                 for figure, found in corpus.figures.items():
                     writer.writerow(
                         [
-                            harmless(cell)
+                            for_spreadsheet(cell)
                             for cell in (
                                 model.model,
                                 name,
@@ -179,11 +180,6 @@ def figures_csv(comparison: Comparison) -> str:
                         ]
                     )
     return out.getvalue()
-
-
-def harmless(cell):
-    """A text that a spreadsheet would run as a formula, made a text by an apostrophe."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
 
 
 def provenance(model: ModelComparison) -> str:
@@ -214,7 +210,7 @@ def as_csv(comparison: Comparison) -> str:
     return out.getvalue()
 
 
-def _csv_row(model: ModelComparison, variant: str, pair, answer: dict, compared: bool) -> dict:
+def _csv_row(model: ModelComparison, variant: str, pair: AnswerPair, answer: Answer, compared: bool) -> dict:
     row = {
         "model": model.model,
         "variant": variant,
@@ -226,13 +222,12 @@ def _csv_row(model: ModelComparison, variant: str, pair, answer: dict, compared:
         "identical": "",
         "chrf": "",
         "bleu": "",
-        "repetition": round(metrics.repetition(answer["token_ids"]), 4),
-        "language": metrics.language_of(answer["text"]),
-        "matches_expected": metrics.matches(answer["text"], pair.expected) if pair.expected else "",
-        "contains_expected": metrics.contains(answer["text"], pair.expected) if pair.expected else "",
+        "repetition": round(metrics.repetition(answer.token_ids), 4),
+        "language": metrics.language_of(answer.text),
+        "matches_expected": metrics.matches(answer.text, pair.expected) if pair.expected else "",
+        "contains_expected": metrics.contains(answer.text, pair.expected) if pair.expected else "",
     }
-    row |= {field: answer[field] for field in CSV_FIELDS if field in answer and field != "id"}
-    row["model"] = model.model
+    row |= {field: value for field, value in vars(answer).items() if field in CSV_FIELDS}
     if compared and pair.chrf is not None:
         row |= {
             "first_divergent_token": "" if pair.identical else pair.equal_tokens,
@@ -240,7 +235,7 @@ def _csv_row(model: ModelComparison, variant: str, pair, answer: dict, compared:
             "chrf": round(pair.chrf, 2),
             "bleu": round(pair.bleu, 2),
         }
-    return {field: harmless(value) for field, value in row.items()}
+    return {field: for_spreadsheet(value) for field, value in row.items()}
 
 
 def _identical(figures: Figures) -> str:

@@ -5,12 +5,12 @@ import unicodedata
 from itrex_chat.comparison import Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
 from itrex_chat.engines import titled
+from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.report.markdown import likeness
 from itrex_chat.report.quality_tables import corpora, judged_line, quality_rows, rating_rows
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
-from itrex_chat.runs.display import safe
 
 
 def as_text(comparison: Comparison) -> str:
@@ -22,17 +22,17 @@ def _model(model: ModelComparison) -> list[str]:
     lines = [f"=== {model.model}"]
     for variant, pairs in model.pairs.items():
         for pair in pairs:
-            lines += ["", f"[{pair.id}] {safe(pair.question)}"]
+            lines += ["", f"[{pair.id}] {for_terminal(pair.question)}"]
             answers = [(model.baseline, pair.baseline)] + (
                 [(variant, pair.answer)] if variant != model.baseline else []
             )
             both = all(answer for _name, answer in answers) and len(answers) == 2
-            same = equal_characters(pair.baseline["text"], pair.answer["text"]) if both and not pair.identical else None
+            same = equal_characters(pair.baseline.text, pair.answer.text) if both and not pair.identical else None
             for name, answer in answers:
-                text = _("(not answered)") if answer is None else answer["text"]
+                text = _("(not answered)") if answer is None else answer.text
                 if same is not None:
                     text = text[:same] + "▸" + text[same:]
-                lines.append(f"  {titled(name):5} {safe(text)}".replace("\n", "\n        "))
+                lines.append(f"  {titled(name):5} {for_terminal(text)}".replace("\n", "\n        "))
             if verdict := likeness(pair):
                 lines.append(f"  · {verdict}")
     lines += ["", provenance(model), "", *aligned(figure_rows(model))]

@@ -1,11 +1,12 @@
 """What a person sees while questions are asked."""
 
 import sys
-import unicodedata
 
 from itrex_chat.engines import titled
+from itrex_chat.foundation.harmless import for_terminal as safe
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
+from itrex_chat.jobs.answer import Answer
 from itrex_chat.settings.questions import Question
 
 
@@ -41,14 +42,14 @@ class Display:
         if self._streams:
             print(safe(piece), end="", flush=True)
 
-    def answer(self, question: Question, number: int, count: int, answer: dict) -> None:
+    def answer(self, question: Question, number: int, count: int, answer: Answer) -> None:
         if not self._streams:
             self._head(question, number, count)
-            print(safe(answer["text"]), end="")
-        rate = f", {answer['tokens_per_second']:.1f} tok/s" if answer["tokens_per_second"] else ""
+            print(safe(answer.text), end="")
+        rate = f", {answer.tokens_per_second:.1f} tok/s" if answer.tokens_per_second else ""
         print(
-            "\n  [" + _("{count} tokens", count=answer["new_tokens"]) + f", TTFT {answer['ttft']:.2f} s{rate}, "
-            f"{answer['finish_reason']}]",
+            "\n  [" + _("{count} tokens", count=answer.new_tokens) + f", TTFT {answer.ttft:.2f} s{rate}, "
+            f"{answer.finish_reason}]",
             flush=True,
         )
 
@@ -58,8 +59,3 @@ class Display:
     @staticmethod
     def _head(question: Question, number: int, count: int) -> None:
         print(f"\n[{number}/{count}] {question.id}: {safe(question.text)}", flush=True)
-
-
-def safe(text: str) -> str:
-    """Text that cannot steer the terminal: control and formatting characters are left out."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))
