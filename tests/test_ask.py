@@ -1,6 +1,7 @@
 """Asking: every variant in a process of its own, answers kept at once, interrupted runs continued, nothing that does not
 fit loaded."""
 
+import dataclasses
 import json
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from moments import PATIENCE, until
+from run_schemas import keeps_its_schemas
 
 from itrex_chat import ask as asking
 from itrex_chat.foundation.errors import RunError
@@ -73,6 +75,8 @@ def finished(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def answers(out: Path) -> list[dict]:
+    """The lines of a finished run."""
+    keeps_its_schemas(out)
     return [json.loads(line) for line in (out / ANSWERS).read_text("utf-8").splitlines()]
 
 
@@ -211,7 +215,9 @@ def test_a_variant_that_does_not_fit_is_skipped_with_the_numbers_and_what_would_
 
     monkeypatch.setattr(asking, "work", needs_of_a_large_model)
     monkeypatch.setattr(asking.machine, "available_memory", lambda: 20_000_000_000)
-    record = asking.ask([recipes.load(str(models("qwen2")))], None, questions.load(str(asked)), tmp_path / "run")
+    polite = dataclasses.replace(questions.load(str(asked)), system="Be polite.")
+    record = asking.ask([recipes.load(str(models("qwen2")))], None, polite, tmp_path / "run")
+    assert record.content.models["qwen2-tiny"].system == "Be polite."
     facts = record.content.models["qwen2-tiny"].variants
     assert facts["fp32"].state == "skipped" and facts["int4"].state == "done"
     assert "needs 25.00 GB" in facts["fp32"].reason and "20.00 GB is left" in facts["fp32"].reason

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from run_schemas import keeps_its_schemas
 
 from itrex_chat import compare as comparing
 from itrex_chat.comparison import compare
@@ -83,6 +84,7 @@ def record(
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(content))
     (folder / "answers.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in answers))
+    keeps_its_schemas(folder)
     return RunRecord.read(folder)
 
 
