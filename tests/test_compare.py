@@ -13,7 +13,6 @@ from itrex_chat import compare as comparing
 from itrex_chat.comparison import compare
 from itrex_chat.comparison.metrics import bleu, chrf, contains, equal_tokens, language_of, matches, repetition
 from itrex_chat.foundation.errors import RunError
-from itrex_chat.foundation.harmless import for_markdown, for_terminal
 from itrex_chat.report.markdown import as_markdown
 from itrex_chat.report.tables import as_csv, figure_rows
 from itrex_chat.report.terminal import aligned, as_text
@@ -281,14 +280,6 @@ def test_nothing_that_a_model_said_can_act(tmp_path):
 def test_tables_line_up_with_wide_characters():
     lines = aligned([["", "FP32"], ["时间", "1"], ["time", "22"]])
     assert lines == ["      FP32", "时间     1", "time    22"]
-
-
-def test_markdown_shows_text_as_it_is():
-    assert for_markdown("a_b *c* <d> #1") == r"a\_b \*c\* &lt;d\> \#1"
-
-
-def test_text_for_a_terminal_keeps_words_and_drops_what_steers_it():
-    assert for_terminal("a\x1b[2Jb\u202ec\n你\t😀\x07") == "a[2Jbc\n你\t😀"
 
 
 def test_figures_have_a_row_for_everything_that_the_issue_of_quantization_is_about(two):
