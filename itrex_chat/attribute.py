@@ -5,6 +5,7 @@ python -m itrex_chat.attribute --model qwen2.5-1.5b-instruct --text book.txt
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -31,8 +32,8 @@ SHOWN = 5  # layers
 def attribute(
     recipe: Recipe,
     baseline: str = "fp32",
-    answers: list[Passage] = (),
-    texts: list[Path] = (),
+    answers: Sequence[Passage] = (),
+    texts: Sequence[Path] = (),
     limit: int | None = None,
     layers: bool = True,
     out: Path | None = None,

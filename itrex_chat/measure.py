@@ -4,6 +4,7 @@ python -m itrex_chat.measure --text book.txt
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from itrex_chat.comparison import PRECISION
@@ -17,7 +18,7 @@ from itrex_chat.quality import measuring
 from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.passages import of_answers
 from itrex_chat.quality.record import ModelQuality
-from itrex_chat.report.quality_tables import corpora, quality_rows
+from itrex_chat.report.quality_tables import quality_tables
 from itrex_chat.report.terminal import aligned
 from itrex_chat.runs.content import ModelRun
 from itrex_chat.runs.record import RunRecord, latest
@@ -26,7 +27,11 @@ from itrex_chat.settings import recipe as recipes
 
 
 def measure(
-    run: Path, texts: list[Path] = (), variants: list[str] | None = None, limit: int | None = None, command: str = ""
+    run: Path,
+    texts: Sequence[Path] = (),
+    variants: list[str] | None = None,
+    limit: int | None = None,
+    command: str = "",
 ) -> dict[str, ModelQuality]:
     """Measure the models of a run and keep the figures in its folder, where `compare` finds them.
 
@@ -49,7 +54,7 @@ def measure(
                     ready[0],
                     variants or ready[1:],
                     of_answers(record.answers_of(label, ready[0])),
-                    texts,
+                    list(texts),
                     limit,
                 ),
                 command,
@@ -75,8 +80,8 @@ def measure(
 def report(label: str, quality: ModelQuality) -> str:
     """The figures for a terminal."""
     lines = [f"=== {label}"]
-    for corpus in corpora(quality):
-        lines += ["", *aligned(quality_rows(quality, corpus))]
+    for rows in quality_tables(quality).values():
+        lines += ["", *aligned(rows)]
     for name, variant in quality.variants.items():
         if variant.reason:
             lines.append(f"{titled(name)}: {variant.reason}")

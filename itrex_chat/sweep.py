@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import io
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -47,10 +48,10 @@ CSV_FIELDS = (
 
 def sweep(
     recipe: Recipe,
-    grid: list[Quantization] = GRID,
+    grid: Sequence[Quantization] = GRID,
     baseline: str = "fp32",
-    answers: list[Passage] = (),
-    texts: list[Path] = (),
+    answers: Sequence[Passage] = (),
+    texts: Sequence[Path] = (),
     limit: int | None = None,
     keep: bool = False,
     out: Path | None = None,
@@ -64,7 +65,7 @@ def sweep(
     """
     out = out or cache_home() / "sweeps" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     outcomes = []
-    for outcome in outcomes_of(recipe, baseline, grid, list(answers), list(texts), limit, keep):
+    for outcome in outcomes_of(recipe, baseline, list(grid), list(answers), list(texts), limit, keep):
         outcomes.append(outcome)
         told(outcome)
         _write(out, recipe, baseline, outcomes, command)  # what is there is there, should the rest be interrupted

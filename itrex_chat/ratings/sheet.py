@@ -98,7 +98,7 @@ def read(sheet: Path, run: Path, rater: str) -> int:
         if len(row) != len(titles) or _digest(row[1:4]) != known["digest"]:
             problems.append(_("row {row}: the question or an answer was changed", row=number))
             continue
-        scores = {}
+        scores: dict[str, dict[str, int]] = {}
         for column, cell in enumerate(row[4:]):
             name, side = CRITERIA[column // 2], "AB"[column % 2]
             score = _score(cell)

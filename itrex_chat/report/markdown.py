@@ -6,7 +6,7 @@ from itrex_chat.engines import titled
 from itrex_chat.foundation.harmless import for_markdown
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.report.quality_tables import corpora, judged_line, quality_rows, rating_rows
+from itrex_chat.report.quality_tables import judged_line, quality_tables, rating_rows
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
 
@@ -53,7 +53,7 @@ def _model(model: ModelComparison) -> list[str]:
         provenance(model),
         _table(figure_rows(model)),
     ]
-    parts += [_table(quality_rows(model.quality, corpus)) for corpus in corpora(model.quality)]
+    parts += [_table(rows) for rows in quality_tables(model.quality).values()]
     parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
     parts += [for_markdown(judged_line(model.baseline, variant, judged)) for variant, judged in model.judged.items()]
     parts += [for_markdown(line) for line in engine_lines(model)] + missing(model)
@@ -102,7 +102,7 @@ def _pair(baseline: str, variant: str, pair: AnswerPair) -> list[str]:
 
 def likeness(pair: AnswerPair) -> str:
     """How alike the two answers are, and how fast each came, in a line."""
-    if pair.chrf is None:
+    if pair.baseline is None or pair.answer is None:
         return ""
     rates = " → ".join(
         f"{answer.tokens_per_second:.1f}" if answer.tokens_per_second else "–"

@@ -3,6 +3,7 @@
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison
 from itrex_chat.engines import titled
@@ -10,10 +11,11 @@ from itrex_chat.foundation.harmless import for_html, for_terminal
 from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.answer import Answer
+from itrex_chat.quality.record import ModelQuality
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
 from itrex_chat.report.markdown import chosen_how, likeness
-from itrex_chat.report.quality_tables import corpora, estimate, judged_line, quality_rows, rating_rows, small
+from itrex_chat.report.quality_tables import estimate, judged_line, quality_tables, rating_rows, small
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.texts import parted
 from itrex_chat.report.verdict import level_label, main_corpus, verdicts
@@ -124,8 +126,10 @@ def _model(model: ModelComparison) -> dict:
         "bars": _bars(model),
         "figures": figure_rows(model),
         "quality": [
-            {"name": name, "rows": quality_rows(model.quality, name), "chart": _quantiles(model, name)}
-            for name in corpora(model.quality)
+            {"name": name, "rows": rows, "chart": _quantiles(quality, name)}
+            for quality in [model.quality]
+            if quality
+            for name, rows in quality_tables(quality).items()
         ],
         "ratings": [rating_rows(model.baseline, variant, rated) for variant, rated in model.ratings.items()],
         "judged": [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()],
@@ -135,7 +139,7 @@ def _model(model: ModelComparison) -> dict:
 
 def _worst_first(model: ModelComparison) -> list[str]:
     """The questions by the likeness of the variant that differs most."""
-    likenesses = {}
+    likenesses: dict[str, list[float]] = {}
     for pairs in model.pairs.values():
         for pair in pairs:
             likenesses.setdefault(pair.id, []).append(101 if pair.chrf is None else pair.chrf)
@@ -160,11 +164,11 @@ def _bars(model: ModelComparison) -> list[dict]:
     return drawn
 
 
-def _quantiles(model: ModelComparison, corpus: str):
+def _quantiles(quality: ModelQuality, corpus: str) -> Markup:
     names = {"kld_median": "50 %", "kld_90": "90 %", "kld_99": "99 %", "kld_999": "99.9 %", "kld_max": _("largest")}
     lines = {
         name: [found.figures[figure] for figure in names]
-        for name, variant in model.quality.variants.items()
+        for name, variant in quality.variants.items()
         for found in variant.corpora
         if found.name == corpus
     }
@@ -193,12 +197,13 @@ def _side(variant: str, answer: Answer | None, other: Answer | None, likeness: s
     """An answer, marked where it leaves the `other` one."""
     if answer is None:
         return {"variant": variant, "text": None, "facts": "", "likeness": ""}
-    same = other is None or other.token_ids == answer.token_ids
     return {
         "variant": variant,
         "facts": _facts(answer),
         "likeness": likeness,
-        "text": for_html(answer.text) if same else parted(answer.text, other.text),
+        "text": for_html(answer.text)
+        if other is None or other.token_ids == answer.token_ids
+        else parted(answer.text, other.text),
     }
 
 
@@ -210,10 +215,11 @@ def _facts(answer: Answer) -> str:
 
 def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict | None:
     """The baseline's answer token by token, where it was measured."""
-    measured = model.quality.variants.get(variant) if model.quality else None
-    tokens = model.quality.answers.get(pair.id) if measured and model.quality.baseline == model.baseline else None
-    scores = measured.answers.get(pair.id) if tokens else None
-    if scores is None or not pair.baseline or len(tokens.pieces) != len(pair.baseline.token_ids):
+    quality = model.quality
+    if quality is None or quality.baseline != model.baseline or variant not in quality.variants:
+        return None
+    tokens, scores = quality.answers.get(pair.id), quality.variants[variant].answers.get(pair.id)
+    if not tokens or not scores or not pair.baseline or len(tokens.pieces) != len(pair.baseline.token_ids):
         return None
     pieces = [
         {

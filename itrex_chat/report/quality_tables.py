@@ -16,10 +16,12 @@ def corpus_title(name: str, baseline: str) -> str:
     return _("the answers of {base}", base=titled(baseline)) if name == ANSWERS else name
 
 
-def corpora(quality: ModelQuality | None) -> list[str]:
-    """What was measured on: the answers and the texts by name."""
-    variants = quality.variants.values() if quality else ()
-    return list(dict.fromkeys(corpus.name for variant in variants for corpus in variant.corpora))
+def quality_tables(quality: ModelQuality | None, brief: bool = False) -> dict[str, list[list[str]]]:
+    """`quality_rows` by what was measured on, the answers and the texts by name; none where nothing was."""
+    if quality is None:
+        return {}
+    corpora = dict.fromkeys(corpus.name for variant in quality.variants.values() for corpus in variant.corpora)
+    return {name: quality_rows(quality, name, brief) for name in corpora}
 
 
 def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Iterator
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison, metrics
 from itrex_chat.engines import titled
@@ -10,6 +11,7 @@ from itrex_chat.foundation.harmless import for_spreadsheet
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.answer import Answer
+from itrex_chat.quality.record import ModelQuality
 
 CSV_FIELDS = (
     "model",
@@ -160,26 +162,17 @@ def figures_csv(comparison: Comparison) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("model", "variant", "baseline", "corpus", "positions", "figure", "value", "low", "high"))
     for model in comparison.models:
-        for name, variant in (model.quality.variants if model.quality else {}).items():
-            for corpus in variant.corpora:
-                for figure, found in corpus.figures.items():
-                    writer.writerow(
-                        [
-                            for_spreadsheet(cell)
-                            for cell in (
-                                model.model,
-                                name,
-                                model.quality.baseline,
-                                corpus.name,
-                                corpus.positions,
-                                figure,
-                                found.value,
-                                found.low,
-                                found.high,
-                            )
-                        ]
-                    )
+        writer.writerows(_measured(model.model, model.quality) if model.quality else ())
     return out.getvalue()
+
+
+def _measured(model: str, quality: ModelQuality) -> Iterator[list]:
+    """A row for each figure of each variant and corpus."""
+    for name, variant in quality.variants.items():
+        for corpus in variant.corpora:
+            for figure, found in corpus.figures.items():
+                row = [model, name, quality.baseline, corpus.name, corpus.positions, figure]
+                yield [for_spreadsheet(cell) for cell in (*row, found.value, found.low, found.high)]
 
 
 def provenance(model: ModelComparison) -> str:
@@ -228,7 +221,7 @@ def _csv_row(model: ModelComparison, variant: str, pair: AnswerPair, answer: Ans
         "contains_expected": metrics.contains(answer.text, pair.expected) if pair.expected else "",
     }
     row |= {field: value for field, value in vars(answer).items() if field in CSV_FIELDS}
-    if compared and pair.chrf is not None:
+    if compared and pair.chrf is not None and pair.bleu is not None:
         row |= {
             "first_divergent_token": "" if pair.identical else pair.equal_tokens,
             "identical": pair.identical,

@@ -8,7 +8,7 @@ from itrex_chat.engines import titled
 from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.report.markdown import likeness
-from itrex_chat.report.quality_tables import corpora, judged_line, quality_rows, rating_rows
+from itrex_chat.report.quality_tables import judged_line, quality_tables, rating_rows
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
 
@@ -26,18 +26,19 @@ def _model(model: ModelComparison) -> list[str]:
             answers = [(model.baseline, pair.baseline)] + (
                 [(variant, pair.answer)] if variant != model.baseline else []
             )
-            both = all(answer for _name, answer in answers) and len(answers) == 2
-            same = equal_characters(pair.baseline.text, pair.answer.text) if both and not pair.identical else None
+            same = None
+            if pair.baseline and pair.answer and variant != model.baseline and not pair.identical:
+                same = equal_characters(pair.baseline.text, pair.answer.text)
             for name, answer in answers:
                 text = _("(not answered)") if answer is None else answer.text
                 if same is not None:
                     text = text[:same] + "▸" + text[same:]
                 lines.append(f"  {titled(name):5} {for_terminal(text)}".replace("\n", "\n        "))
-            if verdict := likeness(pair):
-                lines.append(f"  · {verdict}")
+            if alike := likeness(pair):
+                lines.append(f"  · {alike}")
     lines += ["", provenance(model), "", *aligned(figure_rows(model))]
-    for corpus in corpora(model.quality):
-        lines += ["", *aligned(quality_rows(model.quality, corpus, brief=True))]
+    for rows in quality_tables(model.quality, brief=True).values():
+        lines += ["", *aligned(rows)]
     for variant, rated in model.ratings.items():
         lines += ["", *aligned(rating_rows(model.baseline, variant, rated))]
     lines += [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()]
