@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from run_schemas import keeps_its_schemas, schema
 
+from itrex_chat.comparison import compare_runs
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.runs import schemas
@@ -111,6 +112,17 @@ def test_a_record_that_was_edited_to_other_types_is_named_as_damaged(old, path, 
     edited(old, path, value)
     with pytest.raises(RunError, match="run.json is damaged"):
         RunRecord.read(old)
+
+
+@pytest.mark.parametrize("path", ["generation", "question_set", "questions"])
+def test_a_record_that_lacks_a_part_is_compared_or_named_but_never_a_crash(old, path):
+    whole = content(old)
+    del whole["models"][MODEL][path]
+    (old / RUN).write_text(json.dumps(whole), "utf-8")
+    try:
+        assert compare_runs([old]).models[0].baseline == "fp32"
+    except RunError as error:
+        assert path == "generation" and "the record of the run is damaged" in str(error)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "[" * 100_000, "\x00"])

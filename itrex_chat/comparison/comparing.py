@@ -66,7 +66,7 @@ def compare(records: list[RunRecord]) -> Comparison:
     return Comparison(
         [str(record.folder) for record in records],
         records[-1].content.machine,
-        next(facts.generation.as_dict() for _record, facts in _model_runs(records) if facts.generation is not None),
+        _generation(records),
         compared,
         _absent(records, compared),
         list(dict.fromkeys(commands)),
@@ -77,6 +77,14 @@ def _model_runs(records: list[RunRecord]) -> Iterator[tuple[RunRecord, ModelRun]
     for record in records:
         for facts in record.content.models.values():
             yield record, facts
+
+
+def _generation(records: list[RunRecord]) -> dict:
+    """How the answers were generated. Raises KeyError where no model says it, as none does in a damaged record."""
+    for _record, facts in _model_runs(records):
+        if facts.generation:
+            return facts.generation.as_dict()
+    raise KeyError("generation")
 
 
 def _absent(records: list[RunRecord], compared: list[ModelComparison]) -> list[str]:
@@ -149,7 +157,7 @@ def _compare_model(
         baseline,
         load.stored or "?" if load else "?",
         load.origin or {} if load else {},
-        next(facts.question_set for _record, facts in parts if facts.question_set is not None),
+        next((facts.question_set for _record, facts in parts if facts.question_set), ""),
         figures,
         pairs or {baseline: [_pair(question, answers.get((baseline, id)), None) for id, question in questions.items()]},
         quality,
