@@ -98,32 +98,9 @@ def read(sheet: Path, run: Path, rater: str) -> int:
         if len(row) != len(titles) or _digest(row[1:4]) != known["digest"]:
             problems.append(_("row {row}: the question or an answer was changed", row=number))
             continue
-        scores: dict[str, dict[str, int]] = {}
-        for column, cell in enumerate(row[4:]):
-            name, side = CRITERIA[column // 2], "AB"[column % 2]
-            score = _score(cell)
-            if score is None:
-                problems.append(
-                    _(
-                        "row {row}, {column}: {cell!r} is not a number from 1 to 5",
-                        row=number,
-                        column=titles[4 + column],
-                        cell=cell,
-                    )
-                    if cell.strip()
-                    else _(
-                        "row {row}, {column}: not filled ({mark} where it does not apply)",
-                        row=number,
-                        column=titles[4 + column],
-                        mark=NOT_APPLICABLE,
-                    )
-                )
-            elif score:
-                scores.setdefault(name, {})[known[side]] = score
-        ratings.append(
-            {field: known[field] for field in ("model", "question", "baseline", "variant")}
-            | {"scores": {name: stars for name, stars in scores.items() if len(stars) == 2}}
-        )
+        wrong, scores = _stars(row, number, titles, known)
+        problems += wrong
+        ratings.append({field: known[field] for field in ("model", "question", "baseline", "variant")} | scores)
     problems += [_("item {item} is missing", item=item) for item in key if item not in seen]
     if problems:
         more = _("; and {count} more", count=len(problems) - SHOWN) if len(problems) > SHOWN else ""
@@ -132,6 +109,31 @@ def read(sheet: Path, run: Path, rater: str) -> int:
         )
     given.keep(run, rater, next(iter(seen)).partition("-")[0], ratings)
     return len(ratings)
+
+
+def _stars(row: list[str], number: int, titles: list[str], known: dict) -> tuple[list[str], dict]:
+    """What is wrong with the scores in a row, and those that both answers have, as {"scores": {criterion: …}}."""
+    problems: list[str] = []
+    scores: dict[str, dict[str, int]] = {}
+    for column, cell in enumerate(row[4:]):
+        name, side, title = CRITERIA[column // 2], "AB"[column % 2], titles[4 + column]
+        score = _score(cell)
+        if score:
+            scores.setdefault(name, {})[known[side]] = score
+        elif score is None and cell.strip():
+            problems.append(
+                _("row {row}, {column}: {cell!r} is not a number from 1 to 5", row=number, column=title, cell=cell)
+            )
+        elif score is None:
+            problems.append(
+                _(
+                    "row {row}, {column}: not filled ({mark} where it does not apply)",
+                    row=number,
+                    column=title,
+                    mark=NOT_APPLICABLE,
+                )
+            )
+    return problems, {"scores": {name: stars for name, stars in scores.items() if len(stars) == 2}}
 
 
 def _rows(sheet: Path) -> list[list[str]]:
