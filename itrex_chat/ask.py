@@ -41,7 +41,7 @@ def command(arguments: argparse.Namespace) -> int:
     asked = question_sets.load(arguments.prompts) if arguments.prompts else None
     engines, options = engine_options.chosen(arguments)
     record = ask(models, variants, asked, arguments.out, command_line.invocation("ask"), tuple(engines), options)
-    states = [facts["state"] for model in record.content["models"].values() for facts in model["variants"].values()]
+    states = [facts.state for model in record.content.models.values() for facts in model.variants.values()]
     print("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
     if record.answers:
         print(_("Compare them: python -m itrex_chat.compare {folder}", folder=record.folder))

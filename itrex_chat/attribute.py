@@ -5,6 +5,7 @@ python -m itrex_chat.attribute --model qwen2.5-1.5b-instruct --text book.txt
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -15,15 +16,16 @@ from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.jobs.executor import LocalExecutor
 from itrex_chat.jobs.passage import Passage
-from itrex_chat.measure import scored_answers
 from itrex_chat.quality import attribution
 from itrex_chat.quality.attribution import Attribution
+from itrex_chat.quality.passages import of_answers
 from itrex_chat.report.sweeps import attribution_page, attribution_verdict, layer_rows, step_rows
 from itrex_chat.report.terminal import aligned
+from itrex_chat.runs.record import answers_of
+from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import DENSE
-from itrex_chat.sweep import add_arguments
 
 SCHEMA_VERSION = 1
 SHOWN = 5  # layers
@@ -32,8 +34,8 @@ SHOWN = 5  # layers
 def attribute(
     recipe: Recipe,
     baseline: str = "fp32",
-    answers: list[Passage] = (),
-    texts: list[Path] = (),
+    answers: Sequence[Passage] = (),
+    texts: Sequence[Path] = (),
     limit: int | None = None,
     layers: bool = True,
     out: Path | None = None,
@@ -75,7 +77,7 @@ def command(arguments) -> None:
     with speaking(arguments.lang):
         one_of("--baseline", arguments.baseline, DENSE)
         recipe = recipes.load(arguments.model, command_line.settings(arguments))
-        answers = scored_answers(arguments.run, arguments.baseline) if arguments.run else []
+        answers = of_answers(answers_of(arguments.run, arguments.baseline)) if arguments.run else []
         if not answers and not arguments.text:
             raise RunError(_("Name what to measure on: --text FILE, or --run RUN for the answers of a run."))
         found, out = attribute(
@@ -97,7 +99,7 @@ def command(arguments) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("attribute", _("Find out where the loss of a quantized model comes from."))
-    add_arguments(parser)
+    options.add_measuring(parser)
     parser.add_argument("--no-layers", action="store_true", help=_("leave out layer by layer, which takes longest"))
     return command_line.run(command, parser.parse_args(argv))
 

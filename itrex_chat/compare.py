@@ -6,17 +6,16 @@ python -m itrex_chat.compare
 import sys
 from pathlib import Path
 
-from itrex_chat.comparison import Comparison, gate
-from itrex_chat.comparison import compare as compare_records
+from itrex_chat.comparison import Comparison, compare_runs, gate
 from itrex_chat.foundation import command_line, files
 from itrex_chat.foundation.errors import RunError
-from itrex_chat.foundation.language import LANGUAGES, _, speaking
-from itrex_chat.foundation.places import cache_home
+from itrex_chat.foundation.language import _, speaking
 from itrex_chat.report import as_html
 from itrex_chat.report.markdown import as_markdown
 from itrex_chat.report.tables import as_csv, figures_csv
 from itrex_chat.report.terminal import as_text
-from itrex_chat.runs.record import ANSWERS, RunRecord, existing
+from itrex_chat.runs.record import folder_of, latest
+from itrex_chat.settings import options
 
 GATE_CLOSED = 3  # the exit code where a --fail-if holds
 FILES = ("comparison.html", "comparison.md", "comparison.json", "comparison.csv", "comparison-figures.csv")
@@ -24,7 +23,7 @@ FILES = ("comparison.html", "comparison.md", "comparison.json", "comparison.csv"
 
 def compare(runs: list[Path], out: Path | None = None) -> Comparison:
     """Compare runs and write FILES into `out` (the last run's folder, if None). A run may be named by its answers."""
-    runs = [_folder(run) for run in runs]
+    runs = [folder_of(run) for run in runs]
     comparison = compare_runs(runs)
     out = out or runs[-1]
     with files.disk_errors(RunError, _("Writing the comparison to {folder}", folder=out)):
@@ -37,38 +36,10 @@ def compare(runs: list[Path], out: Path | None = None) -> Comparison:
     return comparison
 
 
-def compare_runs(runs: list[Path]) -> Comparison:
-    """The comparison of the runs in these folders. Raises RunError."""
-    try:
-        return compare_records([RunRecord.read(run) for run in runs])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            _(
-                "{runs}: the record of the run is damaged ({reason}).",
-                runs=", ".join(map(str, runs)),
-                reason=f"{type(error).__name__}: {error}",
-            )
-        ) from error
-
-
-def _folder(run: Path) -> Path:
-    return run.parent if run.name == ANSWERS and run.is_file() else run
-
-
-def latest() -> Path:
-    """The newest run in the cache that has an answer. Raises RunError when there is none."""
-    runs = [
-        run for run in existing(cache_home() / "runs") if (run / ANSWERS).is_file() and (run / ANSWERS).stat().st_size
-    ]
-    if not runs:
-        raise RunError(_("There is no run to compare yet; make one with: python -m itrex_chat.ask"))
-    return runs[-1]
-
-
 def command(arguments) -> int:
     conditions = [gate.parse(text) for text in arguments.fail_if]
     with speaking(arguments.lang):
-        runs = [_folder(run) for run in arguments.runs] or [latest()]
+        runs = [folder_of(run) for run in arguments.runs] or [latest()]
         comparison = compare(runs, arguments.out)
         print(as_text(comparison))
         print(_("Written to {folder}: {files}", folder=arguments.out or runs[-1], files=", ".join(FILES)))
@@ -81,8 +52,8 @@ def command(arguments) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("compare", _("Compare the answers and figures of a model's variants."))
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help=_("folders of runs; default: the newest"))
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to write; default: the last run's folder"))
-    parser.add_argument("--lang", choices=LANGUAGES, help=_("the language of the report; default: the locale's"))
+    options.add_out(parser, _("where to write; default: the last run's folder"))
+    options.add_language(parser, _("the language of the report; default: the locale's"))
     parser.add_argument(
         "--fail-if",
         action="append",

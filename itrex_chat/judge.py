@@ -6,16 +6,16 @@ OPENAI_API_KEY=… python -m itrex_chat.judge --model gpt-4o --endpoint https://
 import sys
 from pathlib import Path
 
-from itrex_chat.compare import compare_runs, latest
-from itrex_chat.endpoints.endpoint import Endpoint
+from itrex_chat.comparison import compare_runs
+from itrex_chat.endpoints.endpoint import ADDRESS, KEY, Endpoint
 from itrex_chat.foundation import command_line, progress
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.online import add_endpoint
-from itrex_chat.ratings import judgements as stored
-from itrex_chat.ratings import judging
+from itrex_chat.ratings import judgements, judging
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.report.quality_tables import judged_line
+from itrex_chat.runs.record import latest
+from itrex_chat.settings import options
 
 
 def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> dict[str, dict[str, Judged]]:
@@ -23,29 +23,22 @@ def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> di
 
     What this judge has said already is not asked again.
     """
-    comparison = compare_runs([run])
-    pairs = [
-        (model.model, variant, pair)
-        for model in comparison.models
-        for variant, given in model.pairs.items()
-        for pair in given
-        if pair.baseline and pair.answer and not pair.identical
-    ]
+    pairs = compare_runs([run]).differing()
     if not pairs:
         raise RunError(_("There is nothing to score in {run}: no two answers differ.", run=run))
-    found = stored.given_by(run, endpoint.model)
+    found = judgements.given_by(run, endpoint.model)
     with progress.bar(_("judging"), len(pairs), "pairs") as bar:
-        for label, variant, pair in pairs:
-            given = found.setdefault(label, {}).setdefault(variant, [])
+        for pair in pairs:
+            given = found.setdefault(pair.model, {}).setdefault(pair.variant, [])
             before = next((judgement for judgement in given if judgement.id == pair.id), None)
             if before is None or embedder and before.similarity is None:
                 given[:] = [
                     *(judgement for judgement in given if judgement is not before),
                     judging.judge(endpoint, pair, embedder),
                 ]
-                stored.write(run, endpoint.model, found)
+                judgements.write(run, endpoint.model, found)
             bar.update(1)
-    return stored.read(run)
+    return judgements.read(run)
 
 
 def command(arguments) -> None:
@@ -60,7 +53,8 @@ def command(arguments) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("judge", _("Have another model judge the answers of a run in pairs."))
-    add_endpoint(parser)
+    options.add_run(parser)
+    options.add_endpoint(parser, ADDRESS, KEY)
     parser.add_argument(
         "--embeddings",
         metavar="NAME",

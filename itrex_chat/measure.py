@@ -4,28 +4,33 @@ python -m itrex_chat.measure --text book.txt
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from itrex_chat.compare import latest
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import measuring
 from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.passages import of_answers
 from itrex_chat.quality.record import ModelQuality
-from itrex_chat.report.quality_tables import corpora, quality_rows
+from itrex_chat.report.quality_tables import quality_tables
 from itrex_chat.report.terminal import aligned
-from itrex_chat.runs.record import RunRecord
+from itrex_chat.runs.content import ModelRun
+from itrex_chat.runs.record import RunRecord, latest
+from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.variant import MOST_PRECISE_FIRST, titled
 
 
 def measure(
-    run: Path, texts: list[Path] = (), variants: list[str] | None = None, limit: int | None = None, command: str = ""
+    run: Path,
+    texts: Sequence[Path] = (),
+    variants: list[str] | None = None,
+    limit: int | None = None,
+    command: str = "",
 ) -> dict[str, ModelQuality]:
     """Measure the models of a run and keep the figures in its folder, where `compare` finds them.
 
@@ -34,22 +39,21 @@ def measure(
     text the first `limit` tokens are used. Raises RunError.
     """
     record = RunRecord.read(run)
-    measured = {}
+    measured: dict[str, ModelQuality] = {}
     try:
-        for model in record.content["spec"]["models"]:
-            label = model["label"]
-            facts = record.content["models"].get(label, {"variants": {}})["variants"]
-            ready = [name for name in MOST_PRECISE_FIRST if facts.get(name, {}).get("load")]
+        for model in record.content.spec.models:
+            label = model.label
+            known = record.content.models.get(label, ModelRun()).variants
+            ready = [name for name in MOST_PRECISE_FIRST if name in known and known[name].load]
             if not ready:
                 continue
-            answers = [answer for answer in record.answers if (answer["model"], answer["variant"]) == (label, ready[0])]
             measured[label] = quality_record.of(
                 measuring.measure(
-                    recipes.from_dict(model["recipe"]),
+                    recipes.from_dict(model.recipe),
                     ready[0],
                     variants or ready[1:],
-                    of_answers(answers),
-                    texts,
+                    of_answers(record.answers_of(label, ready[0])),
+                    list(texts),
                     limit,
                 ),
                 command,
@@ -72,19 +76,11 @@ def measure(
     return measured
 
 
-def scored_answers(run: Path, baseline: str) -> list[Passage]:
-    """What the answers of a run's baseline are scored on. Raises RunError where it has none."""
-    answers = [answer for answer in RunRecord.read(run).answers if answer["variant"] == baseline]
-    if not answers:
-        raise RunError(_("{run} has no answers of {variant}.", run=run, variant=titled(baseline)))
-    return of_answers(answers)
-
-
 def report(label: str, quality: ModelQuality) -> str:
     """The figures for a terminal."""
     lines = [f"=== {label}"]
-    for corpus in corpora(quality):
-        lines += ["", *aligned(quality_rows(quality, corpus))]
+    for rows in quality_tables(quality).values():
+        lines += ["", *aligned(rows)]
     for name, variant in quality.variants.items():
         if variant.reason:
             lines.append(f"{titled(name)}: {variant.reason}")
@@ -116,18 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(
         "measure", _("Measure how far the variants' predictions are from the baseline's, token by token.")
     )
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help=_("the folder of a run; default: the newest"))
-    parser.add_argument(
-        "--text",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help=_("texts in UTF-8 to measure on, besides the baseline's answers"),
-    )
-    parser.add_argument(
-        "--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text")
-    )
+    options.add_run(parser)
+    options.add_texts(parser, _("texts in UTF-8 to measure on, besides the baseline's answers"))
     parser.add_argument(
         "--variants",
         metavar="LIST",

@@ -4,66 +4,87 @@ OPENAI_API_KEY=… python -m itrex_chat.online --model gpt-4o --endpoint https:/
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from itrex_chat.compare import latest
 from itrex_chat.comparison import ONLINE
-from itrex_chat.endpoints.endpoint import ADDRESS, KEY, Endpoint
+from itrex_chat.endpoints.endpoint import ADDRESS, KEY, Completion, Endpoint
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.runs.record import RunRecord
+from itrex_chat.jobs.answer import Answer
+from itrex_chat.runs.content import Load, ModelRun
+from itrex_chat.runs.record import RunRecord, latest
+from itrex_chat.settings import options
+from itrex_chat.settings.generation import GenerationConfig
+from itrex_chat.settings.questions import Question
 
 
-def online(run: Path, endpoint: Endpoint, told=lambda id: None) -> int:
-    """Have the endpoint answer what is not answered yet; how many answers came. Raises RunError."""
-    record = RunRecord.read(run)
-    record = RunRecord.start(run, record.content["spec"])
-    count = 0
+def online(run: Path, endpoint: Endpoint, told: Callable[[str], None] = lambda id: None) -> int:
+    """Have the endpoint answer what is not answered yet; how many answers came. `told` gets each question's id.
+
+    Raises RunError.
+    """
+    record = RunRecord.go_on(run)
     try:
-        for label, model in record.content["models"].items():
-            before = model["variants"].get(ONLINE, {}).get("load", {}).get("kernel", endpoint.model)
-            if before != endpoint.model:
-                raise RunError(
-                    _(
-                        "{run} has answers of {other} already; ask {model} in a run of its own.",
-                        run=run,
-                        other=before,
-                        model=endpoint.model,
-                    )
-                )
-            for question in model.get("questions", ()):
-                if question["id"] in record.answered(label, ONLINE):
-                    continue
-                found = endpoint.complete(
-                    [{"role": "user", "content": question["text"]}], model["generation"]["max_new_tokens"]
-                )
-                record.note(label, ONLINE, state="asking", load={"kernel": endpoint.model})
-                record.append(
-                    {
-                        "id": question["id"],
-                        "model": label,
-                        "variant": ONLINE,
-                        "text": found.text,
-                        "token_ids": [],
-                        "prompt_token_ids": [],
-                        "finish_reason": found.finish_reason,
-                        "prompt_tokens": found.prompt_tokens,
-                        "new_tokens": found.new_tokens,
-                        "ttft": found.seconds,
-                        "tpot": None,
-                        "tokens_per_second": None,
-                        "prefill_tokens_per_second": None,
-                        "seconds": found.seconds,
-                    }
-                )
-                count += 1
-                told(question["id"])
-            if model.get("questions"):
-                record.note(label, ONLINE, state="done")
+        return sum(_ask_model(record, label, model, endpoint, told) for label, model in record.content.models.items())
     finally:
         record.close()
+
+
+def _ask_model(record: RunRecord, label: str, model: ModelRun, endpoint: Endpoint, told: Callable[[str], None]) -> int:
+    """Ask what a model was asked; how many answers came."""
+    _same_model_as_before(record, model, endpoint)
+    answered, count = record.answered(label, ONLINE), 0
+    longest = model.generation.max_new_tokens if model.generation else GenerationConfig().max_new_tokens
+    for question in model.questions or ():
+        if question.id not in answered:
+            completion = endpoint.complete(_messages(model, question), longest)
+            record.note(label, ONLINE, state="asking", load=Load(endpoint.model))
+            record.append(_answer(question.id, label, completion))
+            count += 1
+            told(question.id)
+    if model.questions:
+        record.note(label, ONLINE, state="done")
     return count
+
+
+def _same_model_as_before(record: RunRecord, model: ModelRun, endpoint: Endpoint) -> None:
+    before = model.variants[ONLINE].load if ONLINE in model.variants else None
+    if before and before.kernel != endpoint.model:
+        raise RunError(
+            _(
+                "{run} has answers of {other} already; ask {model} in a run of its own.",
+                run=record.folder,
+                other=before.kernel,
+                model=endpoint.model,
+            )
+        )
+
+
+def _messages(model: ModelRun, question: Question) -> list[dict[str, str]]:
+    """The conversation that the variants had: the question set's system message first, where it has one."""
+    system = [{"role": "system", "content": model.system}] if model.system else []
+    return [*system, {"role": "user", "content": question.text}]
+
+
+def _answer(id: str, label: str, completion: Completion) -> Answer:
+    return Answer(
+        id=id,
+        model=label,
+        variant=ONLINE,
+        text=completion.text,
+        token_ids=[],
+        prompt_token_ids=[],
+        finish_reason=completion.finish_reason,
+        prompt_tokens=completion.prompt_tokens,
+        new_tokens=completion.new_tokens,
+        ttft=completion.seconds,
+        tpot=None,
+        tokens_per_second=None,
+        prefill_tokens_per_second=None,
+        seconds=completion.seconds,
+    )
 
 
 def command(arguments) -> None:
@@ -82,23 +103,9 @@ def command(arguments) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("online", _("Ask an online model the questions of a run, as one more column."))
-    add_endpoint(parser)
+    options.add_run(parser)
+    options.add_endpoint(parser, ADDRESS, KEY)
     return command_line.run(command, parser.parse_args(argv))
-
-
-def add_endpoint(parser) -> None:
-    """What `online` and `judge` share."""
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help=_("the folder of a run; default: the newest"))
-    parser.add_argument("--model", required=True, metavar="NAME", help=_("the model's name at the endpoint"))
-    parser.add_argument(
-        "--endpoint",
-        metavar="ADDRESS",
-        help=_(
-            "an OpenAI-compatible address up to /v1; default: {variable}. The key is taken from {key}",
-            variable=ADDRESS,
-            key=KEY,
-        ),
-    )
 
 
 if __name__ == "__main__":

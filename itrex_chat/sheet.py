@@ -7,16 +7,18 @@ python -m itrex_chat.sheet read sheet.csv
 import sys
 from pathlib import Path
 
-from itrex_chat.compare import compare_runs, latest
+from itrex_chat.comparison import compare_runs
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
-from itrex_chat.foundation.language import LANGUAGES, _, speaking
+from itrex_chat.foundation.language import _, speaking
 from itrex_chat.ratings import sheet
+from itrex_chat.runs.record import latest
+from itrex_chat.settings import options
 
 
 def make(run: Path, out: Path) -> int:
     """Write a blind score sheet of a run's answers; how many items it has. Raises RunError."""
-    return sheet.make(compare_runs([run]), run, out)
+    return sheet.make(compare_runs([run]).differing(), run, out)
 
 
 def read(filled: Path, run: Path, rater: str | None = None) -> int:
@@ -55,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sheet", nargs="?", type=Path, metavar="FILE", help=_("the sheet, a CSV file"))
     parser.add_argument("--run", type=Path, metavar="RUN", help=_("the folder of a run; default: the newest"))
     parser.add_argument("--rater", metavar="NAME", help=_("who filled it; default: the file's name"))
-    parser.add_argument("--lang", choices=LANGUAGES, help=_("the language of the sheet; default: the locale's"))
+    options.add_language(parser, _("the language of the sheet; default: the locale's"))
     return command_line.run(command, parser.parse_args(argv))
 
 

@@ -7,20 +7,23 @@ import csv
 import dataclasses
 import io
 import sys
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from itrex_chat.foundation import command_line, files, machine
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
-from itrex_chat.foundation.language import LANGUAGES, _, speaking
+from itrex_chat.foundation.harmless import for_spreadsheet
+from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.jobs.passage import Passage
-from itrex_chat.measure import scored_answers
 from itrex_chat.quality.intervals import Estimate
+from itrex_chat.quality.passages import of_answers
 from itrex_chat.report.sweeps import sweep_page, sweep_rows, sweep_verdict
-from itrex_chat.report.tables import harmless
 from itrex_chat.report.terminal import aligned
+from itrex_chat.runs.record import answers_of
+from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.settings.variant import DENSE
@@ -46,10 +49,10 @@ CSV_FIELDS = (
 
 def sweep(
     recipe: Recipe,
-    grid: list[Quantization] = GRID,
+    grid: Sequence[Quantization] = GRID,
     baseline: str = "fp32",
-    answers: list[Passage] = (),
-    texts: list[Path] = (),
+    answers: Sequence[Passage] = (),
+    texts: Sequence[Path] = (),
     limit: int | None = None,
     keep: bool = False,
     out: Path | None = None,
@@ -63,7 +66,7 @@ def sweep(
     """
     out = out or cache_home() / "sweeps" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     outcomes = []
-    for outcome in outcomes_of(recipe, baseline, grid, list(answers), list(texts), limit, keep):
+    for outcome in outcomes_of(recipe, baseline, list(grid), list(answers), list(texts), limit, keep):
         outcomes.append(outcome)
         told(outcome)
         _write(out, recipe, baseline, outcomes, command)  # what is there is there, should the rest be interrupted
@@ -99,7 +102,7 @@ def as_csv(outcomes: list[Outcome]) -> str:
             estimates = (figures["kld_mean"], difference, figures["same_top"], figures["ppl_ratio"])
             writer.writerow(
                 [
-                    harmless(outcome.label),
+                    for_spreadsheet(outcome.label),
                     outcome.disk_bytes,
                     outcome.bits_per_weight,
                     outcome.total.positions,
@@ -131,7 +134,7 @@ def command(arguments) -> int:
         one_of("--baseline", arguments.baseline, DENSE)
         recipe = recipes.load(arguments.model, command_line.settings(arguments))
         grid = [parsed(text) for text in arguments.recipes.split(",")] if arguments.recipes else GRID
-        answers = scored_answers(arguments.run, arguments.baseline) if arguments.run else []
+        answers = of_answers(answers_of(arguments.run, arguments.baseline)) if arguments.run else []
         if not answers and not arguments.text:
             raise RunError(_("Name what to measure on: --text FILE, or --run RUN for the answers of a run."))
         outcomes, out = sweep(
@@ -154,7 +157,7 @@ def command(arguments) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("sweep", _("Measure several recipes of one model: quality against size and speed."))
-    add_arguments(parser)
+    options.add_measuring(parser)
     parser.add_argument(
         "--recipes",
         metavar="LIST",
@@ -165,33 +168,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--keep", action="store_true", help=_("keep the artifacts that were made for this"))
     return command_line.run(command, parser.parse_args(argv))
-
-
-def add_arguments(parser) -> None:
-    """What `sweep` and `attribute` share."""
-    parser.add_argument(
-        "--model",
-        default=recipes.EMBEDDED,
-        metavar="NAME|FOLDER|FILE",
-        help=_(
-            "a recipe ({names}) or a recipe file, a folder, a .gguf file or a hub's owner/name; default: {default}",
-            names=", ".join(recipes.names()),
-            default=recipes.EMBEDDED,
-        ),
-    )
-    parser.add_argument(
-        "--text", type=Path, nargs="+", default=[], metavar="FILE", help=_("texts in UTF-8 to measure on")
-    )
-    parser.add_argument("--run", type=Path, metavar="RUN", help=_("measure on the baseline's answers in this run, too"))
-    parser.add_argument(
-        "--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text")
-    )
-    parser.add_argument(
-        "--baseline", default="fp32", metavar="VARIANT", help=_("what to compare with: fp32 (the default), or bf16")
-    )
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to write; default: in the cache"))
-    parser.add_argument("--lang", choices=LANGUAGES, help=_("the language of the report; default: the locale's"))
-    command_line.add_settings(parser)
 
 
 if __name__ == "__main__":

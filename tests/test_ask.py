@@ -1,6 +1,7 @@
 """Asking: every variant in a process of its own, answers kept at once, interrupted runs continued, nothing that does not
 fit loaded."""
 
+import dataclasses
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from executors import InProcess
 from moments import PATIENCE, until
+from run_schemas import keeps_its_schemas
 
 from itrex_chat import ask as asking
 from itrex_chat.foundation import machine
@@ -78,6 +80,8 @@ def finished(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def answers(out: Path) -> list[dict]:
+    """The lines of a finished run."""
+    keeps_its_schemas(out)
     return [json.loads(line) for line in (out / ANSWERS).read_text("utf-8").splitlines()]
 
 
@@ -207,12 +211,13 @@ def test_a_variant_that_does_not_fit_is_skipped_with_the_numbers_and_what_would_
 ):
     large = InProcess({"fp32": 25_000_000_000, "bf16": 13_000_000_000, "int4": 900_000_000})
     monkeypatch.setattr(machine, "available_memory", lambda: 20_000_000_000)
-    model, asked = recipes.load(str(models("qwen2"))), questions.load(str(asked))
-    record = ask([model], None, asked, tmp_path / "run", executor=large)
-    facts = record.content["models"]["qwen2-tiny"]["variants"]
-    assert facts["fp32"]["state"] == "skipped" and facts["int4"]["state"] == "done"
-    assert "needs 25.00 GB" in facts["fp32"]["reason"] and "20.00 GB is left" in facts["fp32"]["reason"]
-    assert "BF16 (13.00 GB), INT4 (900 MB)" in facts["fp32"]["reason"]
+    polite = dataclasses.replace(questions.load(str(asked)), system="Be polite.")
+    record = ask([recipes.load(str(models("qwen2")))], None, polite, tmp_path / "run", executor=large)
+    assert record.content.models["qwen2-tiny"].system == "Be polite."
+    facts = record.content.models["qwen2-tiny"].variants
+    assert facts["fp32"].state == "skipped" and facts["int4"].state == "done"
+    assert "needs 25.00 GB" in facts["fp32"].reason and "20.00 GB is left" in facts["fp32"].reason
+    assert "BF16 (13.00 GB), INT4 (900 MB)" in facts["fp32"].reason
 
 
 def test_a_variant_that_fails_does_not_keep_the_others_from_answering(models, asked, tmp_path):

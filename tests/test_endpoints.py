@@ -5,12 +5,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from run_schemas import keeps_its_schemas
 from test_compare import answer, record
 
 from itrex_chat import compare as comparing
 from itrex_chat import judge as judging
 from itrex_chat import online
 from itrex_chat.report.verdict import verdicts
+from itrex_chat.runs.record import RunRecord
 
 
 class Endpoint(ThreadingHTTPServer):
@@ -88,10 +90,6 @@ def run(tmp_path, monkeypatch):
             for id in "ab"
         ],
     )
-    content = json.loads((made.folder / "run.json").read_text())
-    from itrex_chat.runs.record import digest
-
-    (made.folder / "run.json").write_text(json.dumps(content | {"digest": digest(content["spec"])}))
     return made.folder
 
 
@@ -100,16 +98,36 @@ def test_an_online_model_is_one_more_column(run, serve, capsys):
     assert online.main([str(run), "--model", "gpt-x", "--endpoint", server.address]) == 0
     [model] = comparing.compare([run]).models
     assert [figures.variant for figures in model.figures] == ["fp32", "int4", "online"]
-    assert [pair.answer["text"] for pair in model.pairs["online"]] == ["online on 你好 <b>", "online on two? <b>"]
+    assert [pair.answer.text for pair in model.pairs["online"]] == ["online on 你好 <b>", "online on two? <b>"]
     assert [verdict.variant for verdict in verdicts(model)] == ["int4"]
     page = (run / "comparison.html").read_text("utf-8")
     assert "online on 你好 &lt;b&gt;" in page.replace('<mark>▸</mark><span class="rest">', "")
+    keeps_its_schemas(run)
     assert server.keys == ["Bearer secret-key"] * 2 and server.asked[0][0] == "/v1/chat/completions"
     assert not any("secret-key" in file.read_text("utf-8") for file in run.iterdir() if file.is_file())
     assert online.main([str(run), "--model", "gpt-x", "--endpoint", server.address]) == 0
     assert len(server.asked) == 2  # what is answered is not asked again
     assert online.main([str(run), "--model", "other", "--endpoint", server.address]) == 1
     assert "answers of gpt-x already" in capsys.readouterr().err
+
+
+def test_an_online_model_gets_the_system_message_that_the_variants_got(run, serve):
+    server = serve(lambda prompt: "yes")
+    record = RunRecord.go_on(run)
+    record.model("m").update({"system": "Answer briefly."})
+    record.save()
+    record.close()
+    assert online.main([str(run), "--model", "gpt-x", "--endpoint", server.address]) == 0
+    assert server.asked[0][1]["messages"] == [
+        {"role": "system", "content": "Answer briefly."},
+        {"role": "user", "content": "你好"},
+    ]
+
+
+def test_without_a_system_message_the_question_stands_alone(run, serve):
+    server = serve(lambda prompt: "yes")
+    assert online.main([str(run), "--model", "gpt-x", "--endpoint", server.address]) == 0
+    assert server.asked[0][1]["messages"] == [{"role": "user", "content": "你好"}]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from itrex_chat import ask as asking
 from itrex_chat import measure as measuring_verb
 from itrex_chat.artifacts import obtain
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.jobs.answer import Answer
 from itrex_chat.jobs.job import Score
 from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import distributions, intervals, measuring, metrics, scoring
@@ -162,8 +163,8 @@ def test_predictions_do_not_depend_on_how_a_passage_is_cut(recipe):
 def test_answers_are_scored_behind_their_prompt_and_texts_in_windows():
     [passage] = of_answers(
         [
-            {"id": "a", "prompt_token_ids": [1, 2], "token_ids": [3, 4, 5]},
-            {"id": "empty", "prompt_token_ids": [1], "token_ids": []},
+            Answer("a", "m", "fp32", "x", [3, 4, 5], [1, 2], "stop", 2, 3, 0.1, 0.1, 9.0, 9.0, 1.0),
+            Answer("empty", "m", "fp32", "", [], [1], "stop", 1, 0, 0.1, None, None, None, 1.0),
         ]
     )
     assert (passage.ids, passage.first, passage.positions) == ((1, 2, 3, 4, 5), 2, 3)
@@ -181,10 +182,10 @@ def test_a_run_is_measured_on_its_answers_token_by_token(models, tmp_path, text,
     assert [corpus.name for corpus in quality.variants["int4"].corpora] == [ANSWERS, "text.txt"]
     assert quality.variants["int4"].corpora[1].positions == 99
     for answer in run.answers:
-        if answer["variant"] == "fp32" and answer["token_ids"]:
-            tokens, scores = quality.answers[answer["id"]], quality.variants["int4"].answers[answer["id"]]
-            assert "".join(tokens.pieces) == answer["text"]
-            assert len(tokens.p) == len(scores.p) == len(scores.kl) == len(answer["token_ids"])
+        if answer.variant == "fp32" and answer.token_ids:
+            tokens, scores = quality.answers[answer.id], quality.variants["int4"].answers[answer.id]
+            assert "".join(tokens.pieces) == answer.text
+            assert len(tokens.p) == len(scores.p) == len(scores.kl) == len(answer.token_ids)
             assert all(0 <= p <= 1 for p in (*tokens.p, *scores.p))
 
 

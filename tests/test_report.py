@@ -12,6 +12,7 @@ from test_compare import answer, record
 
 from itrex_chat import compare as comparing
 from itrex_chat.comparison import compare
+from itrex_chat.foundation.harmless import for_html
 from itrex_chat.foundation.language import speaking
 from itrex_chat.quality import metrics
 from itrex_chat.quality import record as quality_record
@@ -19,7 +20,7 @@ from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
 from itrex_chat.quality.record import AnswerScores, AnswerTokens, ModelQuality, VariantQuality
 from itrex_chat.report import as_html
-from itrex_chat.report.texts import parted, shown
+from itrex_chat.report.texts import parted
 from itrex_chat.report.verdict import LEVELS, UNKNOWN, UNMEASURED, level, verdicts
 
 NASTY = '<script>alert(1)</script> & "quotes" \u202e abc </td></style><img src=x onerror=alert(2)> {{ 7 * 7 }} \x00\x1b[31m 👩‍👩‍👧'
@@ -70,7 +71,7 @@ def run(tmp_path) -> Path:
 
 
 def test_what_a_model_said_is_shown_and_cannot_act():
-    page = str(shown(NASTY))
+    page = str(for_html(NASTY))
     assert "<script" not in page and "<img" not in page and "</style" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#34;quotes&#34;" in page
     assert "\u202e" not in page and ">U+202E</span>" in page and "\x00" not in page and "U+001B" in page
@@ -115,7 +116,11 @@ def test_an_interrupted_run_says_what_is_missing(tmp_path):
     recipe = {"quantization": {"weight_dtype": "int4_fullrange"}}
     content |= {
         "complete": False,
-        "spec": {"variants": None, "models": [{"label": "m", "recipe": recipe}, {"label": "later", "recipe": recipe}]},
+        "spec": {
+            "variants": None,
+            "questions": None,
+            "models": [{"label": "m", "recipe": recipe}, {"label": "later", "recipe": recipe}],
+        },
     }
     (made.folder / "run.json").write_text(json.dumps(content))
     with (made.folder / "answers.jsonl").open("a") as file:

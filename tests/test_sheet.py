@@ -11,7 +11,8 @@ from test_compare import answer, record
 from itrex_chat import compare as comparing
 from itrex_chat import sheet as verb
 from itrex_chat.foundation.language import speaking
-from itrex_chat.ratings.stored import CRITERIA, ratings_of
+from itrex_chat.ratings.criteria import CRITERIA
+from itrex_chat.ratings.given import ratings_of
 from itrex_chat.report.terminal import as_text
 
 TEXTS = {"fp32": "=1+1\r\n今天天气“很好”，\n我们去公园。", "int4": '@x; a,b "q"\u202e\nsecond\tline  '}

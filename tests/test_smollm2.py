@@ -33,10 +33,10 @@ def test_quantize_ask_and_compare_give_english_answers_of_both_variants(tmp_path
     recipe = recipes.load(recipes.EMBEDDED, ["generation.max_new_tokens", "24"])
     asked = questions.QuestionSet("one", "en", questions.load("english-5").questions[:1])
     record = asking.ask([recipe], ["fp32", "int4"], asked, tmp_path / "run")
-    assert [answer["variant"] for answer in record.answers] == ["fp32", "int4"]
+    assert [answer.variant for answer in record.answers] == ["fp32", "int4"]
     for answer in record.answers:
-        assert "Paris" in answer["text"]
-        assert sum(c.isascii() for c in answer["text"]) > 0.9 * len(answer["text"])
+        assert "Paris" in answer.text
+        assert sum(c.isascii() for c in answer.text) > 0.9 * len(answer.text)
     comparison = comparing.compare([record.folder])
     [model] = comparison.models
     assert model.weights_were_quantized and model.figures[1].weight_bytes < model.figures[0].weight_bytes / 3

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from itrex_chat.foundation.errors import GenerationError
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
 
 ROLES = ("system", "user", "assistant")
@@ -31,14 +32,9 @@ def as_messages(given: Iterable) -> list[Message]:
                     entry=entry,
                 )
             )
-        messages.append(Message(entry.role, printable(entry.content)))
+        messages.append(Message(entry.role, encodable(entry.content)))
     if not messages or messages[-1].role != "user":
         raise GenerationError(_("A conversation to answer ends with a message of the user."))
     if any(message.role == "system" for message in messages[1:]):
         raise GenerationError(_("A system message can only be the first of a conversation."))
     return messages
-
-
-def printable(text: str) -> str:
-    """The text without lone surrogates, which no encoding has."""
-    return text.encode("utf-8", "replace").decode("utf-8") if any("\ud800" <= c <= "\udfff" for c in text) else text

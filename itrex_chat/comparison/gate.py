@@ -57,7 +57,7 @@ def parse(text: str) -> Condition:
     """A condition as users write it. Raises RunError."""
     match = FORM.fullmatch(text)
     limit = _number(match["limit"]) if match else None
-    if limit is None:
+    if match is None or limit is None:
         raise RunError(
             _(
                 "--fail-if: {text!r} is no condition; write a figure, one of < <= > >= and a number, such as "

@@ -9,8 +9,8 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 
-from itrex_chat.chat.messages import printable
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
 
 ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
@@ -60,7 +60,7 @@ class Endpoint:
             choice, usage = content["choices"][0], content.get("usage") or {}
             text = choice["message"]["content"] or ""
             return Completion(
-                printable(text),
+                encodable(text),
                 "length" if choice.get("finish_reason") == "length" else "stop",
                 int(usage.get("prompt_tokens") or 0),
                 int(usage.get("completion_tokens") or 0),

@@ -1,19 +1,18 @@
 """Passages: the token ids that variants are scored on."""
 
+from itrex_chat.jobs.answer import Answer
 from itrex_chat.jobs.passage import Passage
 
 ANSWERS = "answers"  # the corpus of the baseline's answers
 WINDOW = 512  # tokens of a text that are read together
 
 
-def of_answers(answers: list[dict]) -> list[Passage]:
+def of_answers(answers: list[Answer]) -> list[Passage]:
     """One passage for each answer of a run that has tokens; its prompt is read and not scored."""
     return [
-        Passage(
-            ANSWERS, answer["id"], (*answer["prompt_token_ids"], *answer["token_ids"]), len(answer["prompt_token_ids"])
-        )
+        Passage(ANSWERS, answer.id, (*answer.prompt_token_ids, *answer.token_ids), len(answer.prompt_token_ids))
         for answer in answers
-        if answer["token_ids"] and answer["prompt_token_ids"]
+        if answer.token_ids and answer.prompt_token_ids
     ]
 
 

@@ -1,12 +1,12 @@
 """`judgements.json` in a run's folder, and what it says of a variant."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 
@@ -60,33 +60,29 @@ def write(run: Path, judge: str, models: dict[str, dict[str, list[Judgement]]]) 
 
 def given_by(run: Path, judge: str) -> dict[str, dict[str, list[Judgement]]]:
     """What this judge has said so far, by model and variant. Raises RunError."""
-    said = _stored(run)
+    said = _said(run)
     return said[1] if said and said[0] == judge else {}
 
 
 def read(run: Path) -> dict[str, dict[str, Judged]]:
     """By model and variant; empty where nothing was judged. Raises RunError."""
-    judge, models = _stored(run) or ("", {})
+    judge, models = _said(run) or ("", {})
     return {
         label: {variant: _judged(judge, given) for variant, given in variants.items()}
         for label, variants in models.items()
     }
 
 
-def _stored(run: Path) -> tuple[str, dict[str, dict[str, list[Judgement]]]] | None:
+def _said(run: Path) -> tuple[str, dict[str, dict[str, list[Judgement]]]] | None:
     path = run / FILE
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        if content["format"] != FORMAT_VERSION:
-            raise ValueError
-        return str(content["judge"]), {
-            label: {variant: [Judgement(**entry) for entry in given] for variant, given in variants.items()}
-            for label, variants in content["models"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(_("{path} is damaged.", path=path)) from None
+    return stored.read(path, FORMAT_VERSION, _judgements) if path.exists() else None
+
+
+def _judgements(content: dict[str, Any]) -> tuple[str, dict[str, dict[str, list[Judgement]]]]:
+    return str(content["judge"]), {
+        label: {variant: [Judgement(**entry) for entry in given] for variant, given in variants.items()}
+        for label, variants in content["models"].items()
+    }
 
 
 def _judged(judge: str, given: list[Judgement]) -> Judged:

@@ -3,20 +3,18 @@
 import csv
 import hashlib
 import io
-import json
 import random
 import secrets
 import unicodedata
 from pathlib import Path
 
-from itrex_chat.comparison import Comparison
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import for_spreadsheet, kept_by_spreadsheets
 from itrex_chat.foundation.language import LANGUAGES, _, speaking
-from itrex_chat.ratings import stored
-from itrex_chat.ratings.stored import CRITERIA
-from itrex_chat.report.quality_tables import criterion_title
-from itrex_chat.report.tables import harmless
+from itrex_chat.ratings import given
+from itrex_chat.ratings.criteria import CRITERIA, criterion_title
+from itrex_chat.ratings.pairs import Pair
 
 NOT_APPLICABLE = "-"
 FOLDER = "sheets"
@@ -39,48 +37,39 @@ def header() -> list[str]:
     ]
 
 
-def make(comparison: Comparison, run: Path, out: Path) -> int:
-    """Write a sheet to `out` and its key into the run's folder; how many items it has.
+def make(pairs: list[Pair], run: Path, out: Path) -> int:
+    """Write a sheet of pairs to `out` and its key into the run's folder; how many items it has.
 
-    Equal answers are left out. Raises RunError where nothing differs, or `out` exists.
+    Raises RunError where there are no pairs, or `out` exists.
     """
     if out.exists():
         raise RunError(_("{path} is there already; name another file, or remove it.", path=out))
-    name = secrets.token_hex(3)
-    items = [
-        (model.model, model.baseline, variant, pair)
-        for model in comparison.models
-        for variant, pairs in model.pairs.items()
-        for pair in pairs
-        if pair.baseline and pair.answer and not pair.identical
-    ]
-    if not items:
+    if not pairs:
         raise RunError(_("There is nothing to score in {run}: no two answers differ.", run=run))
-    order = random.SystemRandom()
-    order.shuffle(items)
-    key, text = {}, io.StringIO()
+    name, order, key, text = secrets.token_hex(3), random.SystemRandom(), {}, io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(header())
-    for number, (model, baseline, variant, pair) in enumerate(items, 1):
-        sides = [(baseline, pair.baseline["text"]), (variant, pair.answer["text"])]
+    for number, pair in enumerate(order.sample(pairs, len(pairs)), 1):
+        sides = [(pair.baseline, pair.baseline_text), (pair.variant, pair.variant_text)]
         order.shuffle(sides)
         item = f"{name}-{number:03d}"
         cells = [pair.question, sides[0][1], sides[1][1]]
         key[item] = {
-            "model": model,
+            "model": pair.model,
             "question": pair.id,
-            "baseline": baseline,
-            "variant": variant,
+            "baseline": pair.baseline,
+            "variant": pair.variant,
             "A": sides[0][0],
             "B": sides[1][0],
             "digest": _digest(cells),
         }
-        writer.writerow([item, *(harmless(_plain(cell)) for cell in cells), *[""] * (2 * len(CRITERIA))])
+        shown = (for_spreadsheet(kept_by_spreadsheets(cell)) for cell in cells)
+        writer.writerow([item, *shown, *[""] * (2 * len(CRITERIA))])
     with files.disk_errors(RunError, _("Writing {path}", path=out)):
         (run / FOLDER).mkdir(exist_ok=True)
         files.write_json(run / FOLDER / f"{name}.json", {"format": FORMAT_VERSION, "items": key})
         files.write_text(out, "\ufeff" + text.getvalue())  # the mark tells spreadsheets that it is UTF-8
-    return len(items)
+    return len(pairs)
 
 
 def read(sheet: Path, run: Path, rater: str) -> int:
@@ -109,40 +98,42 @@ def read(sheet: Path, run: Path, rater: str) -> int:
         if len(row) != len(titles) or _digest(row[1:4]) != known["digest"]:
             problems.append(_("row {row}: the question or an answer was changed", row=number))
             continue
-        scores = {}
-        for column, cell in enumerate(row[4:]):
-            name, side = CRITERIA[column // 2], "AB"[column % 2]
-            score = _score(cell)
-            if score is None:
-                problems.append(
-                    _(
-                        "row {row}, {column}: {cell!r} is not a number from 1 to 5",
-                        row=number,
-                        column=titles[4 + column],
-                        cell=cell,
-                    )
-                    if cell.strip()
-                    else _(
-                        "row {row}, {column}: not filled ({mark} where it does not apply)",
-                        row=number,
-                        column=titles[4 + column],
-                        mark=NOT_APPLICABLE,
-                    )
-                )
-            elif score:
-                scores.setdefault(name, {})[known[side]] = score
-        ratings.append(
-            {field: known[field] for field in ("model", "question", "baseline", "variant")}
-            | {"scores": {name: given for name, given in scores.items() if len(given) == 2}}
-        )
+        wrong, scores = _stars(row, number, titles, known)
+        problems += wrong
+        ratings.append({field: known[field] for field in ("model", "question", "baseline", "variant")} | scores)
     problems += [_("item {item} is missing", item=item) for item in key if item not in seen]
     if problems:
         more = _("; and {count} more", count=len(problems) - SHOWN) if len(problems) > SHOWN else ""
         raise RunError(
             _("{sheet} cannot be used: {problems}{more}.", sheet=sheet, problems="; ".join(problems[:SHOWN]), more=more)
         )
-    stored.keep(run, rater, next(iter(seen)).partition("-")[0], ratings)
+    given.keep(run, rater, next(iter(seen)).partition("-")[0], ratings)
     return len(ratings)
+
+
+def _stars(row: list[str], number: int, titles: list[str], known: dict) -> tuple[list[str], dict]:
+    """What is wrong with the scores in a row, and those that both answers have, as {"scores": {criterion: …}}."""
+    problems: list[str] = []
+    scores: dict[str, dict[str, int]] = {}
+    for column, cell in enumerate(row[4:]):
+        name, side, title = CRITERIA[column // 2], "AB"[column % 2], titles[4 + column]
+        score = _score(cell)
+        if score:
+            scores.setdefault(name, {})[known[side]] = score
+        elif score is None and cell.strip():
+            problems.append(
+                _("row {row}, {column}: {cell!r} is not a number from 1 to 5", row=number, column=title, cell=cell)
+            )
+        elif score is None:
+            problems.append(
+                _(
+                    "row {row}, {column}: not filled ({mark} where it does not apply)",
+                    row=number,
+                    column=title,
+                    mark=NOT_APPLICABLE,
+                )
+            )
+    return problems, {"scores": {name: stars for name, stars in scores.items() if len(stars) == 2}}
 
 
 def _rows(sheet: Path) -> list[list[str]]:
@@ -190,13 +181,13 @@ def _key(rows: list[list[str]], run: Path, sheet: Path) -> dict:
                 folder=run / FOLDER,
             )
         )
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        for entry in content["items"].values():
-            [entry[field] for field in ("model", "question", "baseline", "variant", "A", "B", "digest")]
-        return content["items"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(_("{path} is damaged.", path=path)) from None
+    return stored.read(path, FORMAT_VERSION, _items)
+
+
+def _items(content: dict) -> dict:
+    for entry in content["items"].values():
+        [entry[field] for field in ("model", "question", "baseline", "variant", "A", "B", "digest")]
+    return content["items"]
 
 
 def _score(cell: str) -> int | None:
@@ -210,16 +201,10 @@ def _score(cell: str) -> int | None:
     return int(text) if text in ("1", "2", "3", "4", "5") else None
 
 
-def _plain(text: str) -> str:
-    """Text that a spreadsheet can hold: no control or direction characters but line ends and tabs."""
-    return "".join(
-        c for c in text.replace("\r", "") if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs")
-    )
-
-
 def _digest(cells: list[str]) -> str:
     """What spreadsheets may change does not count: line ends, spaces at the ends, the apostrophe before a formula."""
     joined = "\0".join(
-        "\n".join(line.rstrip() for line in _plain(cell).removeprefix("'").strip().split("\n")) for cell in cells
+        "\n".join(line.rstrip() for line in kept_by_spreadsheets(cell).removeprefix("'").strip().split("\n"))
+        for cell in cells
     )
     return hashlib.sha256(joined.encode()).hexdigest()

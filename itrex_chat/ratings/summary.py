@@ -7,7 +7,7 @@ import numpy as np
 
 from itrex_chat.quality import intervals
 from itrex_chat.quality.intervals import Estimate, Sample
-from itrex_chat.ratings.stored import CRITERIA
+from itrex_chat.ratings.criteria import CRITERIA
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The report: a comparison as one HTML page that needs nothing else.
 
-`texts` makes what a model said harmless, `charts` draws, `words` holds the
+`texts` puts two answers beside each other, `charts` draws, `words` holds the
 page's own words, `page` puts them into `page.html.j2`, whose autoescape treats
 everything else as text.
 """

@@ -1,17 +1,14 @@
 """A comparison as Markdown."""
 
-import re
-
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
+from itrex_chat.foundation.harmless import for_markdown
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.report.quality_tables import corpora, judged_line, quality_rows, rating_rows
+from itrex_chat.report.quality_tables import judged_line, quality_tables, rating_rows
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
 from itrex_chat.settings.variant import titled
-
-SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -52,14 +49,14 @@ def chosen_how(generation: dict) -> str:
 def _model(model: ModelComparison) -> list[str]:
     parts = [
         f"## {model.model}",
-        *(f"**{escaped(verdict.text)}**" for verdict in verdicts(model)),
+        *(f"**{for_markdown(verdict.text)}**" for verdict in verdicts(model)),
         provenance(model),
         _table(figure_rows(model)),
     ]
-    parts += [_table(quality_rows(model.quality, corpus)) for corpus in corpora(model.quality)]
+    parts += [_table(rows) for rows in quality_tables(model.quality).values()]
     parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
-    parts += [escaped(judged_line(model.baseline, variant, judged)) for variant, judged in model.judged.items()]
-    parts += [escaped(line) for line in engine_lines(model)] + missing(model)
+    parts += [for_markdown(judged_line(model.baseline, variant, judged)) for variant, judged in model.judged.items()]
+    parts += [for_markdown(line) for line in engine_lines(model)] + missing(model)
     for variant, pairs in model.pairs.items():
         for pair in worst_first(pairs):
             parts += _pair(model.baseline, variant, pair)
@@ -68,7 +65,7 @@ def _model(model: ModelComparison) -> list[str]:
 
 def _table(rows: list[list[str]]) -> str:
     heading, *rest = rows  # the first column and row may name files; the other cells are this program's own
-    heading, rest = [escaped(cell) for cell in heading], [[escaped(row[0]), *row[1:]] for row in rest]
+    heading, rest = [for_markdown(cell) for cell in heading], [[for_markdown(row[0]), *row[1:]] for row in rest]
     return "\n".join([_row(heading), "|---" + "|--:" * (len(heading) - 1) + "|", *(_row(row) for row in rest)])
 
 
@@ -78,15 +75,15 @@ def worst_first(pairs: list[AnswerPair]) -> list[AnswerPair]:
 
 
 def _pair(baseline: str, variant: str, pair: AnswerPair) -> list[str]:
-    title = f"### {escaped(pair.id)}" + (f" · {escaped(pair.category)}" if pair.category else "")
-    parts = [title, "> " + escaped(pair.question).replace("\n", "\n> ")]
+    title = f"### {for_markdown(pair.id)}" + (f" · {for_markdown(pair.category)}" if pair.category else "")
+    parts = [title, "> " + for_markdown(pair.question).replace("\n", "\n> ")]
     if pair.expected:
-        parts.append(_("Expected: {text}", text=escaped(pair.expected)))
+        parts.append(_("Expected: {text}", text=for_markdown(pair.expected)))
     answers = [(baseline, pair.baseline)] + ([(variant, pair.answer)] if variant != baseline else [])
-    texts = [answer["text"] if answer else "" for _name, answer in answers]
+    texts = [answer.text if answer else "" for _name, answer in answers]
     same = equal_characters(*texts) if all(answer for _name, answer in answers) and len(answers) == 2 else None
     cells = [
-        _("(not answered)") if answer is None else _marked(answer["text"], same, pair.identical)
+        _("(not answered)") if answer is None else _marked(answer.text, same, pair.identical)
         for _name, answer in answers
     ]
     parts.append(
@@ -105,10 +102,10 @@ def _pair(baseline: str, variant: str, pair: AnswerPair) -> list[str]:
 
 def likeness(pair: AnswerPair) -> str:
     """How alike the two answers are, and how fast each came, in a line."""
-    if pair.chrf is None:
+    if pair.baseline is None or pair.answer is None:
         return ""
     rates = " → ".join(
-        f"{answer['tokens_per_second']:.1f}" if answer["tokens_per_second"] else "–"
+        f"{answer.tokens_per_second:.1f}" if answer.tokens_per_second else "–"
         for answer in (pair.baseline, pair.answer)
     )
     same = (
@@ -122,24 +119,18 @@ def likeness(pair: AnswerPair) -> str:
         "{same}; chrF {chrf:.1f}; TTFT {before:.2f} → {after:.2f} s; {rates} tokens/s",
         same=same,
         chrf=pair.chrf,
-        before=pair.baseline["ttft"],
-        after=pair.answer["ttft"],
+        before=pair.baseline.ttft,
+        after=pair.answer.ttft,
         rates=rates,
     )
-
-
-def escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;")
-    return SPECIAL.sub(r"\\\1", text)
 
 
 def _marked(text: str, same: int | None, identical: bool | None) -> str:
     """An answer as a table's cell, with a mark where it leaves the other one."""
     if same is not None and not identical:
-        text = f"{escaped(text[:same])}**▸**{escaped(text[same:])}"
+        text = f"{for_markdown(text[:same])}**▸**{for_markdown(text[same:])}"
     else:
-        text = escaped(text)
+        text = for_markdown(text)
     return text.replace("\r", "").replace("\n", "<br>")
 
 

@@ -3,22 +3,25 @@
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison
+from itrex_chat.foundation.harmless import for_html, for_terminal
 from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.units import readable
+from itrex_chat.jobs.answer import Answer
+from itrex_chat.quality.record import ModelQuality
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
 from itrex_chat.report.markdown import chosen_how, likeness
-from itrex_chat.report.quality_tables import corpora, estimate, judged_line, quality_rows, rating_rows, small
+from itrex_chat.report.quality_tables import estimate, judged_line, quality_tables, rating_rows, small
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
-from itrex_chat.report.texts import parted, shown
+from itrex_chat.report.texts import parted
 from itrex_chat.report.verdict import level_label, main_corpus, verdicts
 from itrex_chat.report.words import words
-from itrex_chat.runs.display import safe
-from itrex_chat.settings.variant import titled
 
 SHADES = (0.02, 0.1, 0.3, 1.0)  # nats from which a token is shaded, and more
+from itrex_chat.settings.variant import titled
 
 
 def as_html(comparison: Comparison) -> str:
@@ -45,9 +48,9 @@ def rendered(template: str, title: str, heading: str, where: str, **values) -> s
         .render(
             w=words(),
             lang={"zh": "zh-CN"}.get(spoken_language(), "en"),
-            title=safe(title),
-            heading=safe(heading),
-            where=safe(where),
+            title=for_terminal(title),
+            heading=for_terminal(heading),
+            where=for_terminal(where),
             style=resources.files(__package__).joinpath("style.css").read_text("utf-8"),
             **values,
         )
@@ -62,7 +65,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"shown": shown, "titled": titled}
+    environment.filters |= {"shown": for_html, "titled": titled}
     return environment
 
 
@@ -123,8 +126,10 @@ def _model(model: ModelComparison) -> dict:
         "bars": _bars(model),
         "figures": figure_rows(model),
         "quality": [
-            {"name": name, "rows": quality_rows(model.quality, name), "chart": _quantiles(model, name)}
-            for name in corpora(model.quality)
+            {"name": name, "rows": rows, "chart": _quantiles(quality, name)}
+            for quality in [model.quality]
+            if quality
+            for name, rows in quality_tables(quality).items()
         ],
         "ratings": [rating_rows(model.baseline, variant, rated) for variant, rated in model.ratings.items()],
         "judged": [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()],
@@ -134,7 +139,7 @@ def _model(model: ModelComparison) -> dict:
 
 def _worst_first(model: ModelComparison) -> list[str]:
     """The questions by the likeness of the variant that differs most."""
-    likenesses = {}
+    likenesses: dict[str, list[float]] = {}
     for pairs in model.pairs.values():
         for pair in pairs:
             likenesses.setdefault(pair.id, []).append(101 if pair.chrf is None else pair.chrf)
@@ -159,11 +164,11 @@ def _bars(model: ModelComparison) -> list[dict]:
     return drawn
 
 
-def _quantiles(model: ModelComparison, corpus: str):
+def _quantiles(quality: ModelQuality, corpus: str) -> Markup:
     names = {"kld_median": "50 %", "kld_90": "90 %", "kld_99": "99 %", "kld_999": "99.9 %", "kld_max": _("largest")}
     lines = {
         name: [found.figures[figure] for figure in names]
-        for name, variant in model.quality.variants.items()
+        for name, variant in quality.variants.items()
         for found in variant.corpora
         if found.name == corpus
     }
@@ -188,35 +193,37 @@ def _question(model: ModelComparison, id: str) -> dict:
     }
 
 
-def _side(variant: str, answer: dict | None, other: dict | None, likeness: str) -> dict:
+def _side(variant: str, answer: Answer | None, other: Answer | None, likeness: str) -> dict:
     """An answer, marked where it leaves the `other` one."""
     if answer is None:
         return {"variant": variant, "text": None, "facts": "", "likeness": ""}
-    same = other is None or other["token_ids"] == answer["token_ids"]
     return {
         "variant": variant,
         "facts": _facts(answer),
         "likeness": likeness,
-        "text": shown(answer["text"]) if same else parted(answer["text"], other["text"]),
+        "text": for_html(answer.text)
+        if other is None or other.token_ids == answer.token_ids
+        else parted(answer.text, other.text),
     }
 
 
-def _facts(answer: dict) -> str:
-    rate = f" · {answer['tokens_per_second']:.1f} " + _("tokens/s") if answer["tokens_per_second"] else ""
-    ended = _("ended itself") if answer["finish_reason"] == "stop" else _("cut off")
-    return _("{count} tokens", count=answer["new_tokens"]) + f" · {ended}{rate}"
+def _facts(answer: Answer) -> str:
+    rate = f" · {answer.tokens_per_second:.1f} " + _("tokens/s") if answer.tokens_per_second else ""
+    ended = _("ended itself") if answer.finish_reason == "stop" else _("cut off")
+    return _("{count} tokens", count=answer.new_tokens) + f" · {ended}{rate}"
 
 
 def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict | None:
     """The baseline's answer token by token, where it was measured."""
-    measured = model.quality.variants.get(variant) if model.quality else None
-    tokens = model.quality.answers.get(pair.id) if measured and model.quality.baseline == model.baseline else None
-    scores = measured.answers.get(pair.id) if tokens else None
-    if scores is None or not pair.baseline or len(tokens.pieces) != len(pair.baseline["token_ids"]):
+    quality = model.quality
+    if quality is None or quality.baseline != model.baseline or variant not in quality.variants:
+        return None
+    tokens, scores = quality.answers.get(pair.id), quality.variants[variant].answers.get(pair.id)
+    if not tokens or not scores or not pair.baseline or len(tokens.pieces) != len(pair.baseline.token_ids):
         return None
     pieces = [
         {
-            "text": shown(piece),
+            "text": for_html(piece),
             "shade": sum(kl >= limit for limit in SHADES),
             "title": f"{titled(model.baseline)} {100 * p:.1f} % · {titled(variant)} {100 * q:.1f} % · KL {small(kl)}",
         }

@@ -4,6 +4,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.passages import ANSWERS
 from itrex_chat.quality.record import ModelQuality
+from itrex_chat.ratings.criteria import criterion_title
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.summary import Rated
 from itrex_chat.settings.variant import titled
@@ -15,10 +16,12 @@ def corpus_title(name: str, baseline: str) -> str:
     return _("the answers of {base}", base=titled(baseline)) if name == ANSWERS else name
 
 
-def corpora(quality: ModelQuality | None) -> list[str]:
-    """What was measured on: the answers and the texts by name."""
-    variants = quality.variants.values() if quality else ()
-    return list(dict.fromkeys(corpus.name for variant in variants for corpus in variant.corpora))
+def quality_tables(quality: ModelQuality | None, brief: bool = False) -> dict[str, list[list[str]]]:
+    """`quality_rows` by what was measured on, the answers and the texts by name; none where nothing was."""
+    if quality is None:
+        return {}
+    corpora = dict.fromkeys(corpus.name for variant in quality.variants.values() for corpus in variant.corpora)
+    return {name: quality_rows(quality, name, brief) for name in corpora}
 
 
 def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> list[list[str]]:
@@ -111,15 +114,6 @@ def judged_line(baseline: str, variant: str, judged: Judged) -> str:
         )
         + alike
     )
-
-
-def criterion_title(name: str) -> str:
-    return {
-        "understanding": _("language understanding"),
-        "logic": _("logic"),
-        "humour": _("humour"),
-        "fluency": _("fluency"),
-    }[name]
 
 
 def estimate(found: Estimate, show) -> str:

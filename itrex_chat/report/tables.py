@@ -2,12 +2,15 @@
 
 import csv
 import io
+from collections.abc import Iterator
 
-from itrex_chat.comparison import Comparison, Figures, ModelComparison, metrics
+from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison, metrics
 from itrex_chat.engines import engine_of
+from itrex_chat.foundation.harmless import for_spreadsheet
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.settings.variant import titled
+from itrex_chat.jobs.answer import Answer
+from itrex_chat.quality.record import ModelQuality
 
 CSV_FIELDS = (
     "model",
@@ -35,7 +38,7 @@ CSV_FIELDS = (
     "matches_expected",
     "contains_expected",
 )
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+from itrex_chat.settings.variant import titled
 
 
 def figure_rows(model: ModelComparison) -> list[list[str]]:
@@ -159,31 +162,17 @@ def figures_csv(comparison: Comparison) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("model", "variant", "baseline", "corpus", "positions", "figure", "value", "low", "high"))
     for model in comparison.models:
-        for name, variant in (model.quality.variants if model.quality else {}).items():
-            for corpus in variant.corpora:
-                for figure, found in corpus.figures.items():
-                    writer.writerow(
-                        [
-                            harmless(cell)
-                            for cell in (
-                                model.model,
-                                name,
-                                model.quality.baseline,
-                                corpus.name,
-                                corpus.positions,
-                                figure,
-                                found.value,
-                                found.low,
-                                found.high,
-                            )
-                        ]
-                    )
+        writer.writerows(_measured(model.model, model.quality) if model.quality else ())
     return out.getvalue()
 
 
-def harmless(cell):
-    """A text that a spreadsheet would run as a formula, made a text by an apostrophe."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+def _measured(model: str, quality: ModelQuality) -> Iterator[list]:
+    """A row for each figure of each variant and corpus."""
+    for name, variant in quality.variants.items():
+        for corpus in variant.corpora:
+            for figure, found in corpus.figures.items():
+                row = [model, name, quality.baseline, corpus.name, corpus.positions, figure]
+                yield [for_spreadsheet(cell) for cell in (*row, found.value, found.low, found.high)]
 
 
 def provenance(model: ModelComparison) -> str:
@@ -214,7 +203,7 @@ def as_csv(comparison: Comparison) -> str:
     return out.getvalue()
 
 
-def _csv_row(model: ModelComparison, variant: str, pair, answer: dict, compared: bool) -> dict:
+def _csv_row(model: ModelComparison, variant: str, pair: AnswerPair, answer: Answer, compared: bool) -> dict:
     row = {
         "model": model.model,
         "variant": variant,
@@ -226,21 +215,20 @@ def _csv_row(model: ModelComparison, variant: str, pair, answer: dict, compared:
         "identical": "",
         "chrf": "",
         "bleu": "",
-        "repetition": round(metrics.repetition(answer["token_ids"]), 4),
-        "language": metrics.language_of(answer["text"]),
-        "matches_expected": metrics.matches(answer["text"], pair.expected) if pair.expected else "",
-        "contains_expected": metrics.contains(answer["text"], pair.expected) if pair.expected else "",
+        "repetition": round(metrics.repetition(answer.token_ids), 4),
+        "language": metrics.language_of(answer.text),
+        "matches_expected": metrics.matches(answer.text, pair.expected) if pair.expected else "",
+        "contains_expected": metrics.contains(answer.text, pair.expected) if pair.expected else "",
     }
-    row |= {field: answer[field] for field in CSV_FIELDS if field in answer and field != "id"}
-    row["model"] = model.model
-    if compared and pair.chrf is not None:
+    row |= {field: value for field, value in vars(answer).items() if field in CSV_FIELDS}
+    if compared and pair.chrf is not None and pair.bleu is not None:
         row |= {
             "first_divergent_token": "" if pair.identical else pair.equal_tokens,
             "identical": pair.identical,
             "chrf": round(pair.chrf, 2),
             "bleu": round(pair.bleu, 2),
         }
-    return {field: harmless(value) for field, value in row.items()}
+    return {field: for_spreadsheet(value) for field, value in row.items()}
 
 
 def _identical(figures: Figures) -> str:

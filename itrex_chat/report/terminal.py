@@ -4,12 +4,12 @@ import unicodedata
 
 from itrex_chat.comparison import Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
+from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.report.markdown import likeness
-from itrex_chat.report.quality_tables import corpora, judged_line, quality_rows, rating_rows
+from itrex_chat.report.quality_tables import judged_line, quality_tables, rating_rows
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
-from itrex_chat.runs.display import safe
 from itrex_chat.settings.variant import titled
 
 
@@ -22,22 +22,23 @@ def _model(model: ModelComparison) -> list[str]:
     lines = [f"=== {model.model}"]
     for variant, pairs in model.pairs.items():
         for pair in pairs:
-            lines += ["", f"[{pair.id}] {safe(pair.question)}"]
+            lines += ["", f"[{pair.id}] {for_terminal(pair.question)}"]
             answers = [(model.baseline, pair.baseline)] + (
                 [(variant, pair.answer)] if variant != model.baseline else []
             )
-            both = all(answer for _name, answer in answers) and len(answers) == 2
-            same = equal_characters(pair.baseline["text"], pair.answer["text"]) if both and not pair.identical else None
+            same = None
+            if pair.baseline and pair.answer and variant != model.baseline and not pair.identical:
+                same = equal_characters(pair.baseline.text, pair.answer.text)
             for name, answer in answers:
-                text = _("(not answered)") if answer is None else answer["text"]
+                text = _("(not answered)") if answer is None else answer.text
                 if same is not None:
                     text = text[:same] + "▸" + text[same:]
-                lines.append(f"  {titled(name):5} {safe(text)}".replace("\n", "\n        "))
-            if verdict := likeness(pair):
-                lines.append(f"  · {verdict}")
+                lines.append(f"  {titled(name):5} {for_terminal(text)}".replace("\n", "\n        "))
+            if alike := likeness(pair):
+                lines.append(f"  · {alike}")
     lines += ["", provenance(model), "", *aligned(figure_rows(model))]
-    for corpus in corpora(model.quality):
-        lines += ["", *aligned(quality_rows(model.quality, corpus, brief=True))]
+    for rows in quality_tables(model.quality, brief=True).values():
+        lines += ["", *aligned(rows)]
     for variant, rated in model.ratings.items():
         lines += ["", *aligned(rating_rows(model.baseline, variant, rated))]
     lines += [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()]

@@ -49,8 +49,8 @@ def ask(
     if options.own_template:
         spec["own_template"] = True
     record = RunRecord.start(out or place(cache_home() / "runs", spec), spec)
-    if command and command not in record.content.setdefault("commands", []):
-        record.content["commands"].append(command)
+    if command and command not in (record.content.commands or ()):
+        record.content.commands = [*(record.content.commands or ()), command]
     try:
         asking = _Asking(record, Display(), executor or LocalExecutor(), question_set, options)
         for label, recipe in labelled:

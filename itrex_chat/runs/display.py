@@ -1,8 +1,8 @@
 """What a person sees while questions are asked."""
 
 import sys
-import unicodedata
 
+from itrex_chat.foundation.harmless import for_terminal as safe
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.answer import Answer
@@ -60,8 +60,3 @@ class Display:
     @staticmethod
     def _head(question: Question, number: int, count: int) -> None:
         print(f"\n[{number}/{count}] {question.id}: {safe(question.text)}", flush=True)
-
-
-def safe(text: str) -> str:
-    """Text that cannot steer the terminal: control and formatting characters are left out."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co"))

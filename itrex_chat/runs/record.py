@@ -5,29 +5,33 @@ loses at most the answer it was in; the same run then goes on behind it.
 """
 
 import dataclasses
-import hashlib
+import errno
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from itrex_chat.chat.messages import printable
-from itrex_chat.foundation import files, machine
+from itrex_chat.foundation import files, machine, stored
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.jobs.answer import Answer
+from itrex_chat.runs.content import FORMAT_VERSION, ModelRun, Run, Spec, VariantRun, checked
 from itrex_chat.settings.recipe import WEIGHT_DTYPES
-from itrex_chat.settings.variant import NATIVE, Variant
+from itrex_chat.settings.variant import NATIVE, Variant, titled
 
-FORMAT_VERSION = 1
 RUN, ANSWERS = "run.json", "answers.jsonl"
 
 
 class RunRecord:
     """One run's folder. `content` is what `run.json` holds; `answers` the answers so far."""
 
-    def __init__(self, folder: Path, content: dict, answers: list[dict]):
+    def __init__(self, folder: Path, content: Run, answers: list[Answer]):
         self.folder, self.content, self.answers = folder, content, answers
         self._lock: FileLock | None = None
 
@@ -35,62 +39,60 @@ class RunRecord:
     def read(cls, folder: Path) -> "RunRecord":
         """A run that exists. Raises RunError."""
         path = folder / RUN
-        try:
-            content = json.loads(path.read_text("utf-8"))
-            if content["format"] != FORMAT_VERSION:
-                raise RunError(_("{path} was written by another version of this program.", path=path))
-            return cls(folder, content, _read_answers(folder / ANSWERS))
-        except OSError as error:
+        if not path.exists():
             raise RunError(
                 _(
                     "{folder} holds no run: {name} cannot be read ({reason}).",
                     folder=folder,
                     name=RUN,
-                    reason=error.strerror,
+                    reason=os.strerror(errno.ENOENT),
                 )
-            ) from None
-        except (ValueError, KeyError, TypeError):
-            raise RunError(_("{path} is damaged.", path=path)) from None
+            )
+        return cls(folder, stored.read(path, FORMAT_VERSION, Run.of), _read_answers(folder / ANSWERS))
 
     @classmethod
-    def start(cls, folder: Path, spec: dict) -> "RunRecord":
-        """A new run in `folder`, or the one in it if it is of the same `spec`. Raises RunError."""
+    def start(cls, folder: Path, spec: Spec | Mapping[str, Any]) -> "RunRecord":
+        """A new run in `folder`, or the one in it if it is of the same `spec`, to be written. Raises RunError."""
+        return cls._open(folder, Spec.of(spec))
+
+    @classmethod
+    def go_on(cls, folder: Path) -> "RunRecord":
+        """The run in `folder`, to be written. Raises RunError."""
+        return cls._open(folder, cls.read(folder).content.spec)
+
+    @classmethod
+    def _open(cls, folder: Path, spec: Spec) -> "RunRecord":
         with files.disk_errors(RunError, _("Writing the run {folder}", folder=folder)):
             folder.mkdir(parents=True, exist_ok=True)
             lock = _locked(folder)
-            if (folder / RUN).exists():
-                record = cls.read(folder)
-                if record.content["digest"] != digest(spec):
-                    lock.release()
-                    raise RunError(
-                        _(
-                            "{folder} holds another run (other models, questions or settings); name another "
-                            "folder with --out.",
-                            folder=folder,
-                        )
-                    )
-            elif any(path.name != ".lock" for path in folder.iterdir()):
+            try:
+                record = cls._same(folder, spec) if (folder / RUN).exists() else cls._new(folder, spec)
+                record._drop_partial_line()
+            except BaseException:
                 lock.release()
-                raise RunError(
-                    _("{folder} is not empty and holds no run; name another folder with --out.", folder=folder)
+                raise
+        record._lock = lock
+        return record
+
+    @classmethod
+    def _same(cls, folder: Path, spec: Spec) -> "RunRecord":
+        record = cls.read(folder)
+        if spec.digest not in (record.content.digest, record.content.spec.digest):
+            raise RunError(
+                _(
+                    "{folder} holds another run (other models, questions or settings); name another folder with --out.",
+                    folder=folder,
                 )
-            else:
-                record = cls(
-                    folder,
-                    {
-                        "format": FORMAT_VERSION,
-                        "digest": digest(spec),
-                        "spec": spec,
-                        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                        "machine": machine.description(),
-                        "complete": False,
-                        "models": {},
-                    },
-                    [],
-                )
-                record.save()
-            record._lock = lock
-            record._drop_partial_line()
+            )
+        return record
+
+    @classmethod
+    def _new(cls, folder: Path, spec: Spec) -> "RunRecord":
+        if any(path.name != ".lock" for path in folder.iterdir()):
+            raise RunError(_("{folder} is not empty and holds no run; name another folder with --out.", folder=folder))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        record = cls(folder, Run(FORMAT_VERSION, spec.digest, spec, now, machine.description(), False, {}), [])
+        record.save()
         return record
 
     def close(self) -> None:
@@ -98,37 +100,39 @@ class RunRecord:
             self._lock.release()
 
     def save(self) -> None:
-        files.write_json(self.folder / RUN, self.content)
+        files.write_json(self.folder / RUN, self.content.as_dict())
 
-    def model(self, label: str) -> dict:
+    def model(self, label: str) -> ModelRun:
         """What is known of a model in this run."""
-        return self.content["models"].setdefault(label, {"variants": {}})
+        return self.content.models.setdefault(label, ModelRun())
 
-    def note(self, label: str, variant: str, **facts) -> None:
-        """Add facts about a variant and save them."""
-        self.model(label)["variants"].setdefault(variant, {}).update(facts)
+    def note(self, label: str, variant: str, **facts: Any) -> None:
+        """Set facts about a variant, `VariantRun`'s fields, and save them."""
+        variants = self.model(label).variants
+        known = variants[variant].as_dict() if variant in variants else {}
+        variants[variant] = VariantRun.of(known | facts)
         self.save()
 
     def answered(self, label: str, variant: str) -> set[str]:
         """The questions that a variant has answered."""
-        return {answer["id"] for answer in self.answers if (answer["model"], answer["variant"]) == (label, variant)}
+        return {answer.id for answer in self.answers_of(label, variant)}
 
     def finish(self) -> None:
         """Note whether everything was asked."""
-        states = [
-            facts.get("state") for model in self.content["models"].values() for facts in model["variants"].values()
-        ]
-        self.content["complete"] = all(state in ("done", "skipped") for state in states)
+        states = [facts.state for model in self.content.models.values() for facts in model.variants.values()]
+        self.content.complete = all(state in ("done", "skipped") for state in states)
         self.save()
 
-    def append(self, answer) -> None:
+    def answers_of(self, label: str, variant: str) -> list[Answer]:
+        return [answer for answer in self.answers if (answer.model, answer.variant) == (label, variant)]
+
+    def append(self, answer: Answer) -> None:
         """Keep an answer, on disk before this returns."""
-        answer = dataclasses.asdict(answer) if dataclasses.is_dataclass(answer) else answer
         with (
             files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)),
             (self.folder / ANSWERS).open("a", encoding="utf-8") as file,
         ):
-            file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            file.write(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.answers.append(answer)
@@ -140,26 +144,23 @@ class RunRecord:
             os.truncate(path, content.rfind(b"\n") + 1)
 
 
-def digest(spec: dict) -> str:
-    """What tells two runs apart."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def variants_of(spec: dict, recipe: dict) -> list[str]:
+def variants_of(spec: Spec | Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
     """The variants that a run of `spec` asks of one of its models."""
-    precisions = spec["variants"] or ["fp32", f"int{WEIGHT_DTYPES[recipe['quantization']['weight_dtype']]}"]
-    return [str(Variant(precision, engine)) for engine in spec.get("engines", (NATIVE,)) for precision in precisions]
+    spec = Spec.of(spec)
+    precisions = spec.variants or ["fp32", f"int{WEIGHT_DTYPES[recipe['quantization']['weight_dtype']]}"]
+    return [str(Variant(precision, engine)) for engine in spec.engines or (NATIVE,) for precision in precisions]
 
 
-def place(runs: Path, spec: dict) -> Path:
+def place(runs: Path, spec: Spec | Mapping[str, Any]) -> Path:
     """The folder of the interrupted run of this spec that nobody is writing, or of a new one."""
+    digest = Spec.of(spec).digest
     for folder in reversed(existing(runs)):
         try:
             record = RunRecord.read(folder)
             _locked(folder).release()
         except RunError:
             continue
-        if record.content["digest"] == digest(spec) and not record.content["complete"]:
+        if record.content.digest == digest and not record.content.complete:
             return folder
     stem = datetime.now().strftime("%Y%m%d-%H%M%S")
     folder, number = runs / stem, 1
@@ -171,6 +172,29 @@ def place(runs: Path, spec: dict) -> Path:
 def existing(runs: Path) -> list[Path]:
     """The folders of all runs, the oldest first."""
     return sorted(path.parent for path in runs.glob(f"*/{RUN}"))
+
+
+def latest() -> Path:
+    """The newest run in the cache that has an answer. Raises RunError when there is none."""
+    runs = [
+        run for run in existing(cache_home() / "runs") if (run / ANSWERS).is_file() and (run / ANSWERS).stat().st_size
+    ]
+    if not runs:
+        raise RunError(_("There is no run to compare yet; make one with: python -m itrex_chat.ask"))
+    return runs[-1]
+
+
+def folder_of(run: Path) -> Path:
+    """The folder of a run that is named by it, or by its answers."""
+    return run.parent if run.name == ANSWERS and run.is_file() else run
+
+
+def answers_of(run: Path, variant: str) -> list[Answer]:
+    """What a variant answered in a run, all its models' answers. Raises RunError where there is nothing."""
+    answers = [answer for answer in RunRecord.read(run).answers if answer.variant == variant]
+    if not answers:
+        raise RunError(_("{run} has no answers of {variant}.", run=run, variant=titled(variant)))
+    return answers
 
 
 def _locked(folder: Path) -> FileLock:
@@ -188,19 +212,19 @@ def _locked(folder: Path) -> FileLock:
     return lock
 
 
-def _read_answers(path: Path) -> list[dict]:
+def _read_answers(path: Path) -> list[Answer]:
     """The whole lines; an unfinished last one does not count."""
     if not path.exists():
         return []
     lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
-    answers = []
-    for number, line in enumerate(lines, 1):
-        try:
-            answer = json.loads(line)
-            answer["id"], answer["model"], answer["variant"], answer["text"], answer["token_ids"]
-        except (ValueError, KeyError, TypeError):
-            raise RunError(
-                _("{path}: line {number} is not an answer; remove the line to ask it again.", path=path, number=number)
-            ) from None
-        answers.append(answer | {"text": printable(answer["text"])})
-    return answers
+    return [_read_answer(line, number, path) for number, line in enumerate(lines, 1)]
+
+
+def _read_answer(line: str, number: int, path: Path) -> Answer:
+    try:
+        values = json.loads(line)
+        return checked(Answer, values | {"text": encodable(values["text"])})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(
+            _("{path}: line {number} is not an answer; remove the line to ask it again.", path=path, number=number)
+        ) from None

@@ -1,0 +1,268 @@
+"""From the records of runs to a `Comparison`."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import mean, median
+
+from itrex_chat.comparison import metrics
+from itrex_chat.comparison.types import ONLINE, AnswerPair, Comparison, Figures, ModelComparison
+from itrex_chat.engines import engine_of
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.jobs.answer import Answer
+from itrex_chat.quality import record as quality_record
+from itrex_chat.quality.record import ModelQuality
+from itrex_chat.ratings import judgements
+from itrex_chat.ratings.given import ratings_of
+from itrex_chat.ratings.judgements import Judged
+from itrex_chat.ratings.summary import Rated, summary
+from itrex_chat.runs.content import BuildStatistics, Load, ModelRun, VariantRun
+from itrex_chat.runs.record import RunRecord, variants_of
+from itrex_chat.settings.questions import Question
+
+Parts = list[tuple[RunRecord, ModelRun]]  # of one model, in each of the runs
+from itrex_chat.settings.variant import ORDER
+
+
+def compare_runs(runs: list[Path]) -> Comparison:
+    """The comparison of the runs in these folders. Raises RunError."""
+    try:
+        return compare([RunRecord.read(run) for run in runs])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            _(
+                "{runs}: the record of the run is damaged ({reason}).",
+                runs=", ".join(map(str, runs)),
+                reason=f"{type(error).__name__}: {error}",
+            )
+        ) from error
+
+
+def compare(records: list[RunRecord]) -> Comparison:
+    """The comparison of all models in the runs. Raises RunError when there is nothing to compare.
+
+    Where two runs have the same variant of a model, the later one's answers
+    count. Runs of one model must have asked the same questions.
+    """
+    quality: dict[str, ModelQuality] = {}
+    judged: dict[str, dict[str, Judged]] = {}
+    models: dict[str, Parts] = {}
+    ratings, commands = [], []
+    for record in records:
+        measured = quality_record.read(record.folder)
+        quality |= measured
+        ratings += ratings_of(record.folder)
+        judged |= judgements.read(record.folder)
+        commands += record.content.commands or []
+        commands += [found.command for found in measured.values() if found.command]
+        for label, facts in record.content.models.items():
+            models.setdefault(label, []).append((record, facts))
+    compared = [
+        found
+        for label, parts in models.items()
+        if (found := _compare_model(label, parts, quality.get(label), summary(ratings, label), judged.get(label, {})))
+    ]
+    if not compared:
+        raise RunError(_nothing(records))
+    return Comparison(
+        [str(record.folder) for record in records],
+        records[-1].content.machine,
+        _generation(records),
+        compared,
+        _absent(records, compared),
+        list(dict.fromkeys(commands)),
+    )
+
+
+def _model_runs(records: list[RunRecord]) -> Iterator[tuple[RunRecord, ModelRun]]:
+    for record in records:
+        for facts in record.content.models.values():
+            yield record, facts
+
+
+def _generation(records: list[RunRecord]) -> dict:
+    """How the answers were generated. Raises KeyError where no model says it, as none does in a damaged record."""
+    for _record, facts in _model_runs(records):
+        if facts.generation:
+            return facts.generation.as_dict()
+    raise KeyError("generation")
+
+
+def _absent(records: list[RunRecord], compared: list[ModelComparison]) -> list[str]:
+    """Models of the runs without any answer; those that nothing is known of come first."""
+    waiting = [
+        model.label
+        for record in records
+        for model in record.content.spec.models
+        if model.label not in record.content.models
+    ]
+    found = [model.model for model in compared]
+    silent = [label for record in records for label in record.content.models if label not in found]
+    return list(dict.fromkeys([*waiting, *silent]))
+
+
+def _nothing(records: list[RunRecord]) -> str:
+    """Why there is nothing to compare."""
+    reasons = [
+        variant.reason
+        for _record, facts in _model_runs(records)
+        for variant in facts.variants.values()
+        if variant.reason
+    ]
+    return _(
+        "No answers to compare in {runs}.{reasons}",
+        runs=", ".join(str(record.folder) for record in records),
+        reasons=" " + " ".join(reasons) if reasons else "",
+    )
+
+
+def _compare_model(
+    label: str, parts: Parts, quality: ModelQuality | None, ratings: dict[str, list[Rated]], judged: dict[str, Judged]
+) -> ModelComparison | None:
+    questions, variants = _questions(label, parts), _variants(label, parts)
+    answers = {
+        (answer.variant, answer.id): answer
+        for record, _facts in parts
+        for answer in record.answers
+        if answer.model == label
+    }
+    answered = [name for name in (*ORDER, ONLINE) if any(variant == name for variant, _id in answers)]
+    if not answered:
+        return None
+    baseline = answered[0]
+    if quality and quality.baseline != baseline:
+        quality = None  # measured against another one, before this one had answered
+    pairs = {
+        name: [
+            _pair(question, answers.get((baseline, id)), answers.get((name, id))) for id, question in questions.items()
+        ]
+        for name in answered[1:]
+    }
+    built = {name: artifact for _record, facts in parts for name, artifact in (facts.artifacts or {}).items()}
+    figures = [
+        _figures(
+            name,
+            variants.get(name) or VariantRun("done"),
+            built[name].statistics if name in built else None,
+            [answer for (variant, _id), answer in answers.items() if variant == name],
+            pairs.get(name),
+            {id: question.expected for id, question in questions.items()},
+        )
+        for name in (*ORDER, ONLINE)
+        if name in variants or name in answered
+    ]
+    figures.sort(key=lambda f: (f.variant != baseline, (*ORDER, ONLINE).index(f.variant)))
+    load = next((load for name in answered if name in variants and (load := variants[name].load)), None)
+    return ModelComparison(
+        label,
+        baseline,
+        load.stored or "?" if load else "?",
+        load.origin or {} if load else {},
+        next((facts.question_set for _record, facts in parts if facts.question_set), ""),
+        figures,
+        pairs or {baseline: [_pair(question, answers.get((baseline, id)), None) for id, question in questions.items()]},
+        quality,
+        ratings,
+        judged,
+    )
+
+
+def _questions(label: str, parts: Parts) -> dict[str, Question]:
+    """The questions by their ids. Raises RunError where two runs asked different ones under one id."""
+    questions: dict[str, Question] = {}
+    for _record, facts in parts:
+        for question in facts.questions or ():
+            if questions.setdefault(question.id, question).text != question.text:
+                raise RunError(
+                    _(
+                        "The runs asked {model} different questions under the id {id}; compare runs of the same "
+                        "question set.",
+                        model=label,
+                        id=question.id,
+                    )
+                )
+    return questions
+
+
+def _variants(label: str, parts: Parts) -> dict[str, VariantRun]:
+    """How far each variant is that the runs ask, or will when they go on."""
+    variants: dict[str, VariantRun] = {}
+    for record, facts in parts:
+        recipe = record.content.spec.recipe(label)
+        asked = variants_of(record.content.spec, recipe) if recipe is not None else ()
+        variants = {name: VariantRun("waiting") for name in asked} | variants | facts.variants
+    return variants
+
+
+def _pair(question: Question, baseline: Answer | None, answer: Answer | None) -> AnswerPair:
+    asked = (question.id, question.text, question.category, question.expected, baseline, answer)
+    if baseline is None or answer is None:
+        return AnswerPair(*asked, None, None, None, None)
+    alike = (metrics.chrf(answer.text, baseline.text), metrics.bleu(answer.text, baseline.text))
+    if answer.variant == ONLINE:  # whose tokens are its own
+        return AnswerPair(*asked, None, answer.text == baseline.text, *alike)
+    shared = metrics.equal_tokens(answer.token_ids, baseline.token_ids)
+    return AnswerPair(*asked, shared, answer.token_ids == baseline.token_ids, *alike)
+
+
+def _figures(
+    variant: str,
+    run: VariantRun,
+    statistics: BuildStatistics | None,
+    answers: list[Answer],
+    pairs: list[AnswerPair] | None,
+    expected: dict[str, str],
+) -> Figures:
+    load = run.load or Load("")
+    tpot = _median(answer.tpot for answer in answers)
+    both = [pair for pair in pairs or () if pair.chrf is not None]
+    new, accepted = sum(answer.new_tokens for answer in answers), sum(answer.accepted_tokens for answer in answers)
+    checked = [(answer.text, expected[answer.id]) for answer in answers if expected.get(answer.id)]
+    return Figures(
+        variant=variant,
+        state=run.state,
+        reason=run.reason or "",
+        answers=len(answers),
+        ttft=_median(answer.ttft for answer in answers),
+        tpot=tpot,
+        tokens_per_second=1 / tpot if tpot else None,
+        prefill_tokens_per_second=_median(answer.prefill_tokens_per_second for answer in answers),
+        new_tokens=new,
+        accepted_share=accepted / new if accepted else None,
+        seconds=sum(answer.seconds for answer in answers),
+        load_seconds=load.seconds,
+        peak_memory=run.peak_memory,
+        disk_bytes=load.disk_bytes,
+        weight_bytes=load.weight_bytes,
+        bits_per_weight=8 * statistics.bytes_after / statistics.weights if statistics and not load.engine else None,
+        kernel=load.kernel,
+        engine=load.engine,
+        build_seconds=_build_seconds(variant, load, statistics),
+        identical=sum(bool(pair.identical) for pair in both) if both else None,
+        equal_tokens=_median(pair.equal_tokens for pair in both),
+        chrf=_mean(pair.chrf for pair in both),
+        bleu=_mean(pair.bleu for pair in both),
+        stopped=sum(answer.finish_reason == "stop" for answer in answers),
+        repetition=_mean(metrics.repetition(answer.token_ids) for answer in answers),
+        languages=dict(Counter(metrics.language_of(answer.text) for answer in answers)),
+        expected=len(checked),
+        matching=sum(metrics.matches(*pair) for pair in checked),
+        containing=sum(metrics.contains(*pair) for pair in checked),
+    )
+
+
+def _build_seconds(variant: str, load: Load, statistics: BuildStatistics | None) -> float | None:
+    if load.engine:
+        return engine_of(variant).build_seconds(load.engine)
+    return statistics.seconds if statistics else None
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None

@@ -1,0 +1,125 @@
+"""What a comparison says: the types that reports, the gate and `comparison.json` take."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from itrex_chat.jobs.answer import Answer
+from itrex_chat.quality.record import ModelQuality
+from itrex_chat.ratings.judgements import Judged
+from itrex_chat.ratings.pairs import Pair
+from itrex_chat.ratings.summary import Rated
+
+ONLINE = "online"  # another model's answers, from an endpoint: a column to read beside the variants
+SCHEMA_VERSION = 2
+
+
+@dataclass(frozen=True)
+class AnswerPair:
+    """One question, answered by a variant and by the baseline (None where one has not answered)."""
+
+    id: str
+    question: str
+    category: str
+    expected: str
+    baseline: Answer | None
+    answer: Answer | None
+    equal_tokens: int | None  # the index of the first divergent token
+    identical: bool | None
+    chrf: float | None
+    bleu: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One variant's figures over the questions that it and the baseline answered; seconds and bytes."""
+
+    variant: str
+    state: str
+    reason: str
+    answers: int
+    ttft: float | None  # median
+    tpot: float | None  # median
+    tokens_per_second: float | None  # of the median tpot
+    prefill_tokens_per_second: float | None  # median
+    new_tokens: int
+    accepted_share: float | None  # of the new tokens, those that prompt lookup guessed
+    seconds: float
+    load_seconds: float | None
+    build_seconds: float | None  # quantizing, when that was done
+    peak_memory: int | None
+    disk_bytes: int | None
+    weight_bytes: int | None
+    bits_per_weight: float | None
+    kernel: str
+    engine: dict | None = None  # what another engine's record says: versions, its log, how its integers compare
+    identical: int | None = None  # answers equal to the baseline's
+    equal_tokens: float | None = None  # median
+    chrf: float | None = None  # mean
+    bleu: float | None = None  # mean
+    stopped: int = 0  # answers that the model ended itself
+    repetition: float | None = None  # mean share of repeated runs of tokens
+    languages: dict[str, int] = dataclasses.field(default_factory=dict)  # answers in each language
+    expected: int = 0  # answers to questions that say what is expected
+    matching: int = 0  # those of them that are just that
+    containing: int = 0  # those that have it in them
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """One model: its variants' figures, the most precise first, and the answers of each beside the baseline's."""
+
+    model: str
+    baseline: str
+    stored: str  # how the weights were stored before
+    origin: dict
+    question_set: str
+    figures: list[Figures]
+    pairs: dict[str, list[AnswerPair]]
+    quality: ModelQuality | None = None  # teacher-forced figures, where they were measured
+    ratings: dict[str, list[Rated]] = dataclasses.field(default_factory=dict)  # by people, for each variant
+    judged: dict[str, Judged] = dataclasses.field(default_factory=dict)  # by another model, for each variant
+
+    @property
+    def weights_were_quantized(self) -> bool:
+        """Whether the "full precision" weights are dequantized ones, which makes INT4 look better than it is."""
+        return self.stored.startswith("GGUF") and self.stored.removeprefix("GGUF ") not in ("F32", "F16", "BF16")
+
+    def ratio(self, figures: Figures, field: str) -> float | None:
+        """A figure divided by the baseline's."""
+        value, base = getattr(figures, field), getattr(self.figures[0], field)
+        return value / base if value and base and figures.variant != self.baseline else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All models of the runs compared."""
+
+    runs: list[str]
+    machine: dict
+    generation: dict
+    models: list[ModelComparison]
+    absent: list[str]  # models of the runs without any answer
+    commands: list[str]  # that make these runs again
+
+    def as_dict(self) -> dict:
+        """Plain values for JSON."""
+        return {"schema": SCHEMA_VERSION, **dataclasses.asdict(self)}
+
+    def differing(self) -> list[Pair]:
+        """The answers that are not equal to the baseline's, for people or a judge to rate."""
+        return [
+            Pair(
+                model.model,
+                pair.id,
+                pair.question,
+                pair.expected,
+                model.baseline,
+                variant,
+                pair.baseline.text,
+                pair.answer.text,
+            )
+            for model in self.models
+            for variant, pairs in model.pairs.items()
+            for pair in pairs
+            if pair.baseline and pair.answer and not pair.identical
+        ]

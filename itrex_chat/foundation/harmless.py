@@ -1,0 +1,60 @@
+"""Text of models and users made harmless, for each medium that shows it."""
+
+import re
+import unicodedata
+from typing import TypeVar
+
+from markupsafe import Markup, escape
+
+Cell = TypeVar("Cell")
+
+JOINERS = "\u200c\u200d"  # of emoji and of some scripts
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
+STEERING = ("Cc", "Cf", "Cs")  # control characters, formatting such as the direction of writing, lone surrogates
+UNSEEN = (*STEERING, "Co", "Cn", "Zl", "Zp")
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for each lone surrogate, which no encoding has."""
+    return text.encode("utf-8", "replace").decode("utf-8") if any("\ud800" <= c <= "\udfff" for c in text) else text
+
+
+def for_terminal(text: str) -> str:
+    """Text that cannot steer the terminal: control, formatting and private characters are left out."""
+    return _without(text, (*STEERING, "Co"))
+
+
+def for_html(text: str) -> Markup:
+    """Escaped; characters that are invisible or turn the direction of writing are named instead (U+202E)."""
+    parts, start = [], 0
+    text = text.replace("\r\n", "\n")
+    for index, character in enumerate(text):
+        if character not in "\n\t" + JOINERS and unicodedata.category(character) in UNSEEN:
+            parts += [escape(text[start:index]), _named(character)]
+            start = index + 1
+    return Markup("").join([*parts, escape(text[start:])])
+
+
+def for_markdown(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return MARKDOWN.sub(r"\\\1", text)
+
+
+def for_spreadsheet(cell: Cell) -> Cell | str:
+    """A cell of a CSV file: a text that a spreadsheet would run as a formula is kept a text by an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell
+
+
+def kept_by_spreadsheets(text: str) -> str:
+    """What a spreadsheet gives back of a text: no control or direction characters but line feeds and tabs."""
+    return _without(text, STEERING)
+
+
+def _without(text: str, categories: tuple[str, ...]) -> str:
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in categories)
+
+
+def _named(character: str) -> Markup:
+    return Markup('<span class="control">U+{}</span>').format(f"{ord(character):04X}")

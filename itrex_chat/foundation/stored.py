@@ -1,0 +1,30 @@
+"""JSON files that this program wrote, read back: each names the version of its format."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from itrex_chat.foundation.errors import ItrexChatError, RunError
+from itrex_chat.foundation.language import _
+
+T = TypeVar("T")
+
+
+def read(path: Path, version: int, parsed: Callable[[dict], T], error: type[ItrexChatError] = RunError) -> T:
+    """What `parsed` makes of the JSON object in `path`, whose "format" must be `version`.
+
+    Raises `error` with a sentence each for a file that cannot be read, one of another version, and one that is damaged:
+    no JSON object, or one that `parsed` does not take (ValueError, KeyError, TypeError, AttributeError).
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if content["format"] != version:
+            raise error(_("{path} was written by another version of this program.", path=path))
+        return parsed(content)
+    except OSError as problem:
+        raise error(_("{path} cannot be read: {reason}.", path=path, reason=problem.strerror)) from None
+    except ItrexChatError:
+        raise  # a ValueError, too, for some
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise error(_("{path} is damaged.", path=path)) from None

@@ -1,0 +1,187 @@
+"""What `run.json` holds, as types.
+
+`Run` is the whole file. What another version of this program has written besides is kept as it is and written again;
+a field that is None by default is left out of the file while it is.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+
+from itrex_chat.settings.questions import Question, QuestionSet
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+FORMAT_VERSION: Final = 1
+T = TypeVar("T")
+P = TypeVar("P", bound="Part")
+
+
+class Part:
+    """A part of the file: checked where it is read, and plain values again where it is written."""
+
+    __pydantic_config__ = {"extra": "allow"}
+
+    @classmethod
+    def of(cls: type[P], values: "Mapping[str, Any] | P") -> P:
+        """The part that plain values describe. Raises ValueError where one is missing or of another type."""
+        return checked(cls, values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        left_out = {f.name for f in dataclasses.fields(self) if f.default is None}  # type: ignore[arg-type]
+        return {name: plain(value) for name, value in vars(self).items() if value is not None or name not in left_out}
+
+
+@dataclass(frozen=True)
+class SpecModel(Part):
+    """A model to ask: its name in the run, and `Recipe.as_dict()`."""
+
+    label: str
+    recipe: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spec(Part):
+    """What a run asks of whom; runs of one spec are one run.
+
+    `variants` None are FP32 and what each recipe quantizes to, `questions` None the set that fits a model's languages,
+    `engines` None this program's own.
+    """
+
+    models: list[SpecModel]
+    variants: list[str] | None
+    questions: QuestionSet | None
+    engines: list[str] | None = None
+    own_template: bool | None = None
+
+    @property
+    def digest(self) -> str:
+        """What tells two runs apart."""
+        return hashlib.sha256(json.dumps(plain(self), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    def recipe(self, label: str) -> dict[str, Any] | None:
+        """The recipe of a model of the run; None for one that is not in it."""
+        return next((model.recipe for model in self.models if model.label == label), None)
+
+
+@dataclass(frozen=True)
+class Load(Part):
+    """A variant as it was loaded: seconds, bytes of memory, on disk and of weights.
+
+    `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
+    from; `engine` is what another engine tells of itself. An online model has a `kernel` alone, its name.
+    """
+
+    kernel: str
+    seconds: float | None = None
+    memory: int | None = None
+    threads: int | None = None
+    why: str | None = None
+    compute_dtype: str | None = None
+    disk_bytes: int | None = None
+    weight_bytes: int | None = None
+    stored: str | None = None
+    origin: dict[str, Any] | None = None
+    engine: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class VariantRun(Part):
+    """How far a variant is: `state` is "waiting", "asking", "done", "skipped" or "failed", the last two for a
+    `reason`. `peak_memory` in bytes."""
+
+    state: str
+    reason: str | None = None
+    load: Load | None = None
+    peak_memory: int | None = None
+
+
+@dataclass(frozen=True)
+class BuildStatistics(Part):
+    """Of a quantization: how many weights it had, the bytes that they take now, the seconds that it took."""
+
+    weights: int
+    bytes_after: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BuiltArtifact(Part):
+    """The artifact that a variant was loaded from, and its bytes on disk."""
+
+    folder: str
+    bytes: int
+    statistics: BuildStatistics
+
+
+@dataclass(frozen=True)
+class Generation(Part):
+    """How the answers were generated: the fields of `GenerationConfig`."""
+
+    max_new_tokens: int
+    do_sample: bool
+
+
+@dataclass
+class ModelRun(Part):
+    """One model of a run: its variants by name, and from when it was prepared on, the questions that it is asked.
+
+    `system` is the question set's system message, `artifacts` are by variant, `needs` the bytes of memory of each variant that there could be.
+    """
+
+    variants: dict[str, VariantRun] = field(default_factory=dict)
+    question_set: str | None = None
+    system: str | None = None
+    questions: list[Question] | None = None
+    languages: list[str] | None = None
+    artifacts: dict[str, BuiltArtifact] | None = None
+    generation: Generation | None = None
+    needs: dict[str, int] | None = None
+
+    def update(self, facts: Mapping[str, Any]) -> None:
+        """Set facts by their names. Raises ValueError for one of another type."""
+        vars(self).update(vars(ModelRun.of(self.as_dict() | dict(facts))))
+
+
+@dataclass
+class Run(Part):
+    """The whole file. `machine` is `machine.description()`; `commands` make the same run again."""
+
+    format: Literal[1]
+    digest: str
+    spec: Spec
+    created: str
+    machine: dict[str, Any]
+    complete: bool
+    models: dict[str, ModelRun]
+    commands: list[str] | None = None
+
+
+def checked(kind: type[T], values: Any) -> T:
+    """What plain values, as JSON has them, describe. Raises ValueError where one is missing or of another type."""
+    return adapter(kind).validate_json(json.dumps(plain(values)), strict=True)  # type: ignore[arg-type]  # hashable
+
+
+def plain(value: Any) -> Any:
+    """Parts and other dataclasses as the dicts, and tuples as the lists, that JSON has."""
+    if isinstance(value, Part):
+        return value.as_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+@functools.cache
+def adapter(kind: Any) -> "TypeAdapter[Any]":
+    """pydantic's view of a type. The help of a verb need not wait for its import."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
