@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from itrex_chat.engines.on_disk import of_checkpoint
 from itrex_chat.neuralchat.chatbot import load_chatbot
 from itrex_chat.quality import distributions, scoring
 from itrex_chat.quality.distributions import Compact
@@ -28,9 +29,8 @@ def main() -> None:
     recipe = recipes.load(arguments.model)
     with tempfile.TemporaryDirectory() as folder:
         chatbot = load_chatbot(recipe, "fp32")
-        passages = of_text(
-            "text", chatbot.session.tokenizer.encode(arguments.text.read_text("utf-8"))[: arguments.tokens]
-        )
+        tokenizer = of_checkpoint(recipe).tokenizer(recipe)
+        passages = of_text("text", tokenizer.encode(arguments.text.read_text("utf-8"))[: arguments.tokens])
         kept = {}
         for passage in passages:
             for start, log_probs, targets in scoring.predictions(chatbot.decoder, passage):

@@ -170,14 +170,14 @@ def inverse_frequencies(base: float, dims: int) -> torch.Tensor:
     return 1.0 / base ** (torch.arange(0, dims, 2, dtype=torch.float32) / dims)
 
 
-def unknown_architecture(kind) -> UnknownArchitecture:
+def unknown_architecture(kind: object) -> UnknownArchitecture:
     known = ("chatglm (ChatGLM3)", "qwen", "baichuan (Baichuan2-7B)", *ARCHITECTURES)
     return UnknownArchitecture(
         _("The architecture {name} is not supported. Known: {known}.", name=kind, known=", ".join(known))
     )
 
 
-def _transformers_config(kind: str, config: dict):
+def _transformers_config(kind: str, config: dict) -> Any:
     """transformers' own reading of the file: defaults, and old spellings of rotary settings."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -195,7 +195,7 @@ def _transformers_config(kind: str, config: dict):
         ) from None
 
 
-def _check_sizes(theirs) -> None:
+def _check_sizes(theirs: Any) -> None:
     sizes = {
         name: getattr(theirs, name)
         for name in (
@@ -222,7 +222,7 @@ def _check_sizes(theirs) -> None:
         )
 
 
-def _rotary(theirs, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
+def _rotary(theirs: Any, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
     parameters = theirs.rope_parameters
     kind = parameters.get("rope_type", "default")
     if kind not in ROPE_TYPES:
@@ -250,7 +250,7 @@ def _rotary(theirs, head_dim: int, interleaved: bool, qwen: bool) -> Rotary:
     )
 
 
-def _windows(theirs) -> tuple[int | None, ...]:
+def _windows(theirs: Any) -> tuple[int | None, ...]:
     """The sliding window of each layer, by the layer types where the configuration has them."""
     window, types = getattr(theirs, "sliding_window", None), getattr(theirs, "layer_types", None)
     if not types:

@@ -14,18 +14,22 @@ from itrex_chat.settings.recipe import Chat
 CHINESE_SAMPLE = "今天天气很好，我们一起去公园散步，然后回家做饭吃吧。"
 
 
-class ChatTokenizer(Protocol):
-    """`stop_ids` end an answer; `files` are what an artifact needs to hold to load the same tokenizer again,
-    by name; `strips_newline` is set where an answer begins with a newline that is not part of it."""
+class AnswerTokenizer(Protocol):
+    """What making an answer takes: `stop_ids` end it; `strips_newline` is set where it begins with a newline that is not
+    part of it."""
 
     stop_ids: frozenset[int]
     strips_newline: bool
 
-    def encode(self, text: str) -> list[int]:
-        """Plain text to ids, no special tokens added."""
-
     def decode(self, ids: list[int]) -> str:
         """Ids to text; ids that stand for no text are left out."""
+
+
+class ChatTokenizer(AnswerTokenizer, Protocol):
+    """`files` are what an artifact needs to hold to load the same tokenizer again, by name."""
+
+    def encode(self, text: str) -> list[int]:
+        """Plain text to ids, no special tokens added."""
 
     def prompt(self, messages: list[Message]) -> list[int]:
         """The ids that ask the model to answer a conversation. Raises TokenizerError."""
@@ -61,4 +65,4 @@ def spoken_languages(tokenizer: ChatTokenizer) -> tuple[str, ...]:
     return ("zh", "en") if len(tokenizer.encode(CHINESE_SAMPLE)) < len(CHINESE_SAMPLE) else ("en",)
 
 
-__all__ = ["ChatTokenizer", "Message", "TokenizerError", "load_tokenizer", "spoken_languages"]
+__all__ = ["AnswerTokenizer", "ChatTokenizer", "Message", "TokenizerError", "load_tokenizer", "spoken_languages"]

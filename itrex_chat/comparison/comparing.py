@@ -20,9 +20,9 @@ from itrex_chat.ratings.summary import Rated, summary
 from itrex_chat.runs.content import BuildStatistics, Load, ModelRun, VariantRun
 from itrex_chat.runs.record import RunRecord, variants_of
 from itrex_chat.settings.questions import Question
+from itrex_chat.settings.variant import ORDER
 
 Parts = list[tuple[RunRecord, ModelRun]]  # of one model, in each of the runs
-from itrex_chat.settings.variant import ORDER
 
 
 def compare_runs(runs: list[Path]) -> Comparison:

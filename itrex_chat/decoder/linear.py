@@ -35,7 +35,7 @@ class DenseLinear:
     bias: torch.Tensor | None = None
     compute: str = "fp32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.compute not in ("fp32", self.storage) or self.compute == "fp16":
             raise ValueError(f"a matrix stored in {self.storage} is not computed in {self.compute}")
 

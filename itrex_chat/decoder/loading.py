@@ -14,7 +14,8 @@ from itrex_chat.decoder.model import Block, Decoder
 class Weights(Protocol):
     """Where a decoder's parts come from: one of the variants in `variants.py`."""
 
-    config: DecoderConfig
+    @property
+    def config(self) -> DecoderConfig: ...
 
     def vector(self, name: str) -> torch.Tensor:
         """A norm's weight or a bias, float32."""
@@ -40,7 +41,7 @@ def load_decoder(weights: Weights) -> Decoder:
 def load_block(weights: Weights, number: int) -> Block:
     """One block of the decoder that `weights` describe."""
     config, prefix = weights.config, layer(number)
-    norms = {}
+    norms: dict[str, str] = {}
     if config.qk_norm:
         norms |= {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
     if config.sandwich_norms:

@@ -9,7 +9,7 @@ threads. What is computed is what `Decoder` computes in PyTorch.
 from ctypes import byref, pointer
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -113,7 +113,7 @@ class NativePass:
 
     def _gate(self, linear: Linear, x: torch.Tensor, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         if isinstance(linear, QuantizedLinear):
-            linear.packed.gated(x, linear.bias, gate_up, out)
+            _packed(linear).gated(x, linear.bias, gate_up, out)
         else:
             _multiply(linear, x, gate_up)
             native.library().itrex_swiglu(gate_up.data_ptr(), *out.shape, out.data_ptr(), torch.get_num_threads())
@@ -209,7 +209,7 @@ def _multiply_dense(linear: DenseLinear, x: torch.Tensor, out: torch.Tensor) -> 
 
 @_multiply.register
 def _multiply_quantized(linear: QuantizedLinear, x: torch.Tensor, out: torch.Tensor) -> None:
-    linear.packed.matmul(x, linear.bias, out)
+    _packed(linear).matmul(x, linear.bias, out)
 
 
 @_multiply.register
@@ -220,11 +220,12 @@ def _multiply_stacked(linear: StackedLinear, x: torch.Tensor, out: torch.Tensor)
         start += part.out_features
 
 
-def chain(linear: Linear):
+def chain(linear: Linear) -> Any:
     """A pointer to the C description of a linear layer, each part pointing to the next."""
     parts = linear.parts if isinstance(linear, StackedLinear) else (linear,)
     following = None
     for part in reversed(parts):
+        assert isinstance(part, (DenseLinear, QuantizedLinear))
         described = _described(part)
         if following is not None:
             described.next = following
@@ -232,9 +233,15 @@ def chain(linear: Linear):
     return following
 
 
+def _packed(linear: QuantizedLinear) -> NativeWeight:
+    """The matrix of a layer that the native pass runs."""
+    assert isinstance(linear.packed, NativeWeight)
+    return linear.packed
+
+
 def _described(linear: DenseLinear | QuantizedLinear) -> native.Linear:
     if isinstance(linear, QuantizedLinear):
-        return linear.packed.linear(linear.bias)
+        return _packed(linear).linear(linear.bias)
     rows, columns = linear.weight.shape
     return native.Linear(
         format=native.FORMATS[linear.storage],

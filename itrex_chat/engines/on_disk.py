@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from itrex_chat import sources
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import EMBEDDING
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtain import verified
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
-from itrex_chat.checkpoints import Checkpoint, open_checkpoint
 from itrex_chat.settings.recipe import Recipe
+
+if TYPE_CHECKING:
+    from itrex_chat.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class OnDisk:
     """Where a variant's weights and tokenizer are. One of `checkpoint` and `artifact` is given; neither, where only
     another engine can read the model, whose files have `unread_bytes`."""
 
-    checkpoint: Checkpoint | None = None
+    checkpoint: "Checkpoint | None" = None
     artifact: Artifact | None = None
     unread_bytes: int = 0
 
@@ -44,6 +46,9 @@ class OnDisk:
 
 def of_checkpoint(recipe: Recipe, home: Path | None = None) -> OnDisk:
     """A recipe's originals, downloaded if need be. Raises SourceError, CheckpointError."""
+    from itrex_chat import sources
+    from itrex_chat.checkpoints import open_checkpoint
+
     return OnDisk(checkpoint=open_checkpoint(sources.resolve(recipe, home)))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from itrex_chat.chat import ChatTokenizer, Message
+from itrex_chat.chat import AnswerTokenizer, Message
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
@@ -25,12 +25,12 @@ class Session(ABC):
     `recipe` has the quantization that `variant` means.
     """
 
-    def __init__(self, recipe: Recipe, variant: Variant, tokenizer: ChatTokenizer, facts: Facts):
+    def __init__(self, recipe: Recipe, variant: Variant, tokenizer: AnswerTokenizer, facts: Facts):
         self.recipe, self.variant, self.tokenizer, self.facts = recipe, variant, tokenizer, facts
 
+    @abstractmethod
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The ids that ask the model to answer a conversation."""
-        return self.tokenizer.prompt(list(messages))
+        """The ids that ask the model to answer a conversation. Raises TokenizerError, GenerationError."""
 
     @abstractmethod
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:

@@ -22,15 +22,18 @@ class PromptLookup:
 
     def __init__(self, prompt: list[int], stop_ids: frozenset[int]):
         self.drafted = self.accepted = 0
-        self._tokens, self._stop_ids = [], stop_ids
-        self._behind = {}  # n-gram: the index behind its last occurrence but that at the end
+        self._tokens: list[int] = []
+        self._stop_ids = stop_ids
+        self._behind: dict[
+            tuple[int, ...], int
+        ] = {}  # n-gram: the index behind its last occurrence but that at the end
         self._length, self._pause, self._resume = SHORTEST, 1, 0
         self._extend(prompt)
 
     def draft(self, token: int, limit: int) -> list[int]:
         """At most `limit` tokens that may follow a new token of the answer; none of them ends it."""
         self._extend([token])
-        tokens, draft = self._tokens, []
+        tokens, draft = self._tokens, list[int]()
         if len(tokens) < self._resume or (start := self._found()) is None:
             return draft
         period = len(tokens) - start  # text that repeats itself is taken to go on so

@@ -9,7 +9,7 @@ from collections.abc import Sequence as Several
 
 import torch
 
-from itrex_chat.chat import ChatTokenizer
+from itrex_chat.chat import AnswerTokenizer
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Chunk, Decoder
 from itrex_chat.generation.drafting import Drafter
@@ -24,7 +24,7 @@ PREFILL_STEP = 1024  # tokens per forward pass, so that a long prompt's activati
 
 def generate(
     decoder: Decoder,
-    tokenizer: ChatTokenizer,
+    tokenizer: AnswerTokenizer,
     prompt: list[int],
     config: GenerationConfig = GenerationConfig(),
     drafter: Drafter | None = None,

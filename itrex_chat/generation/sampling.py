@@ -5,7 +5,12 @@ Needs PyTorch alone: ITREX's worker runs this file in its own environment.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
+
+if TYPE_CHECKING:
+    from itrex_chat.settings.generation import GenerationConfig
 
 
 class Sampler:
@@ -16,7 +21,7 @@ class Sampler:
     The same seed and logits give the same tokens.
     """
 
-    def __init__(self, config: GenerationConfig, prompt: list[int], vocab_size: int):  # noqa: F821
+    def __init__(self, config: GenerationConfig, prompt: list[int], vocab_size: int):
         self._config, self._penalty = config, config.effective_repetition_penalty
         self._generator = torch.Generator().manual_seed(config.seed)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool)

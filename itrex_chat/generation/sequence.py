@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from itrex_chat.chat import ChatTokenizer
+from itrex_chat.chat import AnswerTokenizer
 from itrex_chat.chat.streaming import TextStream
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Chunk
@@ -51,7 +51,7 @@ class Sequence:
         prompt: list[int],
         config: GenerationConfig,
         room: int,
-        tokenizer: ChatTokenizer,
+        tokenizer: AnswerTokenizer,
         place: Place,
         vocabulary: int,
         drafter: Drafter | None = None,

@@ -68,14 +68,15 @@ class LocalExecutor:
 
 def _started() -> subprocess.Popen[str]:
     """A worker of this package, wherever the working folder is: nothing that lies there is imported."""
-    search = os.pathsep.join(filter(None, (CHECKOUT and str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+    search = [str(CHECKOUT)] if CHECKOUT else []
+    search += filter(None, [os.environ.get("PYTHONPATH")])
     return subprocess.Popen(
         [sys.executable, "-P", "-m", WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": search},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(search)},
         start_new_session=True,  # an interrupt is ours to handle
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
@@ -33,7 +34,7 @@ class RtnConfig:
         *,
         head: str | None = None,
         llm_int8_skip_modules: list[str] | None = None,
-        **others,
+        **others: Any,
     ):
         accept(
             "RtnConfig",
@@ -94,7 +95,7 @@ class PipelineConfig:
         *,
         engine: str = NATIVE,
         trust_remote_code: bool = False,
-        **others,
+        **others: Any,
     ):
         accept(
             "PipelineConfig",
@@ -144,7 +145,7 @@ class PipelineConfig:
 class GenerationConfig(settings_generation.GenerationConfig):
     """Settings of an answer, with the other names of ITREX's class accepted where they change nothing."""
 
-    def __init__(self, **arguments):
+    def __init__(self, **arguments: Any):
         known = {field.name for field in dataclasses.fields(settings_generation.GenerationConfig)}
         accept(
             "GenerationConfig",

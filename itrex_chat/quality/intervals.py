@@ -12,6 +12,7 @@ informative if they were independent.
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +29,10 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
-    def mapped(self, function) -> "Estimate":
+    def mapped(self, function: Callable[[float], float]) -> "Estimate":
         """The estimate of an increasing function of the figure."""
-        return Estimate(*(None if value is None else function(value) for value in (self.value, self.low, self.high)))
+        low, high = (None if end is None else function(end) for end in (self.low, self.high))
+        return Estimate(function(self.value), low, high)
 
 
 @dataclass(frozen=True)

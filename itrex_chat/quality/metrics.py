@@ -32,10 +32,10 @@ class Positions:
     same_top: np.ndarray
 
 
-def positions(references: list[dict], scores: list[dict]) -> Positions:
+def positions(references: list[dict[str, np.ndarray]], scores: list[dict[str, np.ndarray]]) -> Positions:
     """One corpus, from the stored arrays of its passages."""
 
-    def joined(parts, name):
+    def joined(parts: list[dict[str, np.ndarray]], name: str) -> np.ndarray:
         return np.concatenate([part[name] for part in parts]).astype(np.float64)
 
     return Positions(

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
@@ -125,5 +127,5 @@ def _corpus(values: dict) -> Corpus:
     return Corpus(**(values | {"figures": figures}))
 
 
-def _probabilities(logs) -> list[float]:
+def _probabilities(logs: np.ndarray) -> list[float]:
     return [round(math.exp(log), 5) for log in logs]

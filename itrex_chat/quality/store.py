@@ -10,13 +10,13 @@ measured again.
 """
 
 import hashlib
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from itrex_chat.foundation import files
+from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
@@ -25,8 +25,8 @@ from itrex_chat.jobs.passage import Passage
 NUMERICS_VERSION = 1  # raise it when the same model and tokens give other numbers
 
 
-def digest(value) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:24]
+def digest(value: object) -> str:
+    return sha256_of_json(value)[:24]
 
 
 class Parts:
@@ -48,7 +48,7 @@ class Parts:
             return None
         try:
             with safe_open(path, "np") as file:
-                arrays = {name: file.get_tensor(name) for name in file.keys()}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open does not iterate
                 recorded = (file.metadata() or {}).get("sha256")
         except (SafetensorError, OSError, ValueError):
             arrays, recorded = {}, None

@@ -4,7 +4,6 @@ import functools
 import os
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
@@ -41,6 +40,8 @@ def fitting_group_size(width: int, wanted: int) -> int | None:
 
 @functools.cache
 def _quant_tensor() -> Callable[..., Any]:
+    from unittest.mock import patch
+
     with patch.dict(os.environ, LOGLEVEL="ERROR"):  # it announces the CPU when it is imported
         from neural_compressor.torch.algorithms.weight_only.utility import quant_tensor
     return quant_tensor

@@ -19,9 +19,9 @@ from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing,
 from itrex_chat.report.texts import parted
 from itrex_chat.report.verdict import level_label, main_corpus, verdicts
 from itrex_chat.report.words import words
+from itrex_chat.settings.variant import titled
 
 SHADES = (0.02, 0.1, 0.3, 1.0)  # nats from which a token is shaded, and more
-from itrex_chat.settings.variant import titled
 
 
 def as_html(comparison: Comparison) -> str:

@@ -11,6 +11,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.quality.record import ModelQuality
+from itrex_chat.settings.variant import titled
 
 CSV_FIELDS = (
     "model",
@@ -38,7 +39,6 @@ CSV_FIELDS = (
     "matches_expected",
     "contains_expected",
 )
-from itrex_chat.settings.variant import titled
 
 
 def figure_rows(model: ModelComparison) -> list[list[str]]:

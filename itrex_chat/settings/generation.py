@@ -28,7 +28,7 @@ class GenerationConfig:
     seed: int = 0
     prompt_lookup: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = {"max_new_tokens": (1, 1 << 20), "top_k": (0, 1 << 20), "seed": (0, (1 << 63) - 1)}
         real = {"temperature": (0.0, 100.0), "top_p": (0.0, 1.0), "repetition_penalty": (0.01, 100.0)}
         for name, (low, high) in (whole | real).items():

@@ -89,7 +89,7 @@ def _read(file: Path) -> dict:
     return content
 
 
-def _question(entry, number: int, file: Path) -> Question:
+def _question(entry: object, number: int, file: Path) -> Question:
     where = _("{file}, question {number}", file=file, number=number)
     if not isinstance(entry, dict):
         raise QuestionSetError(_("{where} must have the fields id and text.", where=where))

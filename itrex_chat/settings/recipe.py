@@ -7,8 +7,10 @@ program sees.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 from yacs.config import CfgNode
@@ -39,7 +41,7 @@ class Package:
     file: str = ""
     sha256: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         forms = {
             "name": r"[A-Za-z0-9][\w.-]*",
             "version": r"\d[\w.!+]*",
@@ -90,7 +92,7 @@ class Quantization:
     def bits(self) -> int:
         return WEIGHT_DTYPES[self.weight_dtype]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
         one_of("quantization.group_size", self.group_size, GROUP_SIZES)
         one_of("quantization.head", self.head, HEADS)
@@ -117,7 +119,7 @@ class Chat:
     thinking: bool = False
     control_text: str = "published"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("chat.control_text", self.control_text, CONTROL_TEXTS)
 
 
@@ -131,7 +133,7 @@ class Recipe:
     generation: GenerationConfig = GenerationConfig()
     chat: Chat = Chat()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("source.hub", self.source.hub, HUBS)
         for language in self.languages:
             one_of("languages", language, LANGUAGES)
@@ -146,7 +148,7 @@ def names() -> list[str]:
     return sorted(file.stem for file in data_folder("recipes").glob("*.yaml"))
 
 
-def load(model: str, settings: list[str] = ()) -> Recipe:
+def load(model: str, settings: Sequence[str] = ()) -> Recipe:
     """The recipe for what a user names: a recipe, a local folder or a `.gguf` file.
 
     `settings` are alternating keys and values that override it, as in
@@ -175,7 +177,7 @@ def load(model: str, settings: list[str] = ()) -> Recipe:
     )
 
 
-def overridden(recipe: Recipe, settings: list[str]) -> Recipe:
+def overridden(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with keys set as in `load`. Raises RecipeError."""
     node = _defaults()
     _merge(node, _lists(recipe.as_dict()), recipe.name)
@@ -200,7 +202,7 @@ def _quantization(values: dict) -> Quantization:
     return Quantization(**(values | {"keep_layers": tuple(values.get("keep_layers", ()))}))
 
 
-def read(file: Path, settings: list[str] = ()) -> Recipe:
+def read(file: Path, settings: Sequence[str] = ()) -> Recipe:
     """The recipe in `file`, a YAML file. Raises RecipeError naming the file and the key."""
     node, given = _defaults(), read_mapping(file, RecipeError)
     _merge(node, given, str(file))
@@ -219,7 +221,7 @@ def _lists(values: dict) -> dict:
     }
 
 
-def _build(node: CfgNode, name: str, settings: list[str], source: SourceSpec | None = None) -> Recipe:
+def _build(node: CfgNode, name: str, settings: Sequence[str], source: SourceSpec | None = None) -> Recipe:
     if len(settings) % 2:
         raise RecipeError(_("--set takes a key and a value; {key} has no value.", key=settings[-1]))
     for key, text in zip(settings[::2], settings[1::2]):
@@ -228,7 +230,7 @@ def _build(node: CfgNode, name: str, settings: list[str], source: SourceSpec | N
     return replace(recipe, name=recipe.name or name, source=source or recipe.source)
 
 
-def _repository(name: str, settings: list[str]) -> Recipe:
+def _repository(name: str, settings: Sequence[str]) -> Recipe:
     """A hub's repository by its name: the recipe that uses it, or one with the defaults."""
     for known in names():
         recipe = read(data_folder("recipes") / f"{known}.yaml", settings)
@@ -280,13 +282,13 @@ def _quoted(given: dict) -> dict:
     }
 
 
-def _nested(key: str, value) -> dict:
+def _nested(key: str, value: Any) -> dict:
     for part in reversed(key.split(".")):
         value = {part: value}
     return value
 
 
-def _parsed(text: str):
+def _parsed(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -26,7 +26,7 @@ class Variant:
     precision: str
     engine: str = NATIVE
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("variant", self.precision, PRECISIONS)
         one_of("engine", self.engine, ENGINES)
 

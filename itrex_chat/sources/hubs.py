@@ -65,7 +65,7 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
 
 def at_hand(spec: SourceSpec, home: Path) -> bool:
     """Whether `download` would answer without the network."""
-    return _is_complete(home / "hubs", _read(_record(spec, home), spec))
+    return _is_complete(_read(_record(spec, home), spec), home / "hubs")
 
 
 def _record(spec: SourceSpec, home: Path) -> Path:

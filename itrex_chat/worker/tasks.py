@@ -3,11 +3,11 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from itrex_chat.chat.messages import Message, as_messages
 from itrex_chat.chat.streaming import token_pieces
 from itrex_chat.engines import open_session
-from itrex_chat.engines.preparation import Preparation, prepare
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import MemoryShortage, RunError
 from itrex_chat.foundation.language import _
@@ -17,6 +17,9 @@ from itrex_chat.jobs.answer import Answer
 from itrex_chat.jobs.event import Answered, Done, Event, LayerScored, Loaded, Planned, Prepared, Scored, Text
 from itrex_chat.jobs.job import Ask, Job, PlanScoring, Prepare, Score, ScoreLayers
 from itrex_chat.settings.variant import Variant, titled
+
+if TYPE_CHECKING:
+    from itrex_chat.engines.preparation import Preparation
 
 
 def perform(job: Job) -> Iterator[Event]:
@@ -170,5 +173,7 @@ def _check_scoring(variant: str, needed: int) -> None:
         )
 
 
-def _prepared(job: Prepare | PlanScoring, variants: tuple[str, ...], tokens: int) -> Preparation:
+def _prepared(job: Prepare | PlanScoring, variants: tuple[str, ...], tokens: int) -> "Preparation":
+    from itrex_chat.engines.preparation import prepare
+
     return prepare(job.recipe, [Variant.parse(name) for name in variants], tokens, job.options, dict(job.trusted))

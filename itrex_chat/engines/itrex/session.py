@@ -34,6 +34,8 @@ class ItrexSession(Session):
     template. Close it to end its process.
     """
 
+    tokenizer: ChatTokenizer | foreign.OwnTokenizer
+
     def __init__(
         self,
         recipe: Recipe,
@@ -55,8 +57,8 @@ class ItrexSession(Session):
         self._process.close()
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        if not self._own_template:
-            return super().prompt(messages)
+        if not self._own_template and not isinstance(self.tokenizer, foreign.OwnTokenizer):
+            return self.tokenizer.prompt(list(messages))
         *system, question = messages
         if len(system) > 1 or any(message.role != "system" for message in system):
             raise GenerationError(

@@ -1,8 +1,8 @@
 """A session whose decoder is in this process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from itrex_chat.chat import ChatTokenizer
+from itrex_chat.chat import ChatTokenizer, Message
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.engines.session import Session
 from itrex_chat.generation.loop import generate
@@ -14,6 +14,8 @@ from itrex_chat.settings.variant import Variant
 
 
 class NativeSession(Session):
+    tokenizer: ChatTokenizer
+
     def __init__(self, recipe: Recipe, variant: Variant, tokenizer: ChatTokenizer, facts: Facts, decoder: Decoder):
         super().__init__(recipe, variant, tokenizer, facts)
         self._decoder = decoder
@@ -21,6 +23,9 @@ class NativeSession(Session):
     @property
     def decoder(self) -> Decoder:
         return self._decoder
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        return self.tokenizer.prompt(list(messages))
 
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
         return generate(self._decoder, self.tokenizer, prompt, config)

@@ -4,14 +4,13 @@ FP32 and BF16 are read from the checkpoint, INT4 and INT8 from an artifact.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import TensorSpec, tensors
-from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
 from itrex_chat.decoder.loading import load_decoder
 from itrex_chat.decoder.model import Decoder
@@ -24,12 +23,14 @@ from itrex_chat.quantization.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     from itrex_chat.artifacts.artifact import Artifact
+    from itrex_chat.checkpoints import Checkpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+T = TypeVar("T", torch.Tensor, QuantizedTensor, QuantizedTensor | torch.Tensor)
 SLAB = 1 << 24  # values converted at a time
 
 
-def load_dense(checkpoint: Checkpoint, precision: str) -> Decoder:
+def load_dense(checkpoint: "Checkpoint", precision: str) -> Decoder:
     """The FP32 or BF16 variant of a checkpoint. Raises CheckpointError."""
     with _bar(checkpoint.decoder, precision) as bar:
         decoder = load_decoder(DenseWeights(checkpoint, precision, bar))
@@ -50,7 +51,7 @@ def _bar(config: DecoderConfig, precision: str) -> tqdm:
 class DenseWeights:
     """Parts of a decoder from a checkpoint, matrices stored and computed in `precision`; `bar` counts values."""
 
-    def __init__(self, checkpoint: Checkpoint, precision: str, bar: tqdm | None = None):
+    def __init__(self, checkpoint: "Checkpoint", precision: str, bar: tqdm | None = None):
         self.config, self._checkpoint, self._bar = checkpoint.decoder, checkpoint, bar
         self._precision, self._dtype = precision, DTYPES[precision]
         self._specs = {spec.name: spec for spec in tensors(self.config)}
@@ -110,21 +111,22 @@ class QuantizedWeights:
         """One product where all parts have the same bits and group size, else one for each part."""
         parts = [self._counted(self.artifact.matrix(name)) for name in names]
         biases = [self.artifact.tensor(f"{name}.bias") for name in names if self.artifact.has(f"{name}.bias")]
-        if (
-            all(isinstance(part, QuantizedTensor) for part in parts)
-            and len({(part.bits, part.group_size) for part in parts}) == 1
-        ):
+        kinds = {(part.bits, part.group_size) if isinstance(part, QuantizedTensor) else None for part in parts}
+        if len(kinds) == 1 and None not in kinds:
             return self._layer(parts, torch.cat(biases).float() if biases else None)
         return StackedLinear(
             tuple(self._layer([part], biases[i].float() if biases else None) for i, part in enumerate(parts))
         )
 
-    def _layer(self, parts: list[QuantizedTensor] | list[torch.Tensor], bias: torch.Tensor | None) -> Linear:
-        if isinstance(parts[0], QuantizedTensor):
-            return QuantizedLinear(self.kernel.pack(parts, self.compute_dtype), bias)
-        return DenseLinear(parts[0].float(), bias)
+    def _layer(
+        self, parts: list[QuantizedTensor | torch.Tensor], bias: torch.Tensor | None
+    ) -> DenseLinear | QuantizedLinear:
+        if isinstance(parts[0], torch.Tensor):
+            return DenseLinear(parts[0].float(), bias)
+        quantized = [part for part in parts if isinstance(part, QuantizedTensor)]
+        return QuantizedLinear(self.kernel.pack(quantized, self.compute_dtype), bias)
 
-    def _counted(self, part):
+    def _counted(self, part: T) -> T:
         if self.bar is not None:
             self.bar.update(part.in_features * part.out_features if isinstance(part, QuantizedTensor) else part.numel())
         return part
