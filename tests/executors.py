@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from itrex_chat.jobs.event import Event, Prepared
-from itrex_chat.jobs.executor import LocalExecutor
+from itrex_chat.jobs.executor import LocalExecutor, Trust
 from itrex_chat.jobs.job import Job
 from itrex_chat.worker import tasks
 
@@ -30,10 +30,11 @@ class InProcess:
     """Does jobs here, where a test can reach what they use. `needs` overrides what a model is said to need."""
 
     def __init__(self, needs: dict[str, int] | None = None):
-        self._needs = needs or {}
+        self._needs, self._trust = needs or {}, Trust()
 
     def run(self, job: Job) -> Iterator[Event]:
-        for event in tasks.perform(job):
+        for event in tasks.perform(self._trust.given_to(job)):
+            self._trust.learn(event)
             if isinstance(event, Prepared):
                 event = dataclasses.replace(event, needs=event.needs | self._needs)
             yield event

@@ -2,12 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from executors import InProcess
 from standin_hub import REPOSITORY, StandinHub, StandinServer
+
+from itrex_chat.foundation import machine
+from itrex_chat.jobs.job import Prepare
+from itrex_chat.runs.asking import ask
+from itrex_chat.settings import recipe as recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,8 +59,6 @@ def test_a_hubs_model_is_downloaded_quantized_asked_and_then_needs_no_network(na
 
 
 def test_int4_is_answered_without_the_downloaded_files_and_fp32_says_that_it_needs_them(hub, address, home, tmp_path):
-    import shutil
-
     assert run(address.endpoint, "itrex_chat.quantize", "--model", REPOSITORY).returncode == 0
     shutil.rmtree(home / "sources")
     dead = "http://127.0.0.1:9"
@@ -61,6 +66,31 @@ def test_int4_is_answered_without_the_downloaded_files_and_fp32_says_that_it_nee
     assert asked.returncode == 1 and "FP32: ModelScope cannot be reached" in asked.stderr
     answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
     assert {answer["variant"] for answer in answers} == {"int4"}
+
+
+def test_originals_are_not_downloaded_for_a_variant_that_would_not_fit_anyway(
+    hub, address, home, tmp_path, monkeypatch
+):
+    """The artifact knows how large the model is: FP32 is skipped without asking the hub for its 12.5 GB."""
+    assert run(address.endpoint, "itrex_chat.quantize", "--model", REPOSITORY).returncode == 0
+    shutil.rmtree(home / "sources")
+    for variable in ("MODELSCOPE_ENDPOINT", "HF_ENDPOINT"):
+        monkeypatch.setenv(variable, address.endpoint)
+    transfers, questions = len(hub.transfers), hub.questions
+    recipe = recipes.load(REPOSITORY, ["generation.max_new_tokens", "2"])
+    left = prepared_needs(recipe)["fp32"] - 1
+    monkeypatch.setattr(machine, "available_memory", lambda: left)
+    record = ask([recipe], None, None, tmp_path / "run", executor=InProcess())
+    variants = record.content.models[record.content.spec.models[0].label].variants
+    assert (variants["fp32"].state, variants["int4"].state) == ("skipped", "done")
+    assert "of memory, but" in variants["fp32"].reason
+    assert (len(hub.transfers), hub.questions) == (transfers, questions)
+
+
+def prepared_needs(recipe) -> dict[str, int]:
+    """What `ask` plans for each variant, by the artifact alone."""
+    [event] = InProcess().run(Prepare(recipe=recipe, variants=("int4",), tokens=1))
+    return event.needs
 
 
 def test_refresh_takes_a_changed_model_and_keeps_the_old_artifact(hub, address, home):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -134,6 +135,23 @@ def test_the_baseline_is_computed_once_and_a_damaged_part_again(recipe, text, ca
     again = measuring.measure(recipe, "fp32", ["int4"], [], [text], executor=executor)
     assert executor.done() == [("plan_scoring", None), ("score", "fp32")] and "damaged" in capfd.readouterr().err
     assert again.variants[0].corpora == first.variants[0].corpora
+
+
+def test_a_baseline_that_is_damaged_between_planning_and_scoring_is_computed_again(recipe, text, capfd):
+    whole = measuring.measure(recipe, "fp32", ["int4"], [], [text])
+    shutil.rmtree(Parts("scores", whole.plan.variants["int4"]).folder)
+    damaged = whole.reference.folder / f"{whole.passages[1].key}.safetensors"
+
+    class Unlucky(Watched):
+        def run(self, job):
+            if isinstance(job, Score) and not any(isinstance(other, Score) for other in self.jobs):
+                damaged.write_bytes(damaged.read_bytes()[:-9] + b"\0" * 9)
+            return super().run(job)
+
+    executor = Unlucky()
+    again = measuring.measure(recipe, "fp32", ["int4"], [], [text], executor=executor)
+    assert executor.done() == [("plan_scoring", None), ("score", "int4"), ("score", "fp32"), ("score", "int4")]
+    assert again.variants[0].corpora == whole.variants[0].corpora and "damaged" in capfd.readouterr().err
 
 
 def test_parts_of_an_interrupted_measurement_are_used(recipe, text):

@@ -31,19 +31,33 @@ class Executor(Protocol):
         """
 
 
-class LocalExecutor:
-    """A process for each job. It remembers, as long as it lives, which artifacts were verified: one executor for one run
-    hashes each of them once."""
+class Trust:
+    """Which artifacts were verified on one machine in the course of a run, so that each is read for that once."""
 
     def __init__(self) -> None:
-        self._trusted: dict[str, str] = {}
+        self._stamps: dict[str, str] = {}
+
+    def given_to(self, job: Job) -> Job:
+        """The job, with what is known."""
+        return dataclasses.replace(job, trusted=job.trusted | self._stamps)
+
+    def learn(self, event: Event) -> None:
+        if isinstance(event, (Prepared, Planned, Loaded)):
+            self._stamps |= event.trusted
+
+
+class LocalExecutor:
+    """A process for each job; one executor for one run."""
+
+    def __init__(self) -> None:
+        self._trust = Trust()
 
     def run(self, job: Job) -> Iterator[Event]:
         worker = _started()
         assert worker.stdin and worker.stdout
         try:
             try:
-                worker.stdin.write(protocol.as_line(dataclasses.replace(job, trusted=dict(self._trusted))) + "\n")
+                worker.stdin.write(protocol.as_line(self._trust.given_to(job)) + "\n")
                 worker.stdin.flush()
             except BrokenPipeError:
                 pass  # it died at once; its exit code tells
@@ -51,8 +65,7 @@ class LocalExecutor:
                 event = protocol.event_from(line)
                 if isinstance(event, Failed):
                     raise (MemoryShortage if event.shortage else RunError)(event.message)
-                if isinstance(event, (Prepared, Planned, Loaded)):
-                    self._trusted |= event.trusted
+                self._trust.learn(event)
                 yield event
             if code := worker.wait():
                 raise RunError(_death(code))

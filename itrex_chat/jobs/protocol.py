@@ -61,7 +61,9 @@ def _made(kind: Any, value: Any) -> Any:
     if origin in (Union, UnionType):
         [given] = (one for one in arguments if one is not NoneType)
         return None if value is None else _made(given, value)
-    if origin in (tuple, list) and isinstance(value, list):
+    if origin in (tuple, list):
+        if not isinstance(value, list):
+            raise TypeError(f"{value!r} is not {kind}")
         return origin(_made(arguments[0], each) for each in value)
     if origin is dict:
         key, item = arguments
