@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import mean, median
 
 from itrex_chat.comparison import metrics
-from itrex_chat.comparison.types import ONLINE, AnswerPair, Comparison, Figures, ModelComparison
+from itrex_chat.comparison.figures import ONLINE
+from itrex_chat.comparison.types import AnswerPair, Comparison, Figures, ModelComparison
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
@@ -20,9 +21,9 @@ from itrex_chat.ratings.summary import Rated, summary
 from itrex_chat.runs.content import BuildStatistics, Load, ModelRun, VariantRun
 from itrex_chat.runs.record import RunRecord, variants_of
 from itrex_chat.settings.questions import Question
+from itrex_chat.settings.variant import ORDER
 
 Parts = list[tuple[RunRecord, ModelRun]]  # of one model, in each of the runs
-from itrex_chat.settings.variant import ORDER
 
 
 def compare_runs(runs: list[Path]) -> Comparison:

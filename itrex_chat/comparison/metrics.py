@@ -3,6 +3,10 @@
 import functools
 import re
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import BLEU, CHRF
 
 HAN = re.compile("[\u3400-\u9fff\U00020000-\U0003ffff]")
 KANA = re.compile("[\u3040-\u30ff]")
@@ -82,14 +86,14 @@ def _bare(text: str) -> str:
 
 
 @functools.cache
-def _scorer():
+def _scorer() -> "CHRF":
     from sacrebleu.metrics import CHRF
 
     return CHRF()
 
 
 @functools.cache
-def _bleu_scorer(tokenizer: str):
+def _bleu_scorer(tokenizer: str) -> "BLEU":
     from sacrebleu.metrics import BLEU
 
     return BLEU(tokenize=tokenizer, effective_order=True)

@@ -9,7 +9,6 @@ from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.pairs import Pair
 from itrex_chat.ratings.summary import Rated
 
-ONLINE = "online"  # another model's answers, from an endpoint: a column to read beside the variants
 SCHEMA_VERSION = 2
 
 

@@ -9,11 +9,11 @@ import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 
+from itrex_chat.endpoints import ADDRESS, KEY
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
 
-ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 TIMEOUT, ATTEMPTS, LARGEST = 120, 3, 4 << 20
 AGAIN = (408, 429, 500, 502, 503, 504)
 
