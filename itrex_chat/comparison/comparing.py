@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 from itrex_chat.comparison import metrics
 from itrex_chat.comparison.figures import ONLINE
@@ -82,7 +83,7 @@ def _model_runs(records: list[RunRecord]) -> Iterator[tuple[RunRecord, ModelRun]
             yield record, facts
 
 
-def _generation(records: list[RunRecord]) -> dict:
+def _generation(records: list[RunRecord]) -> dict[str, Any]:
     """How the answers were generated. Raises KeyError where no model says it, as none does in a damaged record."""
     for _record, facts in _model_runs(records):
         if facts.generation:
