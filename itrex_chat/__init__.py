@@ -9,6 +9,7 @@ print(chatbot.predict("你好"))
 
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 if getattr(sys, "argv", [])[:1] == ["-m"]:  # while Python looks for the command's module
     from itrex_chat.foundation.starting import watch
@@ -28,9 +29,18 @@ _HOMES = {
 }
 __all__ = [*_HOMES, "__version__"]
 
+if TYPE_CHECKING:
+    from itrex_chat.foundation.errors import ItrexChatError as ItrexChatError
+    from itrex_chat.neuralchat.chatbot import Chatbot as Chatbot
+    from itrex_chat.neuralchat.chatbot import build_chatbot as build_chatbot
+    from itrex_chat.neuralchat.configs import GenerationConfig as GenerationConfig
+    from itrex_chat.neuralchat.configs import MixedPrecisionConfig as MixedPrecisionConfig
+    from itrex_chat.neuralchat.configs import PipelineConfig as PipelineConfig
+    from itrex_chat.neuralchat.configs import RtnConfig as RtnConfig
+else:
 
-def __getattr__(name: str):
-    """Import a public name when it is first used: a command that needs no torch starts without it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    def __getattr__(name: str) -> object:
+        """Import a public name when it is first used: a command that needs no torch starts without it."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)

@@ -3,29 +3,27 @@
 python -m itrex_chat.attribute --model qwen2.5-1.5b-instruct --text book.txt
 """
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from itrex_chat.foundation import command_line, files, machine
+from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
-from itrex_chat.jobs.executor import LocalExecutor
-from itrex_chat.jobs.passage import Passage
-from itrex_chat.quality import attribution
-from itrex_chat.quality.attribution import Attribution
-from itrex_chat.quality.passages import of_answers
-from itrex_chat.report.sweeps import attribution_page, attribution_verdict, layer_rows, step_rows
-from itrex_chat.report.terminal import aligned
-from itrex_chat.runs.record import answers_of
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import DENSE
+
+if TYPE_CHECKING:
+    from itrex_chat.jobs.passage import Passage
+    from itrex_chat.quality.attribution import Attribution
 
 SCHEMA_VERSION = 1
 SHOWN = 5  # layers
@@ -34,21 +32,26 @@ SHOWN = 5  # layers
 def attribute(
     recipe: Recipe,
     baseline: str = "fp32",
-    answers: Sequence[Passage] = (),
+    answers: "Sequence[Passage]" = (),
     texts: Sequence[Path] = (),
     limit: int | None = None,
     layers: bool = True,
     out: Path | None = None,
     command: str = "",
-) -> tuple[Attribution, Path]:
+) -> "tuple[Attribution, Path]":
     """Attribute a recipe's loss on answers and texts and write attribution.html and .json; the folder too.
 
     Layer by layer takes as many passes over the tokens as the model has layers, and the memory of the baseline.
     Raises RunError.
     """
+    from itrex_chat.foundation import files, machine
+    from itrex_chat.jobs.executor import LocalExecutor
+    from itrex_chat.quality import attribution
+    from itrex_chat.report.sweeps import attribution_page
+
     executor = LocalExecutor()
     steps, measured = attribution.steps(recipe, baseline, list(answers), list(texts), limit, executor)
-    found = Attribution(
+    found = attribution.Attribution(
         sum(passage.positions for passage in measured.passages),
         len(measured.passages),
         measured.plan.kernel,
@@ -73,7 +76,12 @@ def attribute(
     return found, out
 
 
-def command(arguments) -> None:
+def command(arguments: argparse.Namespace) -> None:
+    from itrex_chat.quality.passages import of_answers
+    from itrex_chat.report.sweeps import attribution_verdict, layer_rows, step_rows
+    from itrex_chat.report.terminal import aligned
+    from itrex_chat.runs.record import answers_of
+
     with speaking(arguments.lang):
         one_of("--baseline", arguments.baseline, DENSE)
         recipe = recipes.load(arguments.model, command_line.settings(arguments))

@@ -4,14 +4,12 @@ python -m itrex_chat.cache
 python -m itrex_chat.cache verify
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from itrex_chat.artifacts import Artifact, ArtifactStore
-from itrex_chat.artifacts.store import PARTIAL
-from itrex_chat.engines import engines
-from itrex_chat.engines.kept import Kept
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import did_you_mean
 from itrex_chat.foundation.errors import ArtifactError
@@ -19,9 +17,15 @@ from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
 
+if TYPE_CHECKING:
+    from itrex_chat.artifacts import ArtifactStore
+    from itrex_chat.engines.kept import Kept
 
-def list_artifacts(store: ArtifactStore) -> int:
+
+def list_artifacts(store: "ArtifactStore") -> int:
     """Print each artifact on a line, damaged and unfinished ones too."""
+    from itrex_chat.artifacts import Artifact
+
     total = 0
     for folder in store.folders():
         try:
@@ -39,8 +43,10 @@ def list_artifacts(store: ArtifactStore) -> int:
     return 0
 
 
-def show(store: ArtifactStore, name: str) -> int:
+def show(store: "ArtifactStore", name: str) -> int:
     """Print the manifest of an artifact."""
+    from itrex_chat.artifacts import Artifact
+
     for folder in chosen(store, name):
         artifact = Artifact.open(folder)
         shortened = {key: value for key, value in artifact.manifest.items() if key not in ("tensors", "matrices")}
@@ -48,8 +54,10 @@ def show(store: ArtifactStore, name: str) -> int:
     return 0
 
 
-def verify(store: ArtifactStore, name: str | None) -> int:
+def verify(store: "ArtifactStore", name: str | None) -> int:
     """Read artifacts whole and compare digests; the exit code says whether all are good."""
+    from itrex_chat.artifacts import Artifact
+
     damaged = 0
     for folder in chosen(store, name) if name else store.folders():
         try:
@@ -68,7 +76,7 @@ def verify(store: ArtifactStore, name: str | None) -> int:
     return 0
 
 
-def remove(store: ArtifactStore, name: str) -> int:
+def remove(store: "ArtifactStore", name: str) -> int:
     """Remove an artifact, something that an engine keeps beside it, or all of a model."""
     meant = [kept for kept in _kept() if kept.answers_to(name)]
     folders = []
@@ -83,11 +91,13 @@ def remove(store: ArtifactStore, name: str) -> int:
     return 0
 
 
-def _kept() -> list[Kept]:
+def _kept() -> "list[Kept]":
+    from itrex_chat.engines import engines
+
     return [kept for engine in engines() for kept in engine.kept(cache_home())]
 
 
-def chosen(store: ArtifactStore, name: str, partial: bool = False, missing_ok: bool = False) -> list[Path]:
+def chosen(store: "ArtifactStore", name: str, partial: bool = False, missing_ok: bool = False) -> list[Path]:
     """The artifacts that a name means: a folder's name, its key, or a model's name for all of its artifacts."""
     folders = store.folders() + (store.partial_folders() if partial else [])
     found = [folder for folder in folders if name in (folder.name, _key(folder))] or [
@@ -105,10 +115,14 @@ def chosen(store: ArtifactStore, name: str, partial: bool = False, missing_ok: b
 
 
 def _key(folder: Path) -> str:
+    from itrex_chat.artifacts.store import PARTIAL
+
     return folder.name.removesuffix(PARTIAL).rpartition("-")[2]
 
 
-def command(arguments) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    from itrex_chat.artifacts import ArtifactStore
+
     store = ArtifactStore(cache_home())
     if arguments.action == "list":
         return list_artifacts(store)

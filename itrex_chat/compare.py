@@ -3,26 +3,33 @@
 python -m itrex_chat.compare
 """
 
+import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from itrex_chat.comparison import Comparison, compare_runs, gate
-from itrex_chat.foundation import command_line, files
+from itrex_chat.comparison.figures import NAMES
+from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _, speaking
-from itrex_chat.report import as_html
-from itrex_chat.report.markdown import as_markdown
-from itrex_chat.report.tables import as_csv, figures_csv
-from itrex_chat.report.terminal import as_text
-from itrex_chat.runs.record import folder_of, latest
 from itrex_chat.settings import options
+
+if TYPE_CHECKING:
+    from itrex_chat.comparison import Comparison
 
 GATE_CLOSED = 3  # the exit code where a --fail-if holds
 FILES = ("comparison.html", "comparison.md", "comparison.json", "comparison.csv", "comparison-figures.csv")
 
 
-def compare(runs: list[Path], out: Path | None = None) -> Comparison:
+def compare(runs: list[Path], out: Path | None = None) -> "Comparison":
     """Compare runs and write FILES into `out` (the last run's folder, if None). A run may be named by its answers."""
+    from itrex_chat.comparison import compare_runs
+    from itrex_chat.foundation import files
+    from itrex_chat.report import as_html
+    from itrex_chat.report.markdown import as_markdown
+    from itrex_chat.report.tables import as_csv, figures_csv
+    from itrex_chat.runs.record import folder_of
+
     runs = [folder_of(run) for run in runs]
     comparison = compare_runs(runs)
     out = out or runs[-1]
@@ -36,7 +43,11 @@ def compare(runs: list[Path], out: Path | None = None) -> Comparison:
     return comparison
 
 
-def command(arguments) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    from itrex_chat.comparison import gate
+    from itrex_chat.report.terminal import as_text
+    from itrex_chat.runs.record import folder_of, latest
+
     conditions = [gate.parse(text) for text in arguments.fail_if]
     with speaking(arguments.lang):
         runs = [folder_of(run) for run in arguments.runs] or [latest()]
@@ -63,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             "exit with {code} where this holds for a variant, such as 'kld_mean>0.1'; any number of times. "
             "Figures: {names}; .low and .high are the ends of a measured one's interval",
             code=GATE_CLOSED,
-            names=", ".join(gate.NAMES),
+            names=", ".join(NAMES),
         ),
     )
     return command_line.run(command, parser.parse_args(argv))

@@ -30,7 +30,7 @@ LITTLE_MEMORY, LITTLE_DISK = 8 << 30, 10 << 30  # bytes: less is named
 
 def examine(engine: str = NATIVE) -> list[Finding]:
     """Everything there is to say about this machine; the `engine` is tried out, others are only looked up."""
-    found = []
+    found: list[Finding] = []
     looked_up = [lambda each=each: each.examine(tried=each.name == engine) for each in engines()]
     for section in (_program, _processor, *looked_up, _memory, _cache):
         try:
@@ -44,7 +44,8 @@ def _program() -> list[Finding]:
     found = [
         Finding(GOOD, _("itrex_chat {version}, Python {python}", version=__version__, python=sys.version.split()[0]))
     ]
-    good, wrong = [], []
+    good: list[tuple[Requirement, str]] = []
+    wrong: list[tuple[Requirement, str]] = []
     for wanted in _required():
         try:
             installed = version(wanted.name)

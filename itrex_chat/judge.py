@@ -3,26 +3,31 @@
 OPENAI_API_KEY=… python -m itrex_chat.judge --model gpt-4o --endpoint https://api.openai.com/v1
 """
 
+import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from itrex_chat.comparison import compare_runs
-from itrex_chat.endpoints.endpoint import ADDRESS, KEY, Endpoint
-from itrex_chat.foundation import command_line, progress
+from itrex_chat.endpoints import ADDRESS, KEY
+from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.ratings import judgements, judging
-from itrex_chat.ratings.judgements import Judged
-from itrex_chat.report.quality_tables import judged_line
-from itrex_chat.runs.record import latest
 from itrex_chat.settings import options
 
+if TYPE_CHECKING:
+    from itrex_chat.endpoints.endpoint import Endpoint
+    from itrex_chat.ratings.judgements import Judged
 
-def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> dict[str, dict[str, Judged]]:
+
+def judge(run: Path, endpoint: "Endpoint", embedder: "Endpoint | None" = None) -> "dict[str, dict[str, Judged]]":
     """Judge all pairs of a run's answers that differ and keep the judgements with it. Raises RunError.
 
     What this judge has said already is not asked again.
     """
+    from itrex_chat.comparison import compare_runs
+    from itrex_chat.foundation import progress
+    from itrex_chat.ratings import judgements, judging
+
     pairs = compare_runs([run]).differing()
     if not pairs:
         raise RunError(_("There is nothing to score in {run}: no two answers differ.", run=run))
@@ -41,7 +46,12 @@ def judge(run: Path, endpoint: Endpoint, embedder: Endpoint | None = None) -> di
     return judgements.read(run)
 
 
-def command(arguments) -> None:
+def command(arguments: argparse.Namespace) -> None:
+    from itrex_chat.comparison import compare_runs
+    from itrex_chat.endpoints.endpoint import Endpoint
+    from itrex_chat.report.quality_tables import judged_line
+    from itrex_chat.runs.record import latest
+
     run = arguments.run or latest()
     embedder = Endpoint.of(arguments.embeddings, arguments.endpoint) if arguments.embeddings else None
     judged = judge(run, Endpoint.of(arguments.model, arguments.endpoint), embedder)

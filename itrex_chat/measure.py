@@ -3,26 +3,23 @@
 python -m itrex_chat.measure --text book.txt
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.quality import measuring
-from itrex_chat.quality import record as quality_record
-from itrex_chat.quality.passages import of_answers
-from itrex_chat.quality.record import ModelQuality
-from itrex_chat.report.quality_tables import quality_tables
-from itrex_chat.report.terminal import aligned
-from itrex_chat.runs.content import ModelRun
-from itrex_chat.runs.record import RunRecord, latest
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.variant import MOST_PRECISE_FIRST, titled
+
+if TYPE_CHECKING:
+    from itrex_chat.quality.record import ModelQuality
 
 
 def measure(
@@ -31,13 +28,19 @@ def measure(
     variants: list[str] | None = None,
     limit: int | None = None,
     command: str = "",
-) -> dict[str, ModelQuality]:
+) -> "dict[str, ModelQuality]":
     """Measure the models of a run and keep the figures in its folder, where `compare` finds them.
 
     The most precise variant that answered is the baseline; `variants` None are
     the others of the run. What is in the cache is not computed again. Of each
     text the first `limit` tokens are used. Raises RunError.
     """
+    from itrex_chat.quality import measuring
+    from itrex_chat.quality import record as quality_record
+    from itrex_chat.quality.passages import of_answers
+    from itrex_chat.runs.content import ModelRun
+    from itrex_chat.runs.record import RunRecord
+
     record = RunRecord.read(run)
     measured: dict[str, ModelQuality] = {}
     try:
@@ -76,8 +79,11 @@ def measure(
     return measured
 
 
-def report(label: str, quality: ModelQuality) -> str:
+def report(label: str, quality: "ModelQuality") -> str:
     """The figures for a terminal."""
+    from itrex_chat.report.quality_tables import quality_tables
+    from itrex_chat.report.terminal import aligned
+
     lines = [f"=== {label}"]
     for rows in quality_tables(quality).values():
         lines += ["", *aligned(rows)]
@@ -95,7 +101,9 @@ def report(label: str, quality: ModelQuality) -> str:
     return "\n".join(lines)
 
 
-def command(arguments) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    from itrex_chat.runs.record import latest
+
     run = arguments.run or latest()
     variants = arguments.variants and list(dict.fromkeys(name for name in arguments.variants.split(",") if name))
     for name in variants or ():

@@ -3,28 +3,35 @@
 OPENAI_API_KEY=… python -m itrex_chat.online --model gpt-4o --endpoint https://api.openai.com/v1
 """
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from itrex_chat.comparison import ONLINE
-from itrex_chat.endpoints.endpoint import ADDRESS, KEY, Completion, Endpoint
+from itrex_chat.comparison.figures import ONLINE
+from itrex_chat.endpoints import ADDRESS, KEY
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.jobs.answer import Answer
-from itrex_chat.runs.content import Load, ModelRun
-from itrex_chat.runs.record import RunRecord, latest
 from itrex_chat.settings import options
 from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.settings.questions import Question
 
+if TYPE_CHECKING:
+    from itrex_chat.endpoints.endpoint import Completion, Endpoint
+    from itrex_chat.runs.content import ModelRun
+    from itrex_chat.runs.record import RunRecord
 
-def online(run: Path, endpoint: Endpoint, told: Callable[[str], None] = lambda id: None) -> int:
+
+def online(run: Path, endpoint: "Endpoint", told: Callable[[str], None] = lambda id: None) -> int:
     """Have the endpoint answer what is not answered yet; how many answers came. `told` gets each question's id.
 
     Raises RunError.
     """
+    from itrex_chat.runs.record import RunRecord
+
     record = RunRecord.go_on(run)
     try:
         return sum(_ask_model(record, label, model, endpoint, told) for label, model in record.content.models.items())
@@ -32,8 +39,12 @@ def online(run: Path, endpoint: Endpoint, told: Callable[[str], None] = lambda i
         record.close()
 
 
-def _ask_model(record: RunRecord, label: str, model: ModelRun, endpoint: Endpoint, told: Callable[[str], None]) -> int:
+def _ask_model(
+    record: "RunRecord", label: str, model: "ModelRun", endpoint: "Endpoint", told: Callable[[str], None]
+) -> int:
     """Ask what a model was asked; how many answers came."""
+    from itrex_chat.runs.content import Load
+
     _same_model_as_before(record, model, endpoint)
     answered, count = record.answered(label, ONLINE), 0
     longest = model.generation.max_new_tokens if model.generation else GenerationConfig().max_new_tokens
@@ -49,7 +60,7 @@ def _ask_model(record: RunRecord, label: str, model: ModelRun, endpoint: Endpoin
     return count
 
 
-def _same_model_as_before(record: RunRecord, model: ModelRun, endpoint: Endpoint) -> None:
+def _same_model_as_before(record: "RunRecord", model: "ModelRun", endpoint: "Endpoint") -> None:
     before = model.variants[ONLINE].load if ONLINE in model.variants else None
     if before and before.kernel != endpoint.model:
         raise RunError(
@@ -62,13 +73,13 @@ def _same_model_as_before(record: RunRecord, model: ModelRun, endpoint: Endpoint
         )
 
 
-def _messages(model: ModelRun, question: Question) -> list[dict[str, str]]:
+def _messages(model: "ModelRun", question: Question) -> list[dict[str, str]]:
     """The conversation that the variants had: the question set's system message first, where it has one."""
     system = [{"role": "system", "content": model.system}] if model.system else []
     return [*system, {"role": "user", "content": question.text}]
 
 
-def _answer(id: str, label: str, completion: Completion) -> Answer:
+def _answer(id: str, label: str, completion: "Completion") -> Answer:
     return Answer(
         id=id,
         model=label,
@@ -87,7 +98,10 @@ def _answer(id: str, label: str, completion: Completion) -> Answer:
     )
 
 
-def command(arguments) -> None:
+def command(arguments: argparse.Namespace) -> None:
+    from itrex_chat.endpoints.endpoint import Endpoint
+    from itrex_chat.runs.record import latest
+
     run = arguments.run or latest()
     endpoint = Endpoint.of(arguments.model, arguments.endpoint)
     count = online(run, endpoint, told=lambda id: print(id, flush=True))

@@ -4,29 +4,35 @@ python -m itrex_chat.sheet make sheet.csv
 python -m itrex_chat.sheet read sheet.csv
 """
 
+import argparse
 import sys
 from pathlib import Path
 
-from itrex_chat.comparison import compare_runs
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _, speaking
-from itrex_chat.ratings import sheet
-from itrex_chat.runs.record import latest
 from itrex_chat.settings import options
 
 
 def make(run: Path, out: Path) -> int:
     """Write a blind score sheet of a run's answers; how many items it has. Raises RunError."""
+    from itrex_chat.comparison import compare_runs
+    from itrex_chat.ratings import sheet
+
     return sheet.make(compare_runs([run]).differing(), run, out)
 
 
 def read(filled: Path, run: Path, rater: str | None = None) -> int:
     """Keep the ratings of a filled sheet with its run, where `compare` finds them. Raises RunError."""
+    from itrex_chat.ratings import sheet
+
     return sheet.read(filled, run, rater or filled.stem)
 
 
-def command(arguments) -> None:
+def command(arguments: argparse.Namespace) -> None:
+    from itrex_chat.ratings.sheet import FOLDER
+    from itrex_chat.runs.record import latest
+
     with speaking(arguments.lang):
         if arguments.action == "read" and not arguments.sheet:
             raise RunError(_("Say which sheet: python -m itrex_chat.sheet read FILE"))
@@ -40,7 +46,7 @@ def command(arguments) -> None:
                     "criterion does not apply. The key stays in {folder}: do not look.",
                     count=count,
                     out=out,
-                    folder=run / sheet.FOLDER,
+                    folder=run / FOLDER,
                 )
             )
             print(_("Then: python -m itrex_chat.sheet read {out} --run {run}", out=out, run=run))

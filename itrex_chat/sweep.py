@@ -3,32 +3,30 @@
 python -m itrex_chat.sweep --model qwen2.5-1.5b-instruct --text book.txt
 """
 
+import argparse
 import csv
 import dataclasses
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from itrex_chat.foundation import command_line, files, machine
+from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
-from itrex_chat.foundation.harmless import for_spreadsheet
 from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
-from itrex_chat.jobs.passage import Passage
-from itrex_chat.quality.intervals import Estimate
-from itrex_chat.quality.passages import of_answers
-from itrex_chat.report.sweeps import sweep_page, sweep_rows, sweep_verdict
-from itrex_chat.report.terminal import aligned
-from itrex_chat.runs.record import answers_of
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.settings.variant import DENSE
-from itrex_chat.sweeps.sweeping import GRID, Outcome, label
-from itrex_chat.sweeps.sweeping import sweep as outcomes_of
+from itrex_chat.sweeps.grid import GRID, label
+
+if TYPE_CHECKING:
+    from itrex_chat.jobs.passage import Passage
+    from itrex_chat.sweeps.sweeping import Outcome
 
 SCHEMA_VERSION = 1
 CSV_FIELDS = (
@@ -51,19 +49,21 @@ def sweep(
     recipe: Recipe,
     grid: Sequence[Quantization] = GRID,
     baseline: str = "fp32",
-    answers: Sequence[Passage] = (),
+    answers: "Sequence[Passage]" = (),
     texts: Sequence[Path] = (),
     limit: int | None = None,
     keep: bool = False,
     out: Path | None = None,
     command: str = "",
-    told=lambda outcome: None,
-) -> tuple[list[Outcome], Path]:
+    told: "Callable[[Outcome], object]" = lambda outcome: None,
+) -> "tuple[list[Outcome], Path]":
     """Measure quantizations of a model on answers and texts, and write sweep.html, .json and .csv.
 
     The first of the grid is what the others are compared with; `told` gets each outcome as it comes. Returns the
     outcomes and the folder that was written. Raises RunError.
     """
+    from itrex_chat.sweeps.sweeping import sweep as outcomes_of
+
     out = out or cache_home() / "sweeps" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     outcomes = []
     for outcome in outcomes_of(recipe, baseline, list(grid), list(answers), list(texts), limit, keep):
@@ -73,7 +73,10 @@ def sweep(
     return outcomes, out
 
 
-def _write(out: Path, recipe: Recipe, baseline: str, outcomes: list[Outcome], command: str) -> None:
+def _write(out: Path, recipe: Recipe, baseline: str, outcomes: "list[Outcome]", command: str) -> None:
+    from itrex_chat.foundation import files, machine
+    from itrex_chat.report.sweeps import sweep_page
+
     with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):
         out.mkdir(parents=True, exist_ok=True)
         files.write_text(out / "sweep.html", sweep_page(recipe.name, baseline, outcomes, command))
@@ -91,8 +94,11 @@ def _write(out: Path, recipe: Recipe, baseline: str, outcomes: list[Outcome], co
         files.write_text(out / "sweep.csv", as_csv(outcomes))
 
 
-def as_csv(outcomes: list[Outcome]) -> str:
+def as_csv(outcomes: "list[Outcome]") -> str:
     """One line for each recipe that was measured, in plain numbers."""
+    from itrex_chat.foundation.harmless import for_spreadsheet
+    from itrex_chat.quality.intervals import Estimate
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_FIELDS)
@@ -129,7 +135,12 @@ def parsed(text: str) -> Quantization:
     return Quantization(weight_dtype=weight_dtype, group_size=int(group or 32), head=head or "int8")
 
 
-def command(arguments) -> int:
+def command(arguments: argparse.Namespace) -> int:
+    from itrex_chat.quality.passages import of_answers
+    from itrex_chat.report.sweeps import sweep_rows, sweep_verdict
+    from itrex_chat.report.terminal import aligned
+    from itrex_chat.runs.record import answers_of
+
     with speaking(arguments.lang):
         one_of("--baseline", arguments.baseline, DENSE)
         recipe = recipes.load(arguments.model, command_line.settings(arguments))

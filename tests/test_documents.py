@@ -177,7 +177,6 @@ def test_every_link_between_documents_leads_somewhere(document):
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
-@pytest.mark.xfail(strict=False, reason="some verbs still import what only their work needs")
 @pytest.mark.parametrize("verb", entry.VERBS)
 def test_help_imports_nothing_heavy(verb):
     run = subprocess.run(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from test_compare import answer, record
 from test_report import measured
@@ -9,6 +10,7 @@ from test_report import measured
 from itrex_chat import compare as comparing
 from itrex_chat.comparison import gate
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.quality import metrics
 from itrex_chat.quality import record as quality_record
 
 
@@ -93,3 +95,9 @@ def test_every_name_is_known_to_the_parser():
         assert gate.parse(f"{name}<=1").name == name
     with pytest.raises(RunError):
         gate.parse("nonsense>1")
+
+
+def test_the_measured_names_are_a_measurements_figures():
+    zeros, passages = np.zeros(4), np.array([0, 0, 1, 1])
+    found = metrics.estimates(metrics.Positions(passages, zeros, zeros, zeros, zeros, np.ones(4)))
+    assert set(gate.MEASURED) == set(found)

@@ -11,7 +11,7 @@ import pytest
 from test_compare import answer, record
 
 from itrex_chat import compare as comparing
-from itrex_chat.comparison import compare
+from itrex_chat.comparison import compare, compare_runs
 from itrex_chat.foundation.harmless import for_html
 from itrex_chat.foundation.language import speaking
 from itrex_chat.quality import metrics
@@ -84,7 +84,7 @@ def test_the_mark_stands_where_two_answers_part():
 
 
 def test_no_hostile_text_reaches_the_page_unescaped(run):
-    page = as_html(comparing.compare_runs([run]))
+    page = as_html(compare_runs([run]))
     assert page.count("<script") == page.count("<img") == page.count("onerror=alert(2)>") == 0
     assert "\u202e" not in page and "book <b>" not in page and "{{ 7 * 7 }}" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page and "url(" not in page

@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.manifest import NUMERICS_VERSION, content_settings
 from itrex_chat.foundation import files
@@ -90,6 +88,8 @@ class ArtifactStore:
     @contextlib.contextmanager
     def lock(self, key: str, wait: bool = True) -> Iterator[None]:
         """Hold the right to write the artifact of a key; wait for another process that has it, or refuse."""
+        from filelock import FileLock, Timeout
+
         with files.disk_errors(ArtifactError, _("Writing to the cache {folder}", folder=self.folder)):
             (self.folder / ".locks").mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".locks" / f"{key[:12]}.lock")

@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 from itrex_chat.comparison import metrics
-from itrex_chat.comparison.types import ONLINE, AnswerPair, Comparison, Figures, ModelComparison
+from itrex_chat.comparison.figures import ONLINE
+from itrex_chat.comparison.types import AnswerPair, Comparison, Figures, ModelComparison
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
@@ -81,7 +83,7 @@ def _model_runs(records: list[RunRecord]) -> Iterator[tuple[RunRecord, ModelRun]
             yield record, facts
 
 
-def _generation(records: list[RunRecord]) -> dict:
+def _generation(records: list[RunRecord]) -> dict[str, Any]:
     """How the answers were generated. Raises KeyError where no model says it, as none does in a damaged record."""
     for _record, facts in _model_runs(records):
         if facts.generation:

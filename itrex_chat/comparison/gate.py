@@ -5,37 +5,16 @@ import operator
 import re
 from dataclasses import dataclass
 
-from itrex_chat.comparison import ONLINE, Comparison, Figures, ModelComparison
+from itrex_chat.comparison.figures import MEASURED, NAMES, ONLINE, RATIOS, SHARES
+from itrex_chat.comparison.types import Comparison, Figures, ModelComparison
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.quality import metrics
 from itrex_chat.quality.passages import ANSWERS
 from itrex_chat.settings.variant import titled
 
 OPERATORS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 FORM = re.compile(r"\s*(?P<name>[a-z_0-9]+)(\.(?P<end>low|high))?\s*(?P<operator>>=|<=|>|<)\s*(?P<limit>\S+)\s*")
-MEASURED = (
-    "ppl_base",
-    "ppl",
-    "ppl_ratio",
-    "kld_mean",
-    *metrics.KL_QUANTILES,
-    "kld_max",
-    "same_top",
-    "dp_mean",
-    "dp_rms",
-    *metrics.CHANGE_QUANTILES,
-)
-RATIOS = {
-    "speedup": "tokens_per_second",
-    "memory_ratio": "peak_memory",
-    "size_ratio": "disk_bytes",
-    "ttft_ratio": "ttft",
-}
-ANSWERED = ("chrf", "bleu", "equal_tokens", "repetition", "tokens_per_second", "ttft", "peak_memory")
-SHARES = {"identical": "answers", "stopped": "answers", "matching": "expected", "containing": "expected"}
-NAMES = (*MEASURED, *RATIOS, *ANSWERED, *SHARES)
 
 
 @dataclass(frozen=True)

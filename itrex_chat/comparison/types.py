@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.quality.record import ModelQuality
@@ -9,7 +10,6 @@ from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.pairs import Pair
 from itrex_chat.ratings.summary import Rated
 
-ONLINE = "online"  # another model's answers, from an endpoint: a column to read beside the variants
 SCHEMA_VERSION = 2
 
 
@@ -51,7 +51,7 @@ class Figures:
     weight_bytes: int | None
     bits_per_weight: float | None
     kernel: str
-    engine: dict | None = None  # what another engine's record says: versions, its log, how its integers compare
+    engine: dict[str, Any] | None = None  # another engine's record: versions, its log, how its integers compare
     identical: int | None = None  # answers equal to the baseline's
     equal_tokens: float | None = None  # median
     chrf: float | None = None  # mean
@@ -71,7 +71,7 @@ class ModelComparison:
     model: str
     baseline: str
     stored: str  # how the weights were stored before
-    origin: dict
+    origin: dict[str, Any]
     question_set: str
     figures: list[Figures]
     pairs: dict[str, list[AnswerPair]]
@@ -95,13 +95,13 @@ class Comparison:
     """All models of the runs compared."""
 
     runs: list[str]
-    machine: dict
-    generation: dict
+    machine: dict[str, Any]
+    generation: dict[str, Any]
     models: list[ModelComparison]
     absent: list[str]  # models of the runs without any answer
     commands: list[str]  # that make these runs again
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"schema": SCHEMA_VERSION, **dataclasses.asdict(self)}
 

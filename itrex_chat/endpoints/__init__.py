@@ -2,3 +2,5 @@
 
 Nothing is sent anywhere unless a user names an endpoint.
 """
+
+ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"  # the variables of the environment

@@ -8,12 +8,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from typing import Any
 
+from itrex_chat.endpoints import ADDRESS, KEY
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
 
-ADDRESS, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 TIMEOUT, ATTEMPTS, LARGEST = 120, 3, 4 << 20
 AGAIN = (408, 429, 500, 502, 503, 504)
 
@@ -52,7 +53,7 @@ class Endpoint:
             )
         return cls(address.rstrip("/"), model, os.environ.get(KEY, ""))
 
-    def complete(self, messages: list[dict], max_new_tokens: int) -> Completion:
+    def complete(self, messages: list[dict[str, str]], max_new_tokens: int) -> Completion:
         """The answer to a conversation (POST …/chat/completions), with temperature 0. Raises RunError."""
         started = time.perf_counter()
         content = self._send("chat/completions", {"messages": messages, "max_tokens": max_new_tokens, "temperature": 0})
@@ -81,7 +82,7 @@ class Endpoint:
         except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
             raise RunError(_("{address} gave an answer that is no embedding.", address=self.address)) from None
 
-    def _send(self, path: str, content: dict) -> dict:
+    def _send(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
         request = urllib.request.Request(
             f"{self.address}/{path}", json.dumps({"model": self.model, **content}).encode(), headers

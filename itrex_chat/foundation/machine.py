@@ -6,8 +6,6 @@ import resource
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
 from itrex_chat import __version__
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -16,6 +14,8 @@ PACKAGES = ("torch", "transformers", "neural-compressor-pt", "auto-round-lib", "
 
 def threads() -> int:
     """Physical cores that this process may use, no more than its cgroup's CPU quota."""
+    import psutil
+
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     logical, physical = psutil.cpu_count() or allowed, psutil.cpu_count(logical=False) or allowed
     cores = max(1, allowed * physical // logical)
@@ -25,6 +25,8 @@ def threads() -> int:
 
 def available_memory() -> int:
     """Bytes that a new process can take: what the system has left, or its cgroup if that is less."""
+    import psutil
+
     left = [psutil.virtual_memory().available]
     for limit, usage, statistics, cache in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -50,6 +52,8 @@ def peak_memory() -> int:
 
 def description() -> dict:
     """What a run's record says about where it ran."""
+    import psutil
+
     return {
         "cpu": _cpu_name(),
         "cores": psutil.cpu_count(logical=False),

@@ -7,6 +7,7 @@ import random
 import secrets
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.errors import RunError
@@ -111,7 +112,7 @@ def read(sheet: Path, run: Path, rater: str) -> int:
     return len(ratings)
 
 
-def _stars(row: list[str], number: int, titles: list[str], known: dict) -> tuple[list[str], dict]:
+def _stars(row: list[str], number: int, titles: list[str], known: dict[str, str]) -> tuple[list[str], dict[str, Any]]:
     """What is wrong with the scores in a row, and those that both answers have, as {"scores": {criterion: …}}."""
     problems: list[str] = []
     scores: dict[str, dict[str, int]] = {}
@@ -169,7 +170,7 @@ def _titles(language: str) -> list[str]:
         return header()
 
 
-def _key(rows: list[list[str]], run: Path, sheet: Path) -> dict:
+def _key(rows: list[list[str]], run: Path, sheet: Path) -> dict[str, dict[str, str]]:
     name = rows[0][0].strip().partition("-")[0]
     path = run / FOLDER / f"{name}.json"
     if not (name.isalnum() and name.isascii()) or not path.is_file():
@@ -184,7 +185,7 @@ def _key(rows: list[list[str]], run: Path, sheet: Path) -> dict:
     return stored.read(path, FORMAT_VERSION, _items)
 
 
-def _items(content: dict) -> dict:
+def _items(content: dict[str, Any]) -> dict[str, dict[str, str]]:
     for entry in content["items"].values():
         [entry[field] for field in ("model", "question", "baseline", "variant", "A", "B", "digest")]
     return content["items"]

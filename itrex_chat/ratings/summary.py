@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ class Rated:
     difference: Estimate
 
 
-def summary(ratings: list[dict], model: str) -> dict[str, list[Rated]]:
+def summary(ratings: list[dict[str, Any]], model: str) -> dict[str, list[Rated]]:
     """By variant, the criteria that were rated for a model."""
     found = {}
     for variant in dict.fromkeys(rating["variant"] for rating in ratings if rating["model"] == model):
@@ -37,7 +38,7 @@ def summary(ratings: list[dict], model: str) -> dict[str, list[Rated]]:
     return found
 
 
-def _rated(criterion: str, variant: str, ratings: list[dict]) -> Rated:
+def _rated(criterion: str, variant: str, ratings: list[dict[str, Any]]) -> Rated:
     ratings = sorted(ratings, key=lambda rating: rating["question"])
     questions = {name: index for index, name in enumerate(dict.fromkeys(rating["question"] for rating in ratings))}
     base = [rating["scores"][criterion][rating["baseline"]] for rating in ratings]

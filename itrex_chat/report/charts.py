@@ -56,10 +56,10 @@ def quantiles(title: str, labels: list[str], variants: dict[str, list[Estimate]]
     high = max(high, low + 1)
     left, top, bottom, right = 54, 14, 196, WIDTH - 12
 
-    def across(index):
+    def across(index: float) -> float:
         return left + 16 + (right - left - 32) * index / max(1, len(labels) - 1)
 
-    def down(value):
+    def down(value: float) -> float:
         return bottom - (bottom - top) * (math.log10(max(value, 10.0**low)) - low) / (high - low)
 
     parts = []
@@ -86,7 +86,7 @@ def probabilities(title: str, baseline: str, variant: str, base: list[float], ot
     left, top, bottom, right = 50, 10, 130, LONG - 8
     count = max(1, len(base) - 1)
 
-    def spots(values):
+    def spots(values: list[float]) -> list[str]:
         return [
             f"{left + (right - left) * i / count:.1f},{bottom - (bottom - top) * p:.1f}" for i, p in enumerate(values)
         ]
@@ -114,10 +114,10 @@ def scatter(title: str, points: list[Point], x_title: str, y_title: str) -> Mark
     span = (most - least) or most or 1
     least, most = least - 0.08 * span, most + 0.12 * span
 
-    def across(x):
+    def across(x: float) -> float:
         return left + (right - left) * (x - least) / (most - least)
 
-    def down(y):
+    def down(y: float) -> float:
         return bottom - (bottom - top) * (math.log10(y) - low) / ((high - low) or 1)
 
     parts = [_line(left, bottom, right, bottom, "axis"), _line(left, top, left, bottom, "axis")]
@@ -129,7 +129,7 @@ def scatter(title: str, points: list[Point], x_title: str, y_title: str) -> Mark
     for step in range(5):
         x = least + (most - least) * (step + 0.5) / 5
         parts.append(_text(across(x), bottom + 17, f"{x:.0f}", "middle"))
-    taken = []
+    taken: list[tuple[float, float]] = []
     for number, point in enumerate(points, 1):
         x, y, kind = across(point.x), down(max(point.y.value, 10**low)), _class(point.group)
         if point.y.low and point.y.high:

@@ -1,5 +1,7 @@
 """A comparison as Markdown."""
 
+from typing import Any
+
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.metrics import equal_characters
 from itrex_chat.foundation.harmless import for_markdown
@@ -36,7 +38,7 @@ def as_markdown(comparison: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def chosen_how(generation: dict) -> str:
+def chosen_how(generation: dict[str, Any]) -> str:
     if not generation["do_sample"]:
         return _("greedy decoding")
     return _(

@@ -1,6 +1,7 @@
 """From a comparison to the page."""
 
 from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -40,7 +41,7 @@ def as_html(comparison: Comparison) -> str:
     )
 
 
-def rendered(template: str, title: str, heading: str, where: str, **values) -> str:
+def rendered(template: str, title: str, heading: str, where: str, **values: object) -> str:
     """A page in the language spoken, with the style inside."""
     return (
         _environment()
@@ -69,16 +70,16 @@ def _environment() -> Environment:
     return environment
 
 
-def _overview(model: ModelComparison) -> list[dict]:
+def _overview(model: ModelComparison) -> list[dict[str, Any]]:
     rows = [_overview_row(model, figures) for figures in model.figures if figures.answers]
     return [row | {"model": row["model"] if index == 0 else ""} for index, row in enumerate(rows)]
 
 
-def _overview_row(model: ModelComparison, figures: Figures) -> dict:
+def _overview_row(model: ModelComparison, figures: Figures) -> dict[str, Any]:
     corpus = main_corpus(model, figures.variant)
     found = corpus.figures if corpus else {}
 
-    def ratio(field):
+    def ratio(field: str) -> str:
         value = model.ratio(figures, field)
         return f"{value:.2f} ×" if value else ""
 
@@ -107,7 +108,7 @@ def _split(text: str) -> tuple[str, str]:
     return figure, f"[{interval}" if interval else ""
 
 
-def _model(model: ModelComparison) -> dict:
+def _model(model: ModelComparison) -> dict[str, Any]:
     return {
         "name": model.model,
         "baseline": model.baseline,
@@ -146,7 +147,7 @@ def _worst_first(model: ModelComparison) -> list[str]:
     return sorted(likenesses, key=lambda id: min(likenesses[id]))
 
 
-def _bars(model: ModelComparison) -> list[dict]:
+def _bars(model: ModelComparison) -> list[dict[str, Any]]:
     drawn = []
     for title, field, show in (
         (_("tokens per second"), "tokens_per_second", lambda v: f"{v:.1f}"),
@@ -175,7 +176,7 @@ def _quantiles(quality: ModelQuality, corpus: str) -> Markup:
     return charts.quantiles(_("KL divergence by share of places"), list(names.values()), lines, _("nats"))
 
 
-def _question(model: ModelComparison, id: str) -> dict:
+def _question(model: ModelComparison, id: str) -> dict[str, Any]:
     """One question with the baseline's answer and all others beside it."""
     pairs = {variant: pair for variant, pairs in model.pairs.items() for pair in pairs if pair.id == id}
     first = next(iter(pairs.values()))
@@ -193,7 +194,7 @@ def _question(model: ModelComparison, id: str) -> dict:
     }
 
 
-def _side(variant: str, answer: Answer | None, other: Answer | None, likeness: str) -> dict:
+def _side(variant: str, answer: Answer | None, other: Answer | None, likeness: str) -> dict[str, Any]:
     """An answer, marked where it leaves the `other` one."""
     if answer is None:
         return {"variant": variant, "text": None, "facts": "", "likeness": ""}
@@ -213,7 +214,7 @@ def _facts(answer: Answer) -> str:
     return _("{count} tokens", count=answer.new_tokens) + f" · {ended}{rate}"
 
 
-def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict | None:
+def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict[str, Any] | None:
     """The baseline's answer token by token, where it was measured."""
     quality = model.quality
     if quality is None or quality.baseline != model.baseline or variant not in quality.variants:

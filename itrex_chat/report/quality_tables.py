@@ -1,7 +1,10 @@
 """Teacher-forced figures as rows of text."""
 
+from collections.abc import Callable
+
 from itrex_chat.foundation.language import _
 from itrex_chat.quality.intervals import Estimate
+from itrex_chat.quality.measuring import Corpus
 from itrex_chat.quality.passages import ANSWERS
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.ratings.criteria import criterion_title
@@ -45,7 +48,7 @@ def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> lis
         ]
     ]
 
-    def add(title: str, figure: str, show) -> None:
+    def add(title: str, figure: str, show: Callable[[float], str]) -> None:
         if not brief or figure in BRIEF:
             rows.append([title, *(estimate(found.figures[figure], show) for found in shown.values())])
 
@@ -116,7 +119,7 @@ def judged_line(baseline: str, variant: str, judged: Judged) -> str:
     )
 
 
-def estimate(found: Estimate, show) -> str:
+def estimate(found: Estimate, show: Callable[[float], str]) -> str:
     """A figure with its 95 % interval; an open end is left out."""
     if found.low is None and found.high is None or found.low == found.high:
         return show(found.value)
@@ -145,6 +148,6 @@ def _plain(value: float) -> str:
     return f"{value:.3f}" if value < 1000 else f"{value:.3g}"
 
 
-def _compaction(found) -> str:
+def _compaction(found: Corpus) -> str:
     mean = found.figures["kld_mean"].value
     return f"± {100 * found.compaction_error / mean:.2f} %" if mean else "0"

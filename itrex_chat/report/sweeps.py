@@ -1,18 +1,36 @@
 """A sweep over recipes, and an attribution, as tables and pages."""
 
 from statistics import median
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
 
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.quality.attribution import Attribution, Step
 from itrex_chat.quality.intervals import Estimate
+from itrex_chat.quality.measuring import Corpus
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Point
 from itrex_chat.report.page import rendered
 from itrex_chat.report.quality_tables import estimate, small
 from itrex_chat.settings.variant import titled
 from itrex_chat.sweeps.sweeping import Outcome
+
+
+class Measured(NamedTuple):
+    """What there is of an outcome that was measured."""
+
+    label: str
+    bits: int
+    total: Corpus
+    difference: Estimate | None  # none for the first
+    disk_bytes: int
+    bits_per_weight: float
+    tokens_per_second: float | None  # none where the answer was one token
+    prefill_tokens_per_second: float
+    peak_memory: int
 
 
 def sweep_rows(outcomes: list[Outcome]) -> list[list[str]]:
@@ -31,20 +49,20 @@ def sweep_rows(outcomes: list[Outcome]) -> list[list[str]]:
             _("peak memory"),
         ]
     ]
-    for outcome in measured(outcomes):
-        figures = outcome.total.figures
+    for found in measured(outcomes):
+        figures = found.total.figures
         rows.append(
             [
-                outcome.label,
-                readable(outcome.disk_bytes),
-                f"{outcome.bits_per_weight:.2f}",
+                found.label,
+                readable(found.disk_bytes),
+                f"{found.bits_per_weight:.2f}",
                 estimate(figures["kld_mean"], small),
-                estimate(outcome.difference, more) if outcome.difference else "–",
+                estimate(found.difference, more) if found.difference else "–",
                 estimate(figures["same_top"], lambda v: f"{100 * v:.1f} %"),
                 estimate(figures["ppl_ratio"], lambda v: f"{v:.4f}"),
-                f"{outcome.tokens_per_second:.1f}" if outcome.tokens_per_second else "–",
-                f"{outcome.prefill_tokens_per_second:.0f}",
-                readable(outcome.peak_memory),
+                f"{found.tokens_per_second:.1f}" if found.tokens_per_second else "–",
+                f"{found.prefill_tokens_per_second:.0f}",
+                readable(found.peak_memory),
             ]
         )
     return rows
@@ -55,17 +73,32 @@ def more(value: float) -> str:
     return f"+{small(value)}" if value > 0 else small(value)
 
 
-def measured(outcomes: list[Outcome]) -> list[Outcome]:
-    return [outcome for outcome in outcomes if outcome.total]
+def measured(outcomes: list[Outcome]) -> list[Measured]:
+    return [
+        Measured(
+            outcome.label,
+            outcome.quantization.bits,
+            outcome.total,
+            outcome.difference,
+            outcome.disk_bytes,
+            outcome.bits_per_weight,
+            outcome.tokens_per_second,
+            outcome.prefill_tokens_per_second,
+            outcome.peak_memory,
+        )
+        for outcome in outcomes
+        if outcome.total is not None
+        and outcome.disk_bytes is not None
+        and outcome.bits_per_weight is not None
+        and outcome.prefill_tokens_per_second is not None
+        and outcome.peak_memory is not None
+    ]
 
 
 def sweep_verdict(outcomes: list[Outcome]) -> list[str]:
     """What can be told apart: each recipe against the first one, by the interval of their difference."""
     found = measured(outcomes)
-    worse, better, alike = [], [], []
-    for outcome in found[1:]:
-        difference = outcome.difference
-        (alike if not _known(difference) else worse if difference.low > 0 else better).append(outcome.label)
+    worse, better, alike = ([each.label for each in found[1:] if _sign(each.difference) == sign] for sign in (1, -1, 0))
     lines = []
     if worse:
         lines.append(_("Worse than {first}: {labels}.", first=found[0].label, labels=_(", ").join(worse)))
@@ -111,17 +144,17 @@ def sweep_page(model: str, baseline: str, outcomes: list[Outcome], command: str)
     )
 
 
-def _scatters(found: list[Outcome]) -> list:
+def _scatters(found: list[Measured]) -> list[Markup]:
     """Cost by size, and cost by speed."""
     drawn = []
     for title, values, unit in (
-        (_("cost by size"), [outcome.disk_bytes / 1e6 for outcome in found], _("MB on disk")),
-        (_("cost by speed"), [outcome.tokens_per_second for outcome in found], _("tokens per second")),
+        (_("cost by size"), [each.disk_bytes / 1e6 for each in found], _("MB on disk")),
+        (_("cost by speed"), [each.tokens_per_second or 0.0 for each in found], _("tokens per second")),
     ):
         if found and all(values):
             points = [
-                Point(outcome.label, f"int{outcome.quantization.bits}", value, outcome.total.figures["kld_mean"])
-                for outcome, value in zip(found, values)
+                Point(each.label, f"int{each.bits}", value, each.total.figures["kld_mean"])
+                for each, value in zip(found, values)
             ]
             drawn.append(charts.scatter(title, points, unit, _("mean KL divergence, nats")))
     return drawn
@@ -165,7 +198,7 @@ def layer_rows(attribution: Attribution, count: int | None = None) -> list[list[
 
 def attribution_page(model: str, baseline: str, attribution: Attribution, command: str) -> str:
     title = _("Where the loss of {model} comes from", model=model)
-    parts = [
+    parts: list[dict[str, Any]] = [
         {
             "title": _("Step by step"),
             "rows": step_rows(attribution),
@@ -214,15 +247,16 @@ def attribution_verdict(attribution: Attribution) -> list[str]:
             whole=small(last),
         )
     ]
-    for step in attribution.steps[1:]:
-        lines.append(
-            _(
-                "{name}: {change} nats{known}.",
-                name=step_title(step),
-                change=more(step.added.value),
-                known="" if _known(step.added) else _(", which is within the uncertainty"),
+    for step in attribution.steps:
+        if step.added is not None:  # as for all but the first
+            lines.append(
+                _(
+                    "{name}: {change} nats{known}.",
+                    name=step_title(step),
+                    change=more(step.added.value),
+                    known="" if _sign(step.added) else _(", which is within the uncertainty"),
+                )
             )
-        )
     if attribution.layers:
         worst = max(attribution.layers, key=lambda layer: layer.kld_mean.value)
         typical = median(layer.kld_mean.value for layer in attribution.layers)
@@ -237,5 +271,8 @@ def attribution_verdict(attribution: Attribution) -> list[str]:
     return lines
 
 
-def _known(difference: Estimate) -> bool:
-    return difference.low is not None and not difference.low <= 0 <= difference.high
+def _sign(difference: Estimate | None) -> int:
+    """1 or -1 where the whole interval is above or below zero, 0 where it cannot be told."""
+    if difference is None or difference.low is None or difference.high is None:
+        return 0
+    return 0 if difference.low <= 0 <= difference.high else 1 if difference.low > 0 else -1

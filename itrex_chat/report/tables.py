@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison, metrics
 from itrex_chat.engines import engine_of
@@ -54,7 +55,7 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
         ]
     ]
 
-    def add(title: str, field: str, show) -> None:
+    def add(title: str, field: str, show: Callable[[Any], str]) -> None:
         values = [getattr(figures, field) for figures in shown]
         if any(value is not None for value in values):
             ratios = [model.ratio(figures, field) for figures in others]
@@ -87,11 +88,14 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
         if others:
             rows.append([title, "", *(show(figures) for figures in others), *("" for _other in others)])
 
-    def tell(title: str, show) -> None:
+    def tell(title: str, show: Callable[[Figures], str]) -> None:
         rows.append([title, *(show(figures) for figures in shown), *("" for _other in others)])
 
     tell(_("answers that the model ended itself"), lambda f: f"{f.stopped} / {f.answers}")
-    tell(_("repeated runs of four tokens (mean)"), lambda f: f"{100 * f.repetition:.0f} %")
+    tell(
+        _("repeated runs of four tokens (mean)"),
+        lambda f: "–" if f.repetition is None else f"{100 * f.repetition:.0f} %",
+    )
     tell(
         _("languages of the answers"),
         lambda f: ", ".join(f"{name or '?'} {count}" for name, count in sorted(f.languages.items())),
@@ -166,7 +170,7 @@ def figures_csv(comparison: Comparison) -> str:
     return out.getvalue()
 
 
-def _measured(model: str, quality: ModelQuality) -> Iterator[list]:
+def _measured(model: str, quality: ModelQuality) -> Iterator[list[object]]:
     """A row for each figure of each variant and corpus."""
     for name, variant in quality.variants.items():
         for corpus in variant.corpora:
@@ -193,7 +197,7 @@ def as_csv(comparison: Comparison) -> str:
     writer = csv.DictWriter(out, CSV_FIELDS, lineterminator="\n")
     writer.writeheader()
     for model in comparison.models:
-        written = set()
+        written: set[tuple[str, str]] = set()
         for variant, pairs in model.pairs.items():
             for pair in pairs:
                 for name, answer in ((model.baseline, pair.baseline), (variant, pair.answer)):
@@ -203,8 +207,10 @@ def as_csv(comparison: Comparison) -> str:
     return out.getvalue()
 
 
-def _csv_row(model: ModelComparison, variant: str, pair: AnswerPair, answer: Answer, compared: bool) -> dict:
-    row = {
+def _csv_row(
+    model: ModelComparison, variant: str, pair: AnswerPair, answer: Answer, compared: bool
+) -> dict[str, object]:
+    row: dict[str, object] = {
         "model": model.model,
         "variant": variant,
         "id": pair.id,

@@ -66,12 +66,18 @@ def main_corpus(model: ModelComparison, variant: str) -> Corpus | None:
 def level(corpus: Corpus) -> tuple[str, str]:
     """The classes of the interval's two ends, or UNKNOWN twice."""
     mean = corpus.figures["kld_mean"]
-    if mean.value == 0 and mean.low == mean.high == 0:
+    ends = _ends(mean)
+    if mean.value == 0 and ends == (0.0, 0.0):
         return LEVELS[0], LEVELS[0]
-    if mean.low is None or mean.high is None or corpus.positions < FEW_TOKENS or mean.high > FEW_RATIO * mean.low:
+    if ends is None or corpus.positions < FEW_TOKENS or ends[1] > FEW_RATIO * ends[0]:
         return UNKNOWN, UNKNOWN
-    low, high = (sum(end >= limit for limit in LIMITS) for end in (mean.low, mean.high))
+    low, high = (sum(end >= limit for limit in LIMITS) for end in ends)
     return (LEVELS[low], LEVELS[high]) if high - low < 2 else (UNKNOWN, UNKNOWN)
+
+
+def _ends(found: Estimate) -> tuple[float, float] | None:
+    """Both ends of the interval, where both are known."""
+    return None if found.low is None or found.high is None else (found.low, found.high)
 
 
 def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
@@ -97,15 +103,16 @@ def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
     return Verdict(figures.variant, found, [cost, *_gain(model, figures, names), *_answers(model, figures, names)])
 
 
-def _cost(corpus: Corpus, lowest: str, highest: str, model: ModelComparison, names: dict) -> str:
-    mean, top = corpus.figures["kld_mean"], corpus.figures["same_top"]
-    facts = {
+def _cost(corpus: Corpus, lowest: str, highest: str, model: ModelComparison, names: dict[str, str]) -> str:
+    mean, top, ratio = (corpus.figures[name] for name in ("kld_mean", "same_top", "ppl_ratio"))
+    ends, ratio_ends = _ends(mean), _ends(ratio)
+    facts: dict[str, object] = {
         **names,
         "kld": small(mean.value),
         "positions": corpus.positions,
         "corpus": corpus_title(corpus.name, model.baseline),
     }
-    if highest == UNKNOWN:
+    if highest == UNKNOWN or ends is None or ratio_ends is None:
         return _(
             "{positions} tokens ({corpus}) are too few to tell what {variant} costs (mean KL divergence from {base} "
             "{kld}); measure on a longer text with --text.",
@@ -114,10 +121,10 @@ def _cost(corpus: Corpus, lowest: str, highest: str, model: ModelComparison, nam
     if mean.value == 0:
         return _("{variant} predicts exactly what {base} predicts on {positions} tokens ({corpus}).", **facts)
     facts |= {
-        "low": small(mean.low),
-        "high": small(mean.high),
+        "low": small(ends[0]),
+        "high": small(ends[1]),
         "top": f"{100 * top.value:.1f} %",
-        "perplexity": _perplexity(corpus.figures["ppl_ratio"]),
+        "perplexity": _perplexity(ratio.value, *ratio_ends),
     }
     how = (
         level_text(highest)
@@ -152,19 +159,19 @@ def level_label(name: str) -> str:
     }[name]
 
 
-def _perplexity(ratio: Estimate) -> str:
+def _perplexity(ratio: float, lowest: float, highest: float) -> str:
     """How the perplexity changed, as the end of a sentence about it."""
-    change, low, high = (signed(100 * (value - 1), 1) + " %" for value in (ratio.value, ratio.low, ratio.high))
-    if ratio.low <= 1 <= ratio.high:
+    change, low, high = (signed(100 * (value - 1), 1) + " %" for value in (ratio, lowest, highest))
+    if lowest <= 1 <= highest:
         return _("does not tell them apart ({change}, {low} to {high})", change=change, low=low, high=high)
-    if ratio.value > 1:
+    if ratio > 1:
         return _("is higher: {change} ({low} to {high})", change=change, low=low, high=high)
     return _(
         "is even lower: {change} ({low} to {high}), as rounding can do by chance", change=change, low=low, high=high
     )
 
 
-def _gain(model: ModelComparison, figures: Figures, names: dict) -> list[str]:
+def _gain(model: ModelComparison, figures: Figures, names: dict[str, str]) -> list[str]:
     base = model.figures[0]
     parts = []
     speed = model.ratio(figures, "tokens_per_second")
@@ -186,8 +193,12 @@ def _gain(model: ModelComparison, figures: Figures, names: dict) -> list[str]:
     return [_("{variant} has {parts}.", variant=names["variant"], parts=_(", ").join(parts))] if parts else []
 
 
-def _answers(model: ModelComparison, figures: Figures, names: dict) -> list[str]:
-    parted = [pair.equal_tokens for pair in model.pairs.get(figures.variant, ()) if pair.identical is False]
+def _answers(model: ModelComparison, figures: Figures, names: dict[str, str]) -> list[str]:
+    parted = [
+        pair.equal_tokens
+        for pair in model.pairs.get(figures.variant, ())
+        if pair.identical is False and pair.equal_tokens is not None
+    ]
     if figures.identical is None:
         return []
     if not parted:

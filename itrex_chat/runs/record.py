@@ -11,9 +11,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from itrex_chat.foundation import files, machine, stored
 from itrex_chat.foundation.errors import RunError
@@ -24,6 +22,9 @@ from itrex_chat.jobs.answer import Answer
 from itrex_chat.runs.content import FORMAT_VERSION, ModelRun, Run, Spec, VariantRun, checked
 from itrex_chat.settings.recipe import WEIGHT_DTYPES
 from itrex_chat.settings.variant import NATIVE, Variant, titled
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 RUN, ANSWERS = "run.json", "answers.jsonl"
 
@@ -197,7 +198,9 @@ def answers_of(run: Path, variant: str) -> list[Answer]:
     return answers
 
 
-def _locked(folder: Path) -> FileLock:
+def _locked(folder: Path) -> "FileLock":
+    from filelock import FileLock, Timeout
+
     lock = FileLock(folder / ".lock")
     try:
         with files.disk_errors(RunError, _("Writing the run {folder}", folder=folder)):

@@ -20,13 +20,9 @@ from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.questions import Question
 from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.settings.variant import Variant, titled
+from itrex_chat.sweeps.grid import label
 
 SPEED_TOKENS = 64  # decoded to tell a recipe's speed
-GRID = tuple(
-    Quantization(weight_dtype=weight_dtype, group_size=group_size)
-    for group_size in (32, 64, 128)
-    for weight_dtype in ("int4_fullrange", "int4_clip")
-) + (Quantization(head="int4"), Quantization(head="none"), Quantization(weight_dtype="int8"))
 
 
 @dataclass(frozen=True)
@@ -45,14 +41,6 @@ class Outcome:
     peak_memory: int | None = None
     tokens_per_second: float | None = None
     prefill_tokens_per_second: float | None = None
-
-
-def label(quantization: Quantization) -> str:
-    return (
-        f"{quantization.weight_dtype} g{quantization.group_size} · head {quantization.head}"
-        + ("" if quantization.compute_dtype == "int8" else f" · {quantization.compute_dtype}")
-        + (f" · keeps {' '.join(map(str, quantization.keep_layers))}" if quantization.keep_layers else "")
-    )
 
 
 def sweep(
