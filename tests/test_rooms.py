@@ -267,9 +267,11 @@ def test_a_circle_is_found():
 # The documents that say where things are
 
 
-DOCUMENTS = [name for name in ("docs/architecture.md", "CONTRIBUTING.md") if (ROOT / name).exists()]
-PATH = re.compile(r"(?<![\w./…])[\w.-]*/[\w./-]*\w/?|\b[\w-]+\.(?:py|c|h|md|toml|cfg|yaml|lock)\b")
-NO_PATHS = {"build/", "cache/quality/"}
+DOCUMENTS = ("docs/architecture.md", "CONTRIBUTING.md")
+PATH = re.compile(
+    r"(?<![\w./…])[\w.-]*/[\w./-]*\w/?|(?<![\w.-])[\w-]+(?:\.[\w-]+)*\.(?:py|c|h|md|toml|cfg|yaml|lock)\b"
+)
+NO_PATHS = {"cache/quality/"}
 
 
 def paths(text: str) -> set[str]:
