@@ -43,7 +43,7 @@ print(json.dumps({"load": load, "prefill": long.prompt_tokens / long.ttft, "deco
 
 def measured(checkout: Path, model: str, variant: str) -> dict:
     """One round of a variant in one checkout: seconds to load, tokens per second of prefill and decode."""
-    command = [checkout / ".venv" / "bin" / "python", "-c", CHILD, model, variant, PROMPT_TOKENS, ANSWER_TOKENS]
+    command: list[object] = [checkout / ".venv" / "bin" / "python", "-c", CHILD, model, variant, PROMPT_TOKENS, ANSWER_TOKENS]
     run = subprocess.run([str(part) for part in command], cwd=checkout, capture_output=True)
     if run.returncode:
         raise SystemExit(f"{checkout}: {run.stderr.decode(errors='replace')[-600:]}")
@@ -52,7 +52,7 @@ def measured(checkout: Path, model: str, variant: str) -> dict:
 
 def started(checkout: Path, verb: str) -> float:
     """Seconds of a verb's `--help`."""
-    command = [checkout / ".venv" / "bin" / "python", "-m", f"itrex_chat.{verb}", "--help"]
+    command: list[object] = [checkout / ".venv" / "bin" / "python", "-m", f"itrex_chat.{verb}", "--help"]
     began = time.perf_counter()
     subprocess.run(command, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
@@ -81,10 +81,10 @@ def main() -> int:
             print(f"{variant}: the answers differ", file=sys.stderr)
         for figure, unit in (("load", "s"), ("prefill", "tok/s"), ("decode", "tok/s")):
             values = [[both[side][figure] for both in rounds] for side in range(2)]
-            print(row(f"{variant} {figure}", *values, unit), flush=True)
+            print(row(f"{variant} {figure}", values[0], values[1], unit), flush=True)
     for verb in VERBS:
         times = [[started(checkout, verb) for checkout in pair] for _round in range(arguments.rounds)]
-        print(row(f"{verb} --help", *[[both[side] for both in times] for side in range(2)], "s"), flush=True)
+        print(row(f"{verb} --help", [both[0] for both in times], [both[1] for both in times], "s"), flush=True)
     return 0
 
 

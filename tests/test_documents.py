@@ -279,10 +279,12 @@ def numbers_in_the_code() -> dict[str, int]:
     for file in sorted((ROOT / "itrex_chat").rglob("*.py")):
         module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for node in ast.parse(file.read_text("utf-8")).body:
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and type(node.value.value) is int:
-                for target in node.targets:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            value = getattr(node, "value", None)
+            if isinstance(value, ast.Constant) and type(value.value) is int:
+                for target in targets:
                     if isinstance(target, ast.Name) and re.fullmatch(r"(\w+_)?VERSION|FORMAT", target.id):
-                        found[f"{module}.{target.id}"] = node.value.value
+                        found[f"{module}.{target.id}"] = value.value
     return found
 
 

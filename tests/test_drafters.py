@@ -5,7 +5,7 @@ import random
 import pytest
 import tiny_models
 
-from itrex_chat import native, sources
+from itrex_chat import sources
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.model import Chunk, Decoder
@@ -80,8 +80,6 @@ def folder(models):
 
 @pytest.fixture(scope="module")
 def decoder(folder):
-    if not native.missing():
-        native.instructions()  # an engine chooses them, too, before the first pass: threads of a pass must not
     decoder = load_dense(open_checkpoint(sources.local(folder)), "fp32")
     if decoder.independent_tokens == 1:
         pytest.skip("the native kernels were not built")

@@ -6,6 +6,7 @@ terms' magnitudes, to first order; SLACK covers the higher ones.
 """
 
 import functools
+import threading
 
 import pytest
 import torch
@@ -217,6 +218,29 @@ def test_unknown_instructions_are_refused_with_the_known_ones(monkeypatch):
         with pytest.raises(KernelError, match="portable, avx2, avx_vnni, avx512, amx"):
             use("neon", here)
     assert native.instructions() in native.INSTRUCTIONS
+
+
+def test_instructions_are_chosen_while_others_compute_without_passing_through_what_the_processor_lacks():
+    """The choice counted down from AMX in what all passes read: another thread's pass met an unknown instruction."""
+    if reason := native.missing():
+        pytest.skip(reason)
+    library, seen, done = native.library(), set(), threading.Event()
+    best = native.instructions()
+
+    def watch():
+        while not done.is_set():
+            seen.add(library.itrex_level().decode())
+
+    watchers = [threading.Thread(target=watch) for _watcher in range(2)]
+    for watcher in watchers:
+        watcher.start()
+    for _choice in range(20_000):
+        library.itrex_choose(b"")
+    done.set()
+    for watcher in watchers:
+        watcher.join()
+    native.instructions()
+    assert seen == {best}
 
 
 def test_instructions_that_the_processor_lacks_are_refused_with_a_sentence(monkeypatch):

@@ -102,6 +102,8 @@ def imports(module: str, source: str) -> Iterator[tuple[str, bool]]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        if module == "itrex_chat" and id(node) in for_types:
+            continue  # the package names the types of what it gives out when it is asked for
         for name in names:
             if name.split(".")[0] == "itrex_chat":
                 yield _module(name), id(node) in for_types

@@ -42,6 +42,7 @@ class NativePass:
     """A decoder for the C function; it points into the decoder's tensors, which it keeps."""
 
     def __init__(self, decoder: "Decoder"):
+        native.instructions()  # chosen before a pass, as ITREX_CHAT_INSTRUCTIONS says
         config = decoder.config
         layers = (native.Layer * config.layers)(*(self._layer(decoder, number) for number in range(config.layers)))
         self._decoder, self._layers = decoder, layers

@@ -61,7 +61,7 @@ static int runs_amx(void) { return 0; }
 
 enum { PORTABLE, AVX2, AVX_VNNI, AVX512, AMX, LEVELS };
 static const char *const names[LEVELS] = {"portable", "avx2", "avx_vnni", "avx512", "amx"};
-static int chosen = -1;
+static int chosen = -1;  // written whole, and never to a level that does not run here: passes read it meanwhile
 
 static int runs(int which) {
     return which == PORTABLE || (which == AVX2 && runs_avx2()) || (which == AVX_VNNI && runs_avx_vnni()) ||
@@ -71,32 +71,36 @@ static int runs(int which) {
 // Use the level of that name, or the best one (NULL or ""). 0; 1 if there is none of the name, 2 if it cannot run here.
 EXPORT int itrex_choose(const char *name) {
     if (!name || !*name) {
-        for (chosen = AMX; !runs(chosen); chosen--) {}
+        int best = AMX;
+        while (!runs(best)) best--;
+        __atomic_store_n(&chosen, best, __ATOMIC_RELAXED);
         return 0;
     }
     for (int which = 0; which < LEVELS; which++)
         if (!strcmp(name, names[which])) {
             if (!runs(which)) return 2;
-            chosen = which;
+            __atomic_store_n(&chosen, which, __ATOMIC_RELAXED);
             return 0;
         }
     return 1;
 }
 
-EXPORT const char *itrex_level(void) {
-    if (chosen < 0) itrex_choose(NULL);
-    return names[chosen];
+static int in_use(void) {
+    if (__atomic_load_n(&chosen, __ATOMIC_RELAXED) < 0) itrex_choose(NULL);
+    return __atomic_load_n(&chosen, __ATOMIC_RELAXED);
 }
 
+EXPORT const char *itrex_level(void) { return names[in_use()]; }
+
 const Level *level(void) {
-    if (chosen < 0) itrex_choose(NULL);
 #if defined(__x86_64__)
-    return chosen >= AVX512 ? &avx512_level : chosen == AVX_VNNI ? &avx_vnni_level
-         : chosen == AVX2 ? &avx2_level : &portable_level;
+    const int which = in_use();
+    return which >= AVX512 ? &avx512_level : which == AVX_VNNI ? &avx_vnni_level
+         : which == AVX2 ? &avx2_level : &portable_level;
 #else
     return &portable_level;
 #endif
 }
 
-int has_vnni512(void) { return level(), chosen >= AVX512; }
-int has_amx(void) { return level(), chosen == AMX; }
+int has_vnni512(void) { return in_use() >= AVX512; }
+int has_amx(void) { return in_use() == AMX; }
