@@ -52,7 +52,7 @@ def measured(checkout: Path, model: str, variant: str) -> dict:
 
 def started(checkout: Path, verb: str) -> float:
     """Seconds of a verb's `--help`."""
-    command: list[object] = [checkout / ".venv" / "bin" / "python", "-m", f"itrex_chat.{verb}", "--help"]
+    command = [str(checkout / ".venv" / "bin" / "python"), "-m", f"itrex_chat.{verb}", "--help"]
     began = time.perf_counter()
     subprocess.run(command, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
