@@ -81,7 +81,7 @@ def models(tmp_path_factory):
         if family not in made:
             folder = tmp_path_factory.mktemp("models") / f"{family}-tiny"
             maker = getattr(tiny_models, family, None)
-            made[family] = maker(folder) if maker else tiny_models.native(folder, family)
+            made[family] = maker(folder) if maker else tiny_models.standard(folder, family)
         return made[family]
 
     return make

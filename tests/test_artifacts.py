@@ -13,7 +13,7 @@ import torch
 
 from itrex_chat import sources
 from itrex_chat.artifacts import Artifact, ArtifactStore, manifest, obtain, writer
-from itrex_chat.artifacts.obtain import verified
+from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.foundation.errors import ArtifactError, ItrexChatError
 from itrex_chat.quantization.tensor import QuantizedTensor

@@ -131,7 +131,7 @@ def test_a_gguf_file_is_the_model_it_was_made_of(family, models, tmp_path):
 
 
 def test_quantized_gguf_tensors_are_dequantized(tmp_path):
-    folder = tiny_models.native(tmp_path / "model", "llama", hidden_size=64, intermediate_size=96)
+    folder = tiny_models.standard(tmp_path / "model", "llama", hidden_size=64, intermediate_size=96)
     kind = gguf.GGMLQuantizationType.Q8_0
     checkpoint = opened(tiny_gguf.write(folder, tmp_path / "model.gguf", kind))
     assert checkpoint.description == "GGUF Q8_0"
@@ -156,7 +156,7 @@ def test_llama3_scaling_is_recovered_from_a_ggufs_factors(tmp_path):
         "original_max_position_embeddings": 8192,
         "rope_theta": 10000.0,
     }
-    folder = tiny_models.native(tmp_path / "model", "llama", rope_parameters=scaling, head_dim=64, hidden_size=256)
+    folder = tiny_models.standard(tmp_path / "model", "llama", rope_parameters=scaling, head_dim=64, hidden_size=256)
     exact = opened(folder).decoder.rotary
     plain = 1 / 10000.0 ** (np.arange(0, 64, 2) / 64)
     factors = plain / np.array(exact.inverse_frequencies)

@@ -11,7 +11,7 @@ from run_schemas import keeps_its_schemas
 
 from itrex_chat import compare as comparing
 from itrex_chat.comparison import compare
-from itrex_chat.comparison.metrics import bleu, chrf, contains, equal_tokens, language_of, matches, repetition
+from itrex_chat.comparison.likeness import bleu, chrf, contains, equal_tokens, language_of, matches, repetition
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.report.markdown import as_markdown
 from itrex_chat.report.tables import as_csv, figure_rows

@@ -45,7 +45,7 @@ def pair(request, tmp_path):
     from transformers import AutoModelForCausalLM
 
     architecture, changes = request.param
-    folder = tiny_models.native(tmp_path / "model", architecture, **changes)
+    folder = tiny_models.standard(tmp_path / "model", architecture, **changes)
     theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
     return load_dense(open_checkpoint(sources.local(folder)), "fp32"), theirs
 

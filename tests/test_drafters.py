@@ -90,7 +90,7 @@ def decoder(folder):
 def smaller(tmp_path_factory):
     """Another model with the same vocabulary."""
     folder = tmp_path_factory.mktemp("models") / "llama-smaller"
-    made = tiny_models.native(folder, "llama", num_hidden_layers=1, hidden_size=32, intermediate_size=64)
+    made = tiny_models.standard(folder, "llama", num_hidden_layers=1, hidden_size=32, intermediate_size=64)
     return load_dense(open_checkpoint(sources.local(made)), "fp32")
 
 

@@ -131,7 +131,7 @@ def test_itrex_quantizes_once_and_the_saved_model_gives_the_same_tokens(itrex, m
 
 def test_where_itrex_makes_other_integers_its_own_are_kept(itrex, tmp_path, capsys):
     """A width that no group size divides: ITREX has a shorter last group, this program leaves the matrix alone."""
-    odd = tiny_models.native(tmp_path / "odd", "llama", intermediate_size=80)
+    odd = tiny_models.standard(tmp_path / "odd", "llama", intermediate_size=80)
     found = obtain(recipes.load(str(odd), ["quantization.weight_dtype", "int4_clip"]))
     assert found.saved.own and found.saved.different and found.saved.tokens_equal and found.own.is_file()
     good = found.own.read_bytes()
@@ -273,7 +273,7 @@ def test_what_itrex_keeps_to_itself_is_told(itrex, home, models, tmp_path):
 
 def own_code(folder: Path, ran: Path) -> Path:
     """A model that says it is a Qwen and brings its own code, which leaves a file where it ran."""
-    tiny_models.native(folder, "qwen2")
+    tiny_models.standard(folder, "qwen2")
     config = json.loads((folder / "config.json").read_text())
     config |= {
         "model_type": "qwen",

@@ -74,7 +74,7 @@ def decoders(tmp_path_factory):
             folders[architecture] = (
                 tiny_models.qwen(folder, **changes)
                 if family == "qwen"
-                else tiny_models.native(folder, family, **changes)
+                else tiny_models.standard(folder, family, **changes)
             )
         if name not in made:
             if settings is None:

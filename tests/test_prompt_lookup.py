@@ -75,7 +75,7 @@ def test_the_models_other_kernels_answer_without_drafts(models, tokenizer, monke
 
 
 def test_an_int4_models_answers_are_the_same(models, tokenizer, home):
-    from itrex_chat.artifacts.obtain import verified
+    from itrex_chat.artifacts.obtaining import verified
     from itrex_chat.engines.native.weights import load_quantized
     from itrex_chat.kernels import choose
     from itrex_chat.settings import recipe as recipes
@@ -136,7 +136,7 @@ def test_an_answer_ends_where_the_models_context_does(decoder, tokenizer, left):
 def test_other_families_answer_the_same(family, changes, tokenizer, tmp_path):
     """Windows, norms of queries and keys, other rotations, log-n attention past the trained length."""
     make = getattr(tiny_models, family, None)
-    folder = make(tmp_path / "model") if make else tiny_models.native(tmp_path / "model", family, **changes)
+    folder = make(tmp_path / "model") if make else tiny_models.standard(tmp_path / "model", family, **changes)
     same_with_and_without(dense(folder), tokenizer, max_new_tokens=100)
 
 

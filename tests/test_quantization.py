@@ -107,7 +107,7 @@ def test_smaller_groups_are_recorded(checkpoint):
 
 
 def test_a_matrix_that_no_group_fits_is_kept(tmp_path):
-    folder = tiny_models.native(tmp_path / "model", "llama", intermediate_size=40)
+    folder = tiny_models.standard(tmp_path / "model", "llama", intermediate_size=40)
     treatment = by_name(plan(open_checkpoint(sources.local(folder)), Quantization()))[
         "model.layers.0.mlp.down_proj.weight"
     ]
@@ -132,7 +132,7 @@ def test_shards_hold_everything_once_and_in_order(checkpoint, monkeypatch):
 def test_weights_too_large_for_float16_scales_are_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    folder = tiny_models.native(tmp_path / "model", "llama")
+    folder = tiny_models.standard(tmp_path / "model", "llama")
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = 1e7
     save_file(tensors, folder / "model.safetensors")

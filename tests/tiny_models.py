@@ -219,7 +219,7 @@ def baichuan2(folder: Path, **changes) -> Path:
     return folder
 
 
-def native(folder: Path, architecture: str, **changes) -> Path:
+def standard(folder: Path, architecture: str, **changes) -> Path:
     """A model of one of transformers' own architectures, saved by transformers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -6,7 +6,7 @@ last and holds the size and SHA-256 of everything. `obtain` is the way in.
 """
 
 from itrex_chat.artifacts.artifact import Artifact
-from itrex_chat.artifacts.obtain import obtain
+from itrex_chat.artifacts.obtaining import obtain
 from itrex_chat.artifacts.store import ArtifactStore
 
 __all__ = ["Artifact", "ArtifactStore", "obtain"]

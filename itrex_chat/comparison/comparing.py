@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from itrex_chat.comparison import metrics
+from itrex_chat.comparison import likeness
 from itrex_chat.comparison.figures import ONLINE
 from itrex_chat.comparison.types import AnswerPair, Comparison, Figures, ModelComparison
 from itrex_chat.engines import engine_of
@@ -201,10 +201,10 @@ def _pair(question: Question, baseline: Answer | None, answer: Answer | None) ->
     asked = (question.id, question.text, question.category, question.expected, baseline, answer)
     if baseline is None or answer is None:
         return AnswerPair(*asked, None, None, None, None)
-    alike = (metrics.chrf(answer.text, baseline.text), metrics.bleu(answer.text, baseline.text))
+    alike = (likeness.chrf(answer.text, baseline.text), likeness.bleu(answer.text, baseline.text))
     if answer.variant == ONLINE:  # whose tokens are its own
         return AnswerPair(*asked, None, answer.text == baseline.text, *alike)
-    shared = metrics.equal_tokens(answer.token_ids, baseline.token_ids)
+    shared = likeness.equal_tokens(answer.token_ids, baseline.token_ids)
     return AnswerPair(*asked, shared, answer.token_ids == baseline.token_ids, *alike)
 
 
@@ -246,11 +246,11 @@ def _figures(
         chrf=_mean(pair.chrf for pair in both),
         bleu=_mean(pair.bleu for pair in both),
         stopped=sum(answer.finish_reason == "stop" for answer in answers),
-        repetition=_mean(metrics.repetition(answer.token_ids) for answer in answers),
-        languages=dict(Counter(metrics.language_of(answer.text) for answer in answers)),
+        repetition=_mean(likeness.repetition(answer.token_ids) for answer in answers),
+        languages=dict(Counter(likeness.language_of(answer.text) for answer in answers)),
         expected=len(checked),
-        matching=sum(metrics.matches(*pair) for pair in checked),
-        containing=sum(metrics.contains(*pair) for pair in checked),
+        matching=sum(likeness.matches(*pair) for pair in checked),
+        containing=sum(likeness.contains(*pair) for pair in checked),
     )
 
 

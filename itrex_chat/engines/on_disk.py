@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import EMBEDDING
 from itrex_chat.artifacts.artifact import Artifact
-from itrex_chat.artifacts.obtain import verified
+from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.settings.recipe import Recipe
 

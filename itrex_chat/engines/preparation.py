@@ -18,12 +18,19 @@ class Preparation:
     """By variant: `on_disk`, `needs` in bytes of memory (of others, too, for advice), `problems` of those that cannot
     be had, `artifacts`. `trusted`: the artifacts that were verified."""
 
+    recipe: Recipe
+
     on_disk: dict[str, OnDisk] = field(default_factory=dict)
     needs: dict[str, int] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, ArtifactFacts] = field(default_factory=dict)
-    languages: tuple[str, ...] = ()
     trusted: dict[str, str] = field(default_factory=dict)
+
+    def languages(self) -> tuple[str, ...]:
+        """Those that the model speaks: the recipe's, or what its vocabulary says. Raises TokenizerError."""
+        readable = [on_disk for on_disk in self.on_disk.values() if on_disk.decoder]
+        first = next((on_disk for on_disk in readable if on_disk.checkpoint), readable[0] if readable else None)
+        return self.recipe.languages or (spoken_languages(first.tokenizer(self.recipe)) if first else ("en",))
 
 
 def prepare(
@@ -35,7 +42,7 @@ def prepare(
     RunError is raised. Originals that are not at hand are not downloaded for a
     variant that is too large for the memory that is left.
     """
-    found = Preparation(trusted=trusted)
+    found = Preparation(recipe, trusted=trusted)
     problems: dict[str, str] = {}
     for variant in sorted(variants, key=lambda variant: variant.bits is None):  # an artifact tells of the others' size
         try:
@@ -50,9 +57,6 @@ def prepare(
         raise RunError(next(iter(found.problems.values())))
     _tell_artifacts(found)
     _tell_needs(found, recipe, variants, tokens)
-    readable = [on_disk for on_disk in found.on_disk.values() if on_disk.decoder]
-    first = next((on_disk for on_disk in readable if on_disk.checkpoint), readable[0] if readable else None)
-    found.languages = recipe.languages or (spoken_languages(first.tokenizer(recipe)) if first else ("en",))
     return found
 
 

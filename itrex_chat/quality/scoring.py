@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from itrex_chat import __version__
 from itrex_chat.architecture.layout import HEAD
-from itrex_chat.artifacts.obtain import verified
+from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.decoder.loading import load_block
 from itrex_chat.decoder.model import Chunk, Decoder
 from itrex_chat.engines.native.weights import QuantizedWeights

@@ -3,7 +3,7 @@
 from typing import Any
 
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
-from itrex_chat.comparison.metrics import equal_characters
+from itrex_chat.comparison.likeness import equal_characters
 from itrex_chat.foundation.harmless import for_markdown
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable

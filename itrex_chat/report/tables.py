@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison, metrics
+from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison, likeness
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation.harmless import for_spreadsheet
 from itrex_chat.foundation.language import _
@@ -221,10 +221,10 @@ def _csv_row(
         "identical": "",
         "chrf": "",
         "bleu": "",
-        "repetition": round(metrics.repetition(answer.token_ids), 4),
-        "language": metrics.language_of(answer.text),
-        "matches_expected": metrics.matches(answer.text, pair.expected) if pair.expected else "",
-        "contains_expected": metrics.contains(answer.text, pair.expected) if pair.expected else "",
+        "repetition": round(likeness.repetition(answer.token_ids), 4),
+        "language": likeness.language_of(answer.text),
+        "matches_expected": likeness.matches(answer.text, pair.expected) if pair.expected else "",
+        "contains_expected": likeness.contains(answer.text, pair.expected) if pair.expected else "",
     }
     row |= {field: value for field, value in vars(answer).items() if field in CSV_FIELDS}
     if compared and pair.chrf is not None and pair.bleu is not None:

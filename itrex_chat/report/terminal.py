@@ -3,7 +3,7 @@
 import unicodedata
 
 from itrex_chat.comparison import Comparison, ModelComparison
-from itrex_chat.comparison.metrics import equal_characters
+from itrex_chat.comparison.likeness import equal_characters
 from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.report.markdown import likeness

@@ -4,7 +4,7 @@ import unicodedata
 
 from markupsafe import Markup
 
-from itrex_chat.comparison.metrics import equal_characters
+from itrex_chat.comparison.likeness import equal_characters
 from itrex_chat.foundation.harmless import for_html
 
 

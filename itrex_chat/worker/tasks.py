@@ -40,7 +40,7 @@ def _prepare(job: Prepare) -> Iterator[Event]:
     yield Prepared(
         job=job.id,
         needs=found.needs,
-        languages=found.languages,
+        languages=found.languages(),
         problems=found.problems,
         artifacts=found.artifacts,
         trusted=found.trusted,

@@ -66,7 +66,7 @@ class ItrexEngine:
         return load(recipe, variant, home, options, trusted)
 
     def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
-        from itrex_chat.artifacts.obtain import obtain
+        from itrex_chat.artifacts.obtaining import obtain
         from itrex_chat.engines.itrex.quantized import sentences
         from itrex_chat.engines.itrex.saved import obtain as obtain_saved
 
@@ -126,16 +126,16 @@ class ItrexEngine:
         return _("ITREX {version} works: {python}", version=found.version, python=found.python)
 
     def kept(self, home: Path) -> list[Kept]:
-        from itrex_chat.engines.itrex import storage
+        from itrex_chat.engines.itrex import leftovers
 
         found = []
-        for view in storage.views(home):
-            size = storage.size(view)
+        for view in leftovers.views(home):
+            size = leftovers.size(view)
             line = _("{name}  prepared for ITREX, {size}", name=view.name, size=readable(size))
             names = (view.name, view.name.rpartition("-")[0])
-            found.append(Kept(view.name, size, line, names.__contains__, functools.partial(storage.remove, view)))
-        for record in storage.saved(home):
-            size = storage.size(record, storage.own(record))
+            found.append(Kept(view.name, size, line, names.__contains__, functools.partial(leftovers.remove, view)))
+        for record in leftovers.saved(home):
+            size = leftovers.size(record, leftovers.own(record))
             line = _("{name}  quantized by ITREX, {size}", name=record.stem, size=readable(size))
             found.append(
                 Kept(
@@ -143,7 +143,7 @@ class ItrexEngine:
                     size,
                     line,
                     functools.partial(_means, record.stem),
-                    functools.partial(storage.forget, record),
+                    functools.partial(leftovers.forget, record),
                 )
             )
         return found

@@ -23,7 +23,7 @@ from filelock import FileLock
 from safetensors import safe_open
 
 from itrex_chat.artifacts.artifact import Artifact
-from itrex_chat.artifacts.obtain import verified
+from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.engines.itrex import environment
 from itrex_chat.engines.itrex.memory import quantizing
 from itrex_chat.engines.itrex.process import Process

@@ -100,7 +100,7 @@ class NativeEngine:
         return NativeSession(recipe, variant, tokenizer, facts, decoder)
 
     def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
-        from itrex_chat.artifacts.obtain import obtain
+        from itrex_chat.artifacts.obtaining import obtain
         from itrex_chat.quantization.statistics import Statistics
 
         started = time.perf_counter()
