@@ -62,11 +62,8 @@ EXCEPTIONS = {
     # (yet): this asks for a method of the session.
     ("itrex_chat.quality.scoring", "itrex_chat.engines.native.weights")
 }
-# Modules of one room that name each other's types: (who names it for types alone, whose).
-CIRCLES_OF_TYPES = {
-    # A pass is made of a decoder's tensors and a decoder has a pass.
-    ("itrex_chat.decoder.native_pass", "itrex_chat.decoder.model")
-}
+# Modules that name each other's types: (who names it for types alone, whose).
+CIRCLES_OF_TYPES: set[tuple[str, str]] = set()
 # Where engines may be told apart by name; in (module, what) a place elsewhere, with its reason.
 TELL_ENGINES_APART = ("engines", "engines.native", "engines.itrex", "settings", "neuralchat")
 COMPARES_ENGINES = {

@@ -6,9 +6,10 @@ import torch
 
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import EMBEDDING, HEAD, layer
+from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.mlp import GatedMlp
-from itrex_chat.decoder.model import Block, Decoder
+from itrex_chat.decoder.model import Decoder
 
 
 class Weights(Protocol):

@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional as F
 
 from itrex_chat.architecture.config import DecoderConfig
+from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import Linear
-from itrex_chat.decoder.mlp import GatedMlp
 from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass_of
 from itrex_chat.decoder.rotary import turn
 from itrex_chat.native import STEP_ROWS
@@ -34,24 +34,6 @@ class Chunk:
     row: int
     ids: Sequence[int]
     logits: int = 1
-
-
-@dataclass(frozen=True)
-class Block:
-    """One decoder block. Norm weights are float32 [width]; `qkv` is one product."""
-
-    attention_norm: torch.Tensor
-    qkv: Linear
-    output: Linear
-    mlp_norm: torch.Tensor
-    mlp: GatedMlp
-    query_norm: torch.Tensor | None = None
-    key_norm: torch.Tensor | None = None
-    after_attention_norm: torch.Tensor | None = None
-    after_mlp_norm: torch.Tensor | None = None
-
-    def linears(self) -> tuple[Linear, ...]:
-        return self.qkv, self.output, *self.mlp.linears()
 
 
 @dataclass(frozen=True)
@@ -96,7 +78,7 @@ class Decoder:
 
     def with_native_pass(self) -> "Decoder":
         """This decoder, with the native kernels doing its passes where its layers are made for them."""
-        return replace(self, native_pass=native_pass_of(self))
+        return replace(self, native_pass=native_pass_of(self.config, self.blocks, self.norm, self.head))
 
     @property
     def independent_tokens(self) -> int:

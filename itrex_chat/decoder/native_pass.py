@@ -9,19 +9,18 @@ threads. What is computed is what `Decoder` computes in PyTorch.
 from ctypes import byref, pointer
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from itrex_chat import native
+from itrex_chat.architecture.config import DecoderConfig
+from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
 from itrex_chat.decoder.mlp import GatedMlp
 from itrex_chat.kernels.native import NativeWeight
 from itrex_chat.native import large_pages
-
-if TYPE_CHECKING:
-    from itrex_chat.decoder.model import Decoder
 
 COMPUTED = (("fp32", "fp32"), ("bf16", "bf16"))  # storage and arithmetic of the dense matrices that the kernels know
 
@@ -39,13 +38,14 @@ class Rows:
 
 
 class NativePass:
-    """A decoder for the C function; it points into the decoder's tensors, which it keeps."""
+    """A decoder for the C function; it points into the tensors, which it keeps."""
 
-    def __init__(self, decoder: "Decoder"):
+    def __init__(self, config: DecoderConfig, blocks: tuple[Block, ...], norm: torch.Tensor, head: Linear):
         native.instructions()  # chosen before a pass, as ITREX_CHAT_INSTRUCTIONS says
-        config = decoder.config
-        layers = (native.Layer * config.layers)(*(self._layer(decoder, number) for number in range(config.layers)))
-        self._decoder, self._layers = decoder, layers
+        layers = (native.Layer * config.layers)(
+            *(_layer(block, config.window(number)) for number, block in enumerate(blocks))
+        )
+        self._blocks, self._layers, self._kept = blocks, layers, (norm, head)
         self.model = native.Model(
             layers=config.layers,
             hidden=config.hidden_size,
@@ -58,8 +58,8 @@ class NativePass:
             vocabulary=config.vocab_size,
             eps=config.norm_eps,
             layer=layers,
-            norm=decoder.norm.data_ptr(),
-            head=chain(decoder.head),
+            norm=norm.data_ptr(),
+            head=chain(head),
         )
 
     def step(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
@@ -97,7 +97,7 @@ class NativePass:
             (model.hidden, queries + 2 * model.kv_heads * model.head_dim, queries, 2 * model.inner, model.inner),
         )
         y = normed  # it has been read when y is written
-        for number, block in enumerate(self._decoder.blocks):
+        for number, block in enumerate(self._blocks):
             _multiply(block.qkv, self._norm(x, block.attention_norm, normed), qkv)
             _multiply(block.output, self._attention(number, qkv, cache, rows, mixed), y)
             x += y if block.after_attention_norm is None else self._norm(y, block.after_attention_norm, y)
@@ -135,35 +135,37 @@ class NativePass:
             raise MemoryError
         return out
 
-    @staticmethod
-    def _layer(decoder: "Decoder", number: int) -> native.Layer:
-        block = decoder.blocks[number]
-        return native.Layer(
-            **{
-                name: native.address(getattr(block, name))
-                for name in (
-                    "attention_norm",
-                    "mlp_norm",
-                    "query_norm",
-                    "key_norm",
-                    "after_attention_norm",
-                    "after_mlp_norm",
-                )
-            },
-            qkv=chain(block.qkv),
-            output=chain(block.output),
-            gate_up=chain(block.mlp.gate_up),
-            down=chain(block.mlp.down),
-            window=decoder.config.window(number) or 0,
-        )
 
-
-def native_pass_of(decoder: "Decoder") -> NativePass | None:
-    """The decoder's pass, or None where a layer of it is not one that the kernels compute."""
-    gated = all(isinstance(block.mlp, GatedMlp) and block.mlp.activation == "silu" for block in decoder.blocks)
-    if native.missing() or not gated or not all(_runs(linear) for linear in decoder.linears()):
+def native_pass_of(
+    config: DecoderConfig, blocks: tuple[Block, ...], norm: torch.Tensor, head: Linear
+) -> NativePass | None:
+    """A decoder's pass, or None where a layer of it is not one that the kernels compute."""
+    gated = all(isinstance(block.mlp, GatedMlp) and block.mlp.activation == "silu" for block in blocks)
+    linears = [*(linear for block in blocks for linear in block.linears()), head]
+    if native.missing() or not gated or not all(_runs(linear) for linear in linears):
         return None
-    return NativePass(decoder)
+    return NativePass(config, blocks, norm, head)
+
+
+def _layer(block: Block, window: int | None) -> native.Layer:
+    return native.Layer(
+        **{
+            name: native.address(getattr(block, name))
+            for name in (
+                "attention_norm",
+                "mlp_norm",
+                "query_norm",
+                "key_norm",
+                "after_attention_norm",
+                "after_mlp_norm",
+            )
+        },
+        qkv=chain(block.qkv),
+        output=chain(block.output),
+        gate_up=chain(block.mlp.gate_up),
+        down=chain(block.mlp.down),
+        window=window or 0,
+    )
 
 
 @singledispatch

@@ -5,7 +5,7 @@ import time
 from types import SimpleNamespace
 
 import torch
-from itrex_building import peak_memory, readable_tokenizer
+from itrex_surroundings import peak_memory, readable_tokenizer
 
 MASK_STEP = 256  # tokens
 

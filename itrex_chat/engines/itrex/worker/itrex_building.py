@@ -1,11 +1,11 @@
 """Loading a variant: ITREX's own `build_chatbot`, or its layers filled with integers that are there already."""
 
-import os
 import platform
-import resource
 import time
 
 import torch
+from itrex_answering import greedy
+from itrex_surroundings import peak_memory, readable_tokenizer
 
 TOKENS = 16  # of the greedy answer that a saved model must give again
 
@@ -41,8 +41,6 @@ def load(model, variant, quantization, artifact, matrices, frequencies, threads,
 
         facts["layers"] = itrex_layers.keep(loaded.model, keep)
     if check_ids:
-        from itrex_answering import greedy
-
         facts["tokens"] = greedy(loaded.model, check_ids, TOKENS)
     return loaded, dict(
         facts, seconds=seconds, memory=peak_memory(), threads=torch.get_num_threads(), **_about(loaded.model)
@@ -71,20 +69,6 @@ def _built(name, quantization, trust):
     if chatbot is None:
         raise RuntimeError("build_chatbot said: {}".format(get_latest_error_string() or "nothing"))
     return model_utils.MODELS[name]["model"].eval(), name, chatbot
-
-
-def readable_tokenizer(name):
-    """The model's folder if its tokenizer can be read here, else the stand-in in it; without one, the folder."""
-    from tokenizers import Tokenizer
-
-    stand_in = os.path.join(name, "stand-in")
-    if not os.path.isdir(stand_in):
-        return name
-    try:
-        Tokenizer.from_file(os.path.join(name, "tokenizer.json"))
-        return name
-    except Exception:  # whatever it stumbles over
-        return stand_in
 
 
 def _filled(name, quantization, artifact, matrices, own):
@@ -143,11 +127,3 @@ def _about(model):
         "packed": len(packed),
         "weight_bytes": sum(layer.weight.nbytes for layer in layers),
     }
-
-
-def peak_memory():
-    try:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
