@@ -13,7 +13,7 @@ from itrex_chat.decoder.model import Decoder
 
 
 class Weights(Protocol):
-    """Where a decoder's parts come from: one of the variants in `variants.py`."""
+    """Where a decoder's parts come from: a checkpoint or an artifact (`engines/native/weights.py`)."""
 
     @property
     def config(self) -> DecoderConfig: ...
