@@ -38,7 +38,7 @@ def post(address: str, headers: dict[str, str], content: bytes, seconds: float) 
     for one that takes too long, and RunError for a reply that is too large or that points to another server.
     """
     until, target = time.monotonic() + seconds, address
-    for hop in range(HOPS):
+    for _hop in range(HOPS):
         request = urllib.request.Request(target, content, headers, method="POST")
         with _opener(until).open(request, timeout=min(SILENCE, seconds)) as response:
             if not 300 <= response.status < 400:

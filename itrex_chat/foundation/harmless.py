@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from markupsafe import Markup, escape
 
@@ -25,6 +25,11 @@ def for_terminal(text: str) -> str:
     return _without(text, (*STEERING, "Co"))
 
 
+def tell(text: str, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print text for people: the one way in which commands show what may be a stranger's."""
+    print(for_terminal(text), end=end, file=file, flush=True)
+
+
 def for_html(text: str) -> Markup:
     """Escaped; characters that are invisible or turn the direction of writing are named instead (U+202E)."""
     parts, start = [], 0
@@ -37,9 +42,14 @@ def for_html(text: str) -> Markup:
 
 
 def for_markdown(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    """Text that Markdown shows as it is; what steers a terminal or turns the direction of writing is left out."""
+    text = _without(text, STEERING, "\n\t" + JOINERS).replace("&", "&amp;").replace("<", "&lt;")
     return MARKDOWN.sub(r"\\\1", text)
+
+
+def for_markdown_line(text: str) -> str:
+    """Text that Markdown shows as it is in a heading or a cell, which a line feed would end."""
+    return for_markdown(text).replace("\n", " ")
 
 
 def for_spreadsheet(cell: Cell) -> Cell | str:
@@ -52,8 +62,8 @@ def kept_by_spreadsheets(text: str) -> str:
     return _without(text, STEERING)
 
 
-def _without(text: str, categories: tuple[str, ...]) -> str:
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in categories)
+def _without(text: str, categories: tuple[str, ...], kept: str = "\n\t") -> str:
+    return "".join(c for c in text if c in kept or unicodedata.category(c) not in categories)
 
 
 def _named(character: str) -> Markup:
