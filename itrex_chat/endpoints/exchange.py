@@ -67,9 +67,14 @@ def _next(address: str, asked: str, response: http.client.HTTPResponse) -> str:
     location = " ".join((response.headers.get("Location") or "").split())
     try:
         target = urllib.parse.urljoin(asked, location)
-        if response.status in KEEPING_THE_METHOD and origin(target) == origin(address) and "@" not in target:
+        if (
+            location
+            and response.status in KEEPING_THE_METHOD
+            and origin(target) == origin(address)
+            and "@" not in target
+        ):
             return target
-        shown = _without_secrets(target)
+        shown = _without_secrets(target) if location else "?"
     except ValueError:
         shown = "?"
     raise RunError(
