@@ -2,9 +2,10 @@
 
 import re
 import unicodedata
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from markupsafe import Markup, escape
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 Cell = TypeVar("Cell")
 
@@ -30,8 +31,10 @@ def tell(text: str, end: str = "\n", file: TextIO | None = None) -> None:
     print(for_terminal(text), end=end, file=file, flush=True)
 
 
-def for_html(text: str) -> Markup:
+def for_html(text: str) -> "Markup":
     """Escaped; characters that are invisible or turn the direction of writing are named instead (U+202E)."""
+    from markupsafe import Markup, escape  # the help of a verb need not wait for it
+
     parts, start = [], 0
     text = text.replace("\r\n", "\n")
     for index, character in enumerate(text):
@@ -66,5 +69,7 @@ def _without(text: str, categories: tuple[str, ...], kept: str = "\n\t") -> str:
     return "".join(c for c in text if c in kept or unicodedata.category(c) not in categories)
 
 
-def _named(character: str) -> Markup:
+def _named(character: str) -> "Markup":
+    from markupsafe import Markup
+
     return Markup('<span class="control">U+{}</span>').format(f"{ord(character):04X}")
