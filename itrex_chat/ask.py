@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.settings import engine_options
 from itrex_chat.settings import questions as question_sets
@@ -63,9 +64,9 @@ def command(arguments: argparse.Namespace) -> int:
     engines, options = engine_options.chosen(arguments)
     record = ask(models, variants, asked, arguments.out, command_line.invocation("ask"), tuple(engines), options)
     states = [facts.state for model in record.content.models.values() for facts in model.variants.values()]
-    print("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
+    tell("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
     if record.answers:
-        print(_("Compare them: python -m itrex_chat.compare {folder}", folder=record.folder))
+        tell(_("Compare them: python -m itrex_chat.compare {folder}", folder=record.folder))
     return 0 if "failed" not in states and "done" in states else command_line.FAILED
 
 

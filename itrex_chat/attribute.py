@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings import options
@@ -98,11 +99,11 @@ def command(arguments: argparse.Namespace) -> None:
             arguments.out,
             command_line.invocation("attribute"),
         )
-        print("\n".join(aligned(step_rows(found))))
+        tell("\n".join(aligned(step_rows(found))))
         if found.layers:
-            print("\n" + "\n".join(aligned(layer_rows(found, SHOWN))))
-        print("\n" + "\n".join(attribution_verdict(found)))
-        print(_("Written to {folder}: {files}", folder=out, files="attribution.html, attribution.json"))
+            tell("\n" + "\n".join(aligned(layer_rows(found, SHOWN))))
+        tell("\n" + "\n".join(attribution_verdict(found)))
+        tell(_("Written to {folder}: {files}", folder=out, files="attribution.html, attribution.json"))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import did_you_mean
 from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
@@ -31,15 +32,15 @@ def list_artifacts(store: "ArtifactStore") -> int:
         try:
             artifact = Artifact.open(folder)
             total += artifact.nbytes()
-            print(artifact.summary())
+            tell(artifact.summary())
         except ArtifactError as error:
-            print(_("{name}  damaged: {reason}", name=folder.name, reason=error))
+            tell(_("{name}  damaged: {reason}", name=folder.name, reason=error))
     for folder in store.partial_folders():
-        print(_("{name}  not finished: repeat the same quantization to go on", name=folder.name))
+        tell(_("{name}  not finished: repeat the same quantization to go on", name=folder.name))
     for kept in _kept():
         total += kept.size
-        print(kept.line)
-    print(_("{total} in {folder}", total=readable(total), folder=cache_home()))
+        tell(kept.line)
+    tell(_("{total} in {folder}", total=readable(total), folder=cache_home()))
     return 0
 
 
@@ -50,7 +51,7 @@ def show(store: "ArtifactStore", name: str) -> int:
     for folder in chosen(store, name):
         artifact = Artifact.open(folder)
         shortened = {key: value for key, value in artifact.manifest.items() if key not in ("tensors", "matrices")}
-        print(json.dumps({"folder": str(folder), **shortened}, ensure_ascii=False, indent=2))
+        tell(json.dumps({"folder": str(folder), **shortened}, ensure_ascii=False, indent=2))
     return 0
 
 
@@ -62,10 +63,10 @@ def verify(store: "ArtifactStore", name: str | None) -> int:
     for folder in chosen(store, name) if name else store.folders():
         try:
             Artifact.open(folder).verify()
-            print(_("{name}  good", name=folder.name))
+            tell(_("{name}  good", name=folder.name))
         except ArtifactError as error:
             damaged += 1
-            print(_("{name}  damaged: {reason}", name=folder.name, reason=error))
+            tell(_("{name}  damaged: {reason}", name=folder.name, reason=error))
     if damaged:
         raise ArtifactError(
             _(
@@ -84,10 +85,10 @@ def remove(store: "ArtifactStore", name: str) -> int:
         folders = chosen(store, name, partial=True, missing_ok=bool(meant))
     for folder in folders:
         store.remove(folder)
-        print(_("{name}  removed", name=folder.name))
+        tell(_("{name}  removed", name=folder.name))
     for kept in meant:
         kept.remove()
-        print(_("{name}  removed", name=kept.name))
+        tell(_("{name}  removed", name=kept.name))
     return 0
 
 

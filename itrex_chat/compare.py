@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.comparison.figures import NAMES
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _, speaking
 from itrex_chat.settings import options
 
@@ -52,11 +53,11 @@ def command(arguments: argparse.Namespace) -> int:
     with speaking(arguments.lang):
         runs = [folder_of(run) for run in arguments.runs] or [latest()]
         comparison = compare(runs, arguments.out)
-        print(as_text(comparison))
-        print(_("Written to {folder}: {files}", folder=arguments.out or runs[-1], files=", ".join(FILES)))
+        tell(as_text(comparison))
+        tell(_("Written to {folder}: {files}", folder=arguments.out or runs[-1], files=", ".join(FILES)))
         failures = gate.failures(comparison, conditions)
         for failure in failures:
-            print(f"itrex_chat: {failure}", file=sys.stderr)
+            tell(f"itrex_chat: {failure}", file=sys.stderr)
     return GATE_CLOSED if failures else 0
 
 

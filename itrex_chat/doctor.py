@@ -17,6 +17,7 @@ from itrex_chat.engines import engines
 from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
 from itrex_chat.foundation import command_line, machine
 from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
@@ -165,10 +166,10 @@ def command(arguments: argparse.Namespace) -> int:
     one_of("--engine", arguments.engine, ENGINES)
     if arguments.install or arguments.python:
         [chosen] = (engine for engine in engines() if engine.name == arguments.engine)
-        print(chosen.install(arguments.python))
+        tell(chosen.install(arguments.python))
         return 0
     findings = examine(arguments.engine)
-    print(report(findings))
+    tell(report(findings))
     return command_line.FAILED if any(finding.state == BAD for finding in findings) else 0
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.endpoints import ADDRESS, KEY
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.settings import options
 
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from itrex_chat.ratings.judgements import Judged
 
 
-def judge(run: Path, endpoint: "Endpoint", embedder: "Endpoint | None" = None) -> "dict[str, dict[str, Judged]]":
+def judge(run: Path, endpoint: "Endpoint", embedder: "Endpoint | None" = None) -> "dict[str, dict[str, list[Judged]]]":
     """Judge all pairs of a run's answers that differ and keep the judgements with it. Raises RunError.
 
-    What this judge has said already is not asked again.
+    What this judge has said already is not asked again, and what other judges have said stays.
     """
     from itrex_chat.comparison import compare_runs
     from itrex_chat.foundation import progress
@@ -49,16 +50,16 @@ def judge(run: Path, endpoint: "Endpoint", embedder: "Endpoint | None" = None) -
 def command(arguments: argparse.Namespace) -> None:
     from itrex_chat.comparison import compare_runs
     from itrex_chat.endpoints.endpoint import Endpoint
-    from itrex_chat.report.quality_tables import judged_line
+    from itrex_chat.report.quality_tables import judged_lines
     from itrex_chat.runs.record import latest
 
     run = arguments.run or latest()
     embedder = Endpoint.of(arguments.embeddings, arguments.endpoint) if arguments.embeddings else None
     judged = judge(run, Endpoint.of(arguments.model, arguments.endpoint), embedder)
     bases = {model.model: model.baseline for model in compare_runs([run]).models}
-    for label, variants in judged.items():
-        for variant, found in variants.items():
-            print(f"{label}: {judged_line(bases[label], variant, found)}")
+    for label in (label for label in judged if label in bases):
+        for line in judged_lines(bases[label], judged[label]):
+            tell(f"{label}: {line}")
 
 
 def main(argv: list[str] | None = None) -> int:

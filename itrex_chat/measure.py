@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.settings import options
@@ -110,8 +111,8 @@ def command(arguments: argparse.Namespace) -> int:
         one_of("--variants", name, MOST_PRECISE_FIRST)
     measured = measure(run, arguments.text, variants, arguments.tokens, command_line.invocation("measure"))
     for label, quality in measured.items():
-        print(report(label, quality))
-    print(_("Kept in {folder}; now: python -m itrex_chat.compare {folder}", folder=run))
+        tell(report(label, quality))
+    tell(_("Kept in {folder}; now: python -m itrex_chat.compare {folder}", folder=run))
     failed = all(variant.reason for quality in measured.values() for variant in quality.variants.values())
     return command_line.FAILED if failed else 0
 

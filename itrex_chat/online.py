@@ -13,6 +13,7 @@ from itrex_chat.comparison.figures import ONLINE
 from itrex_chat.endpoints import ADDRESS, KEY
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.settings import options
@@ -104,8 +105,8 @@ def command(arguments: argparse.Namespace) -> None:
 
     run = arguments.run or latest()
     endpoint = Endpoint.of(arguments.model, arguments.endpoint)
-    count = online(run, endpoint, told=lambda id: print(id, flush=True))
-    print(
+    count = online(run, endpoint, told=tell)
+    tell(
         _(
             "{count} answers of {model} in {run}; now: python -m itrex_chat.compare {run}",
             count=count,

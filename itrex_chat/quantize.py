@@ -8,6 +8,7 @@ import sys
 
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation import command_line
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.engine_options import engines_in
@@ -26,7 +27,7 @@ def quantize(recipe: Recipe, engine: str = NATIVE, refresh: bool = False) -> str
 def command(arguments: argparse.Namespace) -> None:
     recipe = recipes.load(arguments.model, command_line.settings(arguments))
     for engine in engines_in(arguments.engine):
-        print(quantize(recipe, engine, arguments.refresh))
+        tell(quantize(recipe, engine, arguments.refresh))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _, speaking
 from itrex_chat.settings import options
 
@@ -40,7 +41,7 @@ def command(arguments: argparse.Namespace) -> None:
         if arguments.action == "make":
             out = arguments.sheet or Path("score-sheet.csv")
             count = make(run, out)
-            print(
+            tell(
                 _(
                     "{count} pairs of answers in {out}. Give each answer one to five stars, as a number, and - where a "
                     "criterion does not apply. The key stays in {folder}: do not look.",
@@ -49,10 +50,10 @@ def command(arguments: argparse.Namespace) -> None:
                     folder=run / FOLDER,
                 )
             )
-            print(_("Then: python -m itrex_chat.sheet read {out} --run {run}", out=out, run=run))
+            tell(_("Then: python -m itrex_chat.sheet read {out} --run {run}", out=out, run=run))
             return
         count = read(arguments.sheet, run, arguments.rater)
-        print(
+        tell(
             _("{count} pairs of ratings kept with {run}; now: python -m itrex_chat.compare {run}", count=count, run=run)
         )
 

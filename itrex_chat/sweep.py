@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings import options
@@ -158,11 +159,11 @@ def command(arguments: argparse.Namespace) -> int:
             arguments.keep,
             arguments.out,
             command_line.invocation("sweep"),
-            told=lambda o: print(f"{o.label}: {o.reason}" if o.reason else aligned(sweep_rows([o]))[1], flush=True),
+            told=lambda o: tell(f"{o.label}: {o.reason}" if o.reason else aligned(sweep_rows([o]))[1]),
         )
-        print("\n" + "\n".join(aligned(sweep_rows(outcomes))))
-        print("\n".join(sweep_verdict(outcomes)))
-        print(_("Written to {folder}: {files}", folder=out, files="sweep.html, sweep.json, sweep.csv"))
+        tell("\n" + "\n".join(aligned(sweep_rows(outcomes))))
+        tell("\n".join(sweep_verdict(outcomes)))
+        tell(_("Written to {folder}: {files}", folder=out, files="sweep.html, sweep.json, sweep.csv"))
     return command_line.FAILED if any(outcome.reason for outcome in outcomes) else 0
 
 

@@ -9,6 +9,7 @@ from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.store import ArtifactStore, discard
 from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.recipe import Recipe
@@ -70,7 +71,7 @@ def _checked(artifact: Artifact, recipe: Recipe, home: Path | None) -> tuple[Art
         artifact.verify()
         return artifact, stamp
     except ArtifactError as error:
-        print(_("{damage} Quantizing again.", damage=error), file=sys.stderr, flush=True)
+        tell(_("{damage} Quantizing again.", damage=error), file=sys.stderr)
         store = ArtifactStore(home)
         with store.lock(artifact.manifest["key"]):
             if artifact.folder.exists():
@@ -89,5 +90,5 @@ def _whole(folder: Path | None, announce: bool = False) -> Artifact | None:
         return Artifact.open(folder)
     except ArtifactError as error:
         if announce:
-            print(_("{damage} Quantizing again.", damage=error), file=sys.stderr, flush=True)
+            tell(_("{damage} Quantizing again.", damage=error), file=sys.stderr)
         return None

@@ -11,6 +11,7 @@ from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.manifest import NUMERICS_VERSION, content_settings
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.recipe import Recipe
@@ -100,7 +101,7 @@ class ArtifactStore:
                     raise ArtifactError(
                         _("Another process is working on this artifact; try again when it is done.")
                     ) from None
-                print(_("Another process is quantizing this model; waiting for it."), file=sys.stderr, flush=True)
+                tell(_("Another process is quantizing this model; waiting for it."), file=sys.stderr)
                 lock.acquire()
         try:
             yield

@@ -48,7 +48,7 @@ def compare(records: list[RunRecord]) -> Comparison:
     count. Runs of one model must have asked the same questions.
     """
     quality: dict[str, ModelQuality] = {}
-    judged: dict[str, dict[str, Judged]] = {}
+    judged: dict[str, dict[str, list[Judged]]] = {}
     models: dict[str, Parts] = {}
     ratings, commands = [], []
     for record in records:
@@ -120,7 +120,11 @@ def _nothing(records: list[RunRecord]) -> str:
 
 
 def _compare_model(
-    label: str, parts: Parts, quality: ModelQuality | None, ratings: dict[str, list[Rated]], judged: dict[str, Judged]
+    label: str,
+    parts: Parts,
+    quality: ModelQuality | None,
+    ratings: dict[str, list[Rated]],
+    judged: dict[str, list[Judged]],
 ) -> ModelComparison | None:
     questions, variants = _questions(label, parts), _variants(label, parts)
     answers = {

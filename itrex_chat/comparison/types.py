@@ -10,7 +10,7 @@ from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.pairs import Pair
 from itrex_chat.ratings.summary import Rated
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class ModelComparison:
     pairs: dict[str, list[AnswerPair]]
     quality: ModelQuality | None = None  # teacher-forced figures, where they were measured
     ratings: dict[str, list[Rated]] = dataclasses.field(default_factory=dict)  # by people, for each variant
-    judged: dict[str, Judged] = dataclasses.field(default_factory=dict)  # by another model, for each variant
+    judged: dict[str, list[Judged]] = dataclasses.field(default_factory=dict)  # by other models, for each variant
 
     @property
     def weights_were_quantized(self) -> bool:

@@ -1,22 +1,21 @@
 """Chat completions and embeddings from an OpenAI-compatible endpoint."""
 
+import http.client
 import json
-import math
-import os
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from itrex_chat.endpoints import ADDRESS, KEY
+from itrex_chat.endpoints import KEY, exchange, replies, secrets
+from itrex_chat.endpoints.exchange import Reply, TooLong
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
 
-TIMEOUT, ATTEMPTS, LARGEST = 120, 3, 4 << 20
+ATTEMPTS, PAUSE, LONGEST = 3, 1.0, 600.0  # PAUSE: seconds after the first attempt; LONGEST: for a whole reply
 AGAIN = (408, 429, 500, 502, 503, 504)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,92 +31,93 @@ class Completion:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and as whom to ask. `address` ends before /chat/completions; the key is never shown or kept."""
+    """Where and as whom to ask. `address` ends before /chat/completions; the key is never shown or kept.
+
+    `seconds` is the time that a reply may take from the first byte sent to the last one read.
+    """
 
     address: str
     model: str
-    key: str = ""
+    key: str = field(default="", repr=False)
+    seconds: float = LONGEST
 
     @classmethod
     def of(cls, model: str, address: str | None = None) -> "Endpoint":
         """The endpoint that is named, else OPENAI_BASE_URL's, with the key in OPENAI_API_KEY. Raises RunError."""
-        address = address or os.environ.get(ADDRESS, "")
-        parts = urllib.parse.urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise RunError(
-                _(
-                    "Name the endpoint with --endpoint or {variable}, such as https://api.openai.com/v1 or "
-                    "http://localhost:8000/v1.",
-                    variable=ADDRESS,
-                )
-            )
-        return cls(address.rstrip("/"), model, os.environ.get(KEY, ""))
+        return cls(secrets.address(address), encodable(model), secrets.key())
 
     def complete(self, messages: list[dict[str, str]], max_new_tokens: int) -> Completion:
         """The answer to a conversation (POST …/chat/completions), with temperature 0. Raises RunError."""
         started = time.perf_counter()
-        content = self._send("chat/completions", {"messages": messages, "max_tokens": max_new_tokens, "temperature": 0})
-        try:
-            choice, usage = content["choices"][0], content.get("usage") or {}
-            text = choice["message"]["content"] or ""
-            return Completion(
-                encodable(text),
-                "length" if choice.get("finish_reason") == "length" else "stop",
-                int(usage.get("prompt_tokens") or 0),
-                int(usage.get("completion_tokens") or 0),
-                time.perf_counter() - started,
-            )
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            raise RunError(_("{address} gave an answer that is no chat completion.", address=self.address)) from None
+        asked = {"messages": messages, "max_tokens": max_new_tokens, "temperature": 0}
+        unusable = _("{address} gave an answer that is no chat completion.", address=self.address)
+        text, reason, prompt_tokens, new_tokens = self._ask("chat/completions", asked, replies.completion, unusable)
+        text = secrets.redacted(encodable(text), self.key)
+        return Completion(text, reason, prompt_tokens, new_tokens, time.perf_counter() - started)
 
     def similarity(self, first: str, second: str) -> float:
         """The cosine of two texts' embeddings (POST …/embeddings), -1 to 1. Raises RunError."""
-        content = self._send("embeddings", {"input": [first or " ", second or " "]})
-        try:
-            a, b = (entry["embedding"] for entry in sorted(content["data"], key=lambda entry: entry["index"]))
-            cosine = sum(x * y for x, y in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
-            if not math.isfinite(cosine):
-                raise ValueError
-            return max(-1.0, min(1.0, cosine))
-        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError):
-            raise RunError(_("{address} gave an answer that is no embedding.", address=self.address)) from None
+        asked = {"input": [first or " ", second or " "]}
+        unusable = _("{address} gave an answer that is no embedding.", address=self.address)
+        return self._ask("embeddings", asked, replies.cosine, unusable)
 
-    def _send(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, path: str, content: dict[str, Any], read: Callable[[Any], T], unusable: str) -> T:
+        """What `read` makes of the reply; the only way in for what a server says, and the only way out for errors."""
+        try:
+            reply = self._reply(path, json.dumps({"model": self.model, **content}).encode())
+            if not 200 <= reply.status < 300:
+                raise RunError(self._refusal(reply.status))
+            return replies.parsed(reply.content, read)
+        except RunError as error:
+            raise RunError(secrets.redacted(str(error), self.key)) from None
+        except ValueError:
+            raise RunError(secrets.redacted(unusable, self.key)) from None
+
+    def _reply(self, path: str, content: bytes) -> Reply:
+        """The reply to the last attempt, the first one that is not about a passing trouble. Raises RunError."""
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(
-            f"{self.address}/{path}", json.dumps({"model": self.model, **content}).encode(), headers
-        )
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-                    return json.loads(response.read(LARGEST))
-            except urllib.error.HTTPError as error:
-                if error.code in (401, 403):
-                    raise RunError(
-                        _(
-                            "{address} refuses the key in {variable} (HTTP {status}).",
-                            address=self.address,
-                            variable=KEY,
-                            status=error.code,
-                        )
-                    ) from None
-                if error.code not in AGAIN or attempt == ATTEMPTS:
-                    raise RunError(
-                        _(
-                            "{address} answered with an error (HTTP {status}) for the model {model}.",
-                            address=self.address,
-                            status=error.code,
-                            model=self.model,
-                        )
-                    ) from None
-            except (OSError, ValueError) as error:
+                reply = exchange.post(f"{self.address}/{path}", headers, content, self.seconds)
+                if reply.status not in AGAIN or attempt == ATTEMPTS:
+                    return reply
+            except TooLong:
+                raise RunError(
+                    _(
+                        "{address} did not finish its answer in {seconds:.0f} seconds.",
+                        address=self.address,
+                        seconds=self.seconds,
+                    )
+                ) from None
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 if attempt == ATTEMPTS:
                     raise RunError(
                         _(
                             "{address} cannot be reached or understood ({reason}).",
                             address=self.address,
-                            reason=" ".join(str(error).split())[:160],
+                            reason=secrets.redacted(_reason(error), self.key)[:160],
                         )
                     ) from None
-            time.sleep(attempt)
+            time.sleep(PAUSE * attempt)
         raise AssertionError("unreachable")
+
+    def _refusal(self, status: int) -> str:
+        if status in (401, 403):
+            return _(
+                "{address} refuses the key in {variable} (HTTP {status}).",
+                address=self.address,
+                variable=KEY,
+                status=status,
+            )
+        return _(
+            "{address} answered with an error (HTTP {status}) for the model {model}.",
+            address=self.address,
+            status=status,
+            model=self.model,
+        )
+
+
+def _reason(error: Exception) -> str:
+    """What the system says; of anything else the kind alone, since its text quotes the server, or our headers."""
+    quotes = isinstance(error, http.client.HTTPException | ValueError)
+    return type(error).__name__ if quotes else " ".join(str(error).split())

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.starting import INTERRUPTED
 
@@ -20,7 +21,7 @@ def run(command: Callable[[argparse.Namespace], int | None], arguments: argparse
     try:
         return command(arguments) or 0
     except ItrexChatError as error:
-        print(f"itrex_chat: {error}", file=sys.stderr)
+        print(f"itrex_chat: {for_terminal(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("\nitrex_chat: " + _("interrupted; the same command goes on from here."), file=sys.stderr)

@@ -2,9 +2,10 @@
 
 import re
 import unicodedata
-from typing import TypeVar
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
-from markupsafe import Markup, escape
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 Cell = TypeVar("Cell")
 
@@ -25,8 +26,15 @@ def for_terminal(text: str) -> str:
     return _without(text, (*STEERING, "Co"))
 
 
-def for_html(text: str) -> Markup:
+def tell(text: str, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print text for people: the one way in which commands show what may be a stranger's."""
+    print(for_terminal(text), end=end, file=file, flush=True)
+
+
+def for_html(text: str) -> "Markup":
     """Escaped; characters that are invisible or turn the direction of writing are named instead (U+202E)."""
+    from markupsafe import Markup, escape  # the help of a verb need not wait for it
+
     parts, start = [], 0
     text = text.replace("\r\n", "\n")
     for index, character in enumerate(text):
@@ -37,9 +45,14 @@ def for_html(text: str) -> Markup:
 
 
 def for_markdown(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    """Text that Markdown shows as it is; what steers a terminal or turns the direction of writing is left out."""
+    text = _without(text, STEERING, "\n\t" + JOINERS).replace("&", "&amp;").replace("<", "&lt;")
     return MARKDOWN.sub(r"\\\1", text)
+
+
+def for_markdown_line(text: str) -> str:
+    """Text that Markdown shows as it is in a heading or a cell, which a line feed would end."""
+    return for_markdown(text).replace("\n", " ")
 
 
 def for_spreadsheet(cell: Cell) -> Cell | str:
@@ -52,9 +65,11 @@ def kept_by_spreadsheets(text: str) -> str:
     return _without(text, STEERING)
 
 
-def _without(text: str, categories: tuple[str, ...]) -> str:
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in categories)
+def _without(text: str, categories: tuple[str, ...], kept: str = "\n\t") -> str:
+    return "".join(c for c in text if c in kept or unicodedata.category(c) not in categories)
 
 
-def _named(character: str) -> Markup:
+def _named(character: str) -> "Markup":
+    from markupsafe import Markup
+
     return Markup('<span class="control">U+{}</span>').format(f"{ord(character):04X}")

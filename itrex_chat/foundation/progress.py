@@ -5,13 +5,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from itrex_chat.foundation.harmless import for_terminal
+
 
 def bar(description: str, total: int | None, unit: str = "B", **options: Any) -> tqdm:
     """A bar over `total` units; bytes are scaled. Redirected, it prints a line now and then."""
     interactive = sys.stderr.isatty()
     scaled = unit == "B"
     return tqdm(
-        desc=description,
+        desc=for_terminal(description),
         total=total,
         unit=unit,
         unit_scale=scaled,

@@ -18,6 +18,7 @@ import numpy as np
 from itrex_chat.foundation import files
 from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.jobs.passage import Passage
@@ -53,7 +54,7 @@ class Parts:
         except (SafetensorError, OSError, ValueError):
             arrays, recorded = {}, None
         if recorded is None or recorded != _digest(arrays):
-            print(_("{path} is damaged; it is measured again.", path=path), file=sys.stderr, flush=True)
+            tell(_("{path} is damaged; it is measured again.", path=path), file=sys.stderr)
             return None
         return arrays
 

@@ -1,6 +1,8 @@
 """`judgements.json` in a run's folder, and what it says of a variant."""
 
 import dataclasses
+import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -11,7 +13,9 @@ from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 
 FILE = "judgements.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+ONE_JUDGE = 1  # the format before, which had room for one judge
+SAID = ("baseline", "variant", "equal", "")
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class Judgement:
     baseline_first: str
     variant_first: str
     similarity: float | None = None
+
+
+Models = dict[str, dict[str, list[Judgement]]]  # one judge's, by model and variant
 
 
 @dataclass(frozen=True)
@@ -40,48 +47,80 @@ class Judged:
     similarity: float | None  # mean
 
 
-def write(run: Path, judge: str, models: dict[str, dict[str, list[Judgement]]]) -> None:
-    with files.disk_errors(RunError, _("Writing the run {folder}", folder=run)):
-        files.write_json(
-            run / FILE,
-            {
-                "format": FORMAT_VERSION,
-                "judge": judge,
-                "models": {
-                    label: {
-                        variant: [dataclasses.asdict(judgement) for judgement in given]
-                        for variant, given in variants.items()
-                    }
-                    for label, variants in models.items()
-                },
-            },
-        )
+def write(run: Path, judge: str, models: Models) -> None:
+    """Keep what a judge has said so far in place of what it had said before; other judges' stays. Raises RunError."""
+    from filelock import FileLock
+
+    with files.disk_errors(RunError, _("Writing the run {folder}", folder=run)), FileLock(run / ".judgements.lock"):
+        judges = _judges(run) | {judge: models}
+        content = {name: _plain(said) for name, said in judges.items()}
+        files.write_json(run / FILE, {"format": FORMAT_VERSION, "judges": content})
 
 
-def given_by(run: Path, judge: str) -> dict[str, dict[str, list[Judgement]]]:
-    """What this judge has said so far, by model and variant. Raises RunError."""
-    said = _said(run)
-    return said[1] if said and said[0] == judge else {}
+def given_by(run: Path, judge: str) -> Models:
+    """What this judge has said so far. Raises RunError."""
+    return _judges(run).get(judge, {})
 
 
-def read(run: Path) -> dict[str, dict[str, Judged]]:
-    """By model and variant; empty where nothing was judged. Raises RunError."""
-    judge, models = _said(run) or ("", {})
+def read(run: Path) -> dict[str, dict[str, list[Judged]]]:
+    """By model and variant, a line for each judge; empty where nothing was judged. Raises RunError."""
+    found: dict[str, dict[str, list[Judged]]] = {}
+    for judge, models in _judges(run).items():
+        for label, variants in models.items():
+            for variant, given in variants.items():
+                found.setdefault(label, {}).setdefault(variant, []).append(_judged(judge, given))
+    return found
+
+
+def _judges(run: Path) -> dict[str, Models]:
+    """What each judge has said, in the order in which they came."""
+    path = run / FILE
+    if not path.exists():
+        return {}
+    if _format(path) == ONE_JUDGE:
+        return stored.read(path, ONE_JUDGE, lambda content: {_text(content["judge"]): _models(content["models"])})
+    return stored.read(
+        path, FORMAT_VERSION, lambda content: {judge: _models(models) for judge, models in content["judges"].items()}
+    )
+
+
+def _format(path: Path) -> object:
+    """The number of the file's format; None where there is none, which `stored.read` puts into words."""
+    try:
+        return json.loads(path.read_text("utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _models(content: dict[str, Any]) -> Models:
     return {
-        label: {variant: _judged(judge, given) for variant, given in variants.items()}
-        for label, variants in models.items()
+        label: {variant: [_judgement(entry) for entry in given] for variant, given in variants.items()}
+        for label, variants in content.items()
     }
 
 
-def _said(run: Path) -> tuple[str, dict[str, dict[str, list[Judgement]]]] | None:
-    path = run / FILE
-    return stored.read(path, FORMAT_VERSION, _judgements) if path.exists() else None
+def _judgement(entry: dict[str, Any]) -> Judgement:
+    """Raises ValueError, TypeError for one that this program did not write."""
+    found = Judgement(**entry)
+    cosine = found.similarity
+    if cosine is not None and (type(cosine) not in (int, float) or not math.isfinite(cosine)):
+        raise ValueError(cosine)
+    if found.baseline_first not in SAID or found.variant_first not in SAID:
+        raise ValueError(found)
+    _text(found.id)
+    return found
 
 
-def _judgements(content: dict[str, Any]) -> tuple[str, dict[str, dict[str, list[Judgement]]]]:
-    return str(content["judge"]), {
-        label: {variant: [Judgement(**entry) for entry in given] for variant, given in variants.items()}
-        for label, variants in content["models"].items()
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(value)
+    return value
+
+
+def _plain(models: Models) -> dict[str, Any]:
+    return {
+        label: {variant: [dataclasses.asdict(judgement) for judgement in given] for variant, given in variants.items()}
+        for label, variants in models.items()
     }
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from itrex_chat.comparison import AnswerPair, Comparison, ModelComparison
 from itrex_chat.comparison.likeness import equal_characters
-from itrex_chat.foundation.harmless import for_markdown
+from itrex_chat.foundation.harmless import for_markdown, for_markdown_line, for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.report.quality_tables import judged_line, quality_tables, rating_rows
+from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
 from itrex_chat.settings.variant import titled
@@ -18,24 +18,31 @@ def as_markdown(comparison: Comparison) -> str:
     machine = comparison.machine
     parts = [
         "# " + _("What quantization costs and gives"),
-        _(
-            "{cpu}, {cores} cores, {memory}; itrex_chat {version}, torch {torch}. At most {tokens} tokens an answer, "
-            "{choice}.",
-            cpu=machine["cpu"],
-            cores=machine["cores"],
-            memory=readable(machine["memory"]),
-            version=machine["itrex_chat"],
-            torch=machine["packages"]["torch"],
-            tokens=comparison.generation["max_new_tokens"],
-            choice=chosen_how(comparison.generation),
+        for_markdown(
+            _(
+                "{cpu}, {cores} cores, {memory}; itrex_chat {version}, torch {torch}. At most {tokens} tokens an answer, "
+                "{choice}.",
+                cpu=machine["cpu"],
+                cores=machine["cores"],
+                memory=readable(machine["memory"]),
+                version=machine["itrex_chat"],
+                torch=machine["packages"]["torch"],
+                tokens=comparison.generation["max_new_tokens"],
+                choice=chosen_how(comparison.generation),
+            )
         ),
     ]
     for model in comparison.models:
         parts += _model(model)
-    parts += absent(comparison)
+    parts += map(for_markdown, absent(comparison))
     if comparison.commands:
-        parts += ["## " + _("Commands"), "\n".join(f"    {command}" for command in comparison.commands)]
+        parts += ["## " + _("Commands"), "\n".join(map(_code, comparison.commands))]
     return "\n\n".join(parts) + "\n"
+
+
+def _code(command: str) -> str:
+    """A command as an indented block, where Markdown leaves everything as it is."""
+    return "    " + for_terminal(command).replace("\n", "\n    ")
 
 
 def chosen_how(generation: dict[str, Any]) -> str:
@@ -50,15 +57,15 @@ def chosen_how(generation: dict[str, Any]) -> str:
 
 def _model(model: ModelComparison) -> list[str]:
     parts = [
-        f"## {model.model}",
+        f"## {for_markdown_line(model.model)}",
         *(f"**{for_markdown(verdict.text)}**" for verdict in verdicts(model)),
-        provenance(model),
+        for_markdown(provenance(model)),
         _table(figure_rows(model)),
     ]
     parts += [_table(rows) for rows in quality_tables(model.quality).values()]
     parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
-    parts += [for_markdown(judged_line(model.baseline, variant, judged)) for variant, judged in model.judged.items()]
-    parts += [for_markdown(line) for line in engine_lines(model)] + missing(model)
+    parts += [for_markdown(line) for line in judged_lines(model.baseline, model.judged)]
+    parts += [for_markdown(line) for line in (*engine_lines(model), *missing(model))]
     for variant, pairs in model.pairs.items():
         for pair in worst_first(pairs):
             parts += _pair(model.baseline, variant, pair)
@@ -67,7 +74,10 @@ def _model(model: ModelComparison) -> list[str]:
 
 def _table(rows: list[list[str]]) -> str:
     heading, *rest = rows  # the first column and row may name files; the other cells are this program's own
-    heading, rest = [for_markdown(cell) for cell in heading], [[for_markdown(row[0]), *row[1:]] for row in rest]
+    heading, rest = (
+        [for_markdown_line(cell) for cell in heading],
+        [[for_markdown_line(row[0]), *row[1:]] for row in rest],
+    )
     return "\n".join([_row(heading), "|---" + "|--:" * (len(heading) - 1) + "|", *(_row(row) for row in rest)])
 
 
@@ -77,7 +87,7 @@ def worst_first(pairs: list[AnswerPair]) -> list[AnswerPair]:
 
 
 def _pair(baseline: str, variant: str, pair: AnswerPair) -> list[str]:
-    title = f"### {for_markdown(pair.id)}" + (f" · {for_markdown(pair.category)}" if pair.category else "")
+    title = f"### {for_markdown_line(pair.id)}" + (f" · {for_markdown_line(pair.category)}" if pair.category else "")
     parts = [title, "> " + for_markdown(pair.question).replace("\n", "\n> ")]
     if pair.expected:
         parts.append(_("Expected: {text}", text=for_markdown(pair.expected)))
@@ -91,7 +101,7 @@ def _pair(baseline: str, variant: str, pair: AnswerPair) -> list[str]:
     parts.append(
         "\n".join(
             [
-                _row([titled(name) for name, _answer in answers]),
+                _row([for_markdown_line(titled(name)) for name, _answer in answers]),
                 "|---" * len(answers) + "|",
                 "| " + " | ".join(cells) + " |",
             ]
@@ -133,7 +143,7 @@ def _marked(text: str, same: int | None, identical: bool | None) -> str:
         text = f"{for_markdown(text[:same])}**▸**{for_markdown(text[same:])}"
     else:
         text = for_markdown(text)
-    return text.replace("\r", "").replace("\n", "<br>")
+    return text.replace("\n", "<br>")
 
 
 def _row(cells: list[str]) -> str:

@@ -15,7 +15,7 @@ from itrex_chat.quality.record import ModelQuality
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
 from itrex_chat.report.markdown import chosen_how, likeness
-from itrex_chat.report.quality_tables import estimate, judged_line, quality_tables, rating_rows, small
+from itrex_chat.report.quality_tables import estimate, judged_lines, quality_tables, rating_rows, small
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.texts import parted
 from itrex_chat.report.verdict import level_label, main_corpus, verdicts
@@ -133,7 +133,7 @@ def _model(model: ModelComparison) -> dict[str, Any]:
             for name, rows in quality_tables(quality).items()
         ],
         "ratings": [rating_rows(model.baseline, variant, rated) for variant, rated in model.ratings.items()],
-        "judged": [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()],
+        "judged": judged_lines(model.baseline, model.judged),
         "questions": [_question(model, id) for id in _worst_first(model)],
     }
 

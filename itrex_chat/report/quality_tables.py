@@ -94,6 +94,11 @@ def rating_rows(baseline: str, variant: str, rated: list[Rated]) -> list[list[st
     ]
 
 
+def judged_lines(baseline: str, judged: dict[str, list[Judged]]) -> list[str]:
+    """A sentence for each variant and judge."""
+    return [judged_line(baseline, variant, found) for variant, judges in judged.items() for found in judges]
+
+
 def judged_line(baseline: str, variant: str, judged: Judged) -> str:
     """What a judge preferred, in a sentence."""
     alike = (

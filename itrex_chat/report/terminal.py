@@ -7,7 +7,7 @@ from itrex_chat.comparison.likeness import equal_characters
 from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.report.markdown import likeness
-from itrex_chat.report.quality_tables import judged_line, quality_tables, rating_rows
+from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows
 from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
 from itrex_chat.settings.variant import titled
@@ -15,14 +15,15 @@ from itrex_chat.settings.variant import titled
 
 def as_text(comparison: Comparison) -> str:
     """Answers first, then the figures, so that these are what remains on the screen."""
-    return "\n".join([*(line for model in comparison.models for line in _model(model)), *absent(comparison)])
+    lines = [line for model in comparison.models for line in _model(model)]
+    return for_terminal("\n".join([*lines, *absent(comparison)]))
 
 
 def _model(model: ModelComparison) -> list[str]:
     lines = [f"=== {model.model}"]
     for variant, pairs in model.pairs.items():
         for pair in pairs:
-            lines += ["", f"[{pair.id}] {for_terminal(pair.question)}"]
+            lines += ["", f"[{pair.id}] {pair.question}"]
             answers = [(model.baseline, pair.baseline)] + (
                 [(variant, pair.answer)] if variant != model.baseline else []
             )
@@ -33,7 +34,7 @@ def _model(model: ModelComparison) -> list[str]:
                 text = _("(not answered)") if answer is None else answer.text
                 if same is not None:
                     text = text[:same] + "▸" + text[same:]
-                lines.append(f"  {titled(name):5} {for_terminal(text)}".replace("\n", "\n        "))
+                lines.append(f"  {titled(name):5} {text}".replace("\n", "\n        "))
             if alike := likeness(pair):
                 lines.append(f"  · {alike}")
     lines += ["", provenance(model), "", *aligned(figure_rows(model))]
@@ -41,7 +42,7 @@ def _model(model: ModelComparison) -> list[str]:
         lines += ["", *aligned(rows)]
     for variant, rated in model.ratings.items():
         lines += ["", *aligned(rating_rows(model.baseline, variant, rated))]
-    lines += [judged_line(model.baseline, variant, judged) for variant, judged in model.judged.items()]
+    lines += judged_lines(model.baseline, model.judged)
     for verdict in verdicts(model):
         lines += ["", verdict.text]
     return [*lines, *engine_lines(model), *missing(model), ""]

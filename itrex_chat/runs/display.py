@@ -2,7 +2,7 @@
 
 import sys
 
-from itrex_chat.foundation.harmless import for_terminal as safe
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.answer import Answer
@@ -18,10 +18,10 @@ class Display:
         self._streams = sys.stdout.isatty()
 
     def model(self, label: str, question_set: str, count: int) -> None:
-        print(f"\n=== {label} · " + _("{count} questions of {name}", count=count, name=question_set), flush=True)
+        tell(f"\n=== {label} · " + _("{count} questions of {name}", count=count, name=question_set))
 
     def loaded(self, label: str, variant: str, facts: Facts) -> None:
-        print(
+        tell(
             f"\n--- {label} · {titled(variant)} · "
             + _(
                 "{kernel}, {threads} threads, loaded in {seconds:.1f} s, {memory}",
@@ -29,11 +29,10 @@ class Display:
                 threads=facts.threads,
                 seconds=facts.seconds,
                 memory=readable(facts.memory),
-            ),
-            flush=True,
+            )
         )
         if facts.why:
-            print(_("Faster kernels cannot run here. {reasons}.", reasons=facts.why), flush=True)
+            tell(_("Faster kernels cannot run here. {reasons}.", reasons=facts.why))
 
     def question(self, question: Question, number: int, count: int) -> None:
         if self._streams:
@@ -41,22 +40,21 @@ class Display:
 
     def text(self, piece: str) -> None:
         if self._streams:
-            print(safe(piece), end="", flush=True)
+            tell(piece, end="")
 
     def answer(self, question: Question, number: int, count: int, answer: Answer) -> None:
         if not self._streams:
             self._head(question, number, count)
-            print(safe(answer.text), end="")
+            tell(answer.text, end="")
         rate = f", {answer.tokens_per_second:.1f} tok/s" if answer.tokens_per_second else ""
-        print(
+        tell(
             "\n  [" + _("{count} tokens", count=answer.new_tokens) + f", TTFT {answer.ttft:.2f} s{rate}, "
-            f"{answer.finish_reason}]",
-            flush=True,
+            f"{answer.finish_reason}]"
         )
 
     def notice(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        tell(text, file=sys.stderr)
 
     @staticmethod
     def _head(question: Question, number: int, count: int) -> None:
-        print(f"\n[{number}/{count}] {question.id}: {safe(question.text)}", flush=True)
+        tell(f"\n[{number}/{count}] {question.id}: {question.text}")

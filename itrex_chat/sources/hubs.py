@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import SourceError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import SourceSpec
 from itrex_chat.sources import selection
@@ -135,7 +136,7 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
         _keep(hubs / known["folder"], known["files"], folder, listed)
     if missing := _missing(folder, listed):
         size = sum(file["size"] for file in missing.values())
-        print(
+        tell(
             _(
                 "Downloading {count} files of {repository} from {hub}, {size:.2f} GB.",
                 count=len(missing),

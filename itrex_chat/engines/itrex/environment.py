@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from itrex_chat.engines.itrex import pip
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import engines_home
 from itrex_chat.foundation.units import readable
@@ -138,7 +139,7 @@ def _make(folder: Path) -> None:
                 )
             )
         shutil.rmtree(folder, ignore_errors=True)
-        print(
+        tell(
             _("Making ITREX's environment in {folder} (the log is {log}).", folder=folder, log=steps.log),
             file=sys.stderr,
         )
@@ -239,7 +240,7 @@ def _only_one(path: Path) -> FileLock:
         lock.acquire(timeout=0)
         lock.release()
     except Timeout:
-        print(_("Another process is installing ITREX; waiting for it."), file=sys.stderr, flush=True)
+        tell(_("Another process is installing ITREX; waiting for it."), file=sys.stderr)
     return lock
 
 

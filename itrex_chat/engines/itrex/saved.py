@@ -32,6 +32,7 @@ from itrex_chat.engines.itrex.view import View, prepared
 from itrex_chat.foundation import files, machine, progress
 from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import EngineError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
@@ -86,16 +87,15 @@ def _quantized(recipe: Recipe, home: Path, artifact: Artifact, version: str, num
     quantization = recipe.quantization
     saved = Saved(version, quantization.weight_dtype, quantization.compute_dtype)
     if reason := _cannot_quantize(recipe, artifact):
-        print(reason, file=sys.stderr, flush=True)
+        tell(reason, file=sys.stderr)
         return replace(saved, skipped=reason)
     view = prepared(recipe, home)
     check = view.tokenizer.encode(CHECK)
     made = numbers.with_suffix(".made")
     try:
-        print(
+        tell(
             _("ITREX {version} is quantizing {name}; this is done once.", version=version, name=recipe.name),
             file=sys.stderr,
-            flush=True,
         )
         with Process(view.folder, view.architecture.name, artifact.variant, home) as itrex, itrex.watched():
             built = itrex.load(**load_job(view, artifact.variant, recipe), keep=str(made), check_ids=check)
