@@ -90,6 +90,6 @@ def _check(manifest: dict) -> None:
     for bits, group_size in manifest["matrices"].values():
         if type(bits) is not int or type(group_size) is not int:
             raise TypeError
-    for settings, names in ((quantization, ("weight_dtype", "group_size", "head")), (manifest["source"], ("files",))):
-        if not all(name in settings for name in names):
-            raise KeyError
+    for name in ("weight_dtype", "group_size", "head"):
+        quantization[name]
+    manifest["source"]["files"], manifest["numerics"]
