@@ -9,9 +9,9 @@
 #include "../itrex_chat/native/native.h"
 
 size_t itrex_packed_bytes(const Linear *);
-void itrex_pack(const Linear *, const int32_t *qweight, int64_t qstride, const uint16_t *scales, int64_t sstride, int first,
+int itrex_pack(const Linear *, const int32_t *qweight, int64_t qstride, const uint16_t *scales, int64_t sstride, int first,
                 int count, int threads);
-void itrex_unpack(const Linear *, float *out, int threads);
+int itrex_unpack(const Linear *, float *out, int threads);
 
 static const char *const levels[] = {"portable", "avx2", "avx_vnni", "avx512", "amx"};
 static uint64_t state;
@@ -110,11 +110,11 @@ static void quantized(Matrix *m, int scale_kind) {
                 }
             }
         }
-        itrex_pack(l, q, qstride, s, sstride, first, count, a_few_threads());
+        CHECK(itrex_pack(l, q, qstride, s, sstride, first, count, a_few_threads()) == 0, "pack: refused");
         first += count;
     }
     float *unpacked = take(4 * (size_t)l->in * l->out);
-    itrex_unpack(l, unpacked, a_few_threads());
+    CHECK(itrex_unpack(l, unpacked, a_few_threads()) == 0, "unpack: refused");
     for (size_t i = 0; i < (size_t)l->in * l->out; i++)
         CHECK(unpacked[i] == m->w[i], "weight %zu is %g, not %g", i, unpacked[i], m->w[i]);
 }

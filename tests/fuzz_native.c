@@ -14,7 +14,7 @@ int itrex_gated_product(const Linear *, int rows, const float *x, size_t ldx, fl
 void itrex_rms_norm(const float *x, const float *weight, int rows, int n, float eps, float *y, int threads);
 void itrex_swiglu(const float *gate_up, int rows, int n, float *y, int threads);
 size_t itrex_step_bytes(const Model *, int rows, int64_t end, int threads);
-void itrex_step(const Model *, const Cache *, int rows, float *x, const int64_t *sequence, const int64_t *position,
+int itrex_step(const Model *, const Cache *, int rows, float *x, const int64_t *sequence, const int64_t *position,
                 const float *query_scale, float *logits, void *memory, int threads);
 
 static int fuzz_product(void) {
@@ -256,8 +256,8 @@ static int fuzz_step(void) {
     float *x = floats(t.rows * hidden), *kept = memcpy(take(4 * t.rows * hidden), x, 4 * t.rows * hidden);
     float *logits = take(4 * (size_t)t.rows * m.vocabulary), *one = take(4 * (size_t)m.vocabulary), *token = take(4 * hidden);
     int threads = a_few_threads();
-    itrex_step(&m, &t.c, t.rows, x, t.sequence, t.position, t.query_scale, logits,
-               take(itrex_step_bytes(&m, t.rows, t.end, threads)), threads);
+    CHECK(itrex_step(&m, &t.c, t.rows, x, t.sequence, t.position, t.query_scale, logits,
+                     take(itrex_step_bytes(&m, t.rows, t.end, threads)), threads) == 0, "step: refused");
     threads = a_few_threads();
     void *memory = take(itrex_step_bytes(&m, 1, t.end, threads));
     for (int r = 0; r < t.rows; r++) {

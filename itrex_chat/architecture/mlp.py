@@ -6,6 +6,8 @@ Another kind, such as a mixture of experts, is another class with the same metho
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from itrex_chat.architecture import bounds
+
 ACTIVATIONS = ("silu",)
 
 
@@ -21,6 +23,12 @@ class GatedMlpConfig:
     activation: str = "silu"
     bias: bool = False
     fused: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise CheckpointError for a value that cannot be."""
+        bounds.whole("intermediate_size", self.inner)
+        bounds.one_of("activation", self.activation, ACTIVATIONS)
+        bounds.flags(self, ("bias", "fused"))
 
     def gate_up_modules(self) -> list[str]:
         """The modules whose outputs, side by side, are the gate and up."""

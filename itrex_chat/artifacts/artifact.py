@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.foundation.digests import sha256
-from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.errors import ArtifactError, CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # torch is not needed to see what is in the cache
     import torch
 
     from itrex_chat.architecture.config import DecoderConfig
+    from itrex_chat.artifacts.expected import Expected
     from itrex_chat.quantization.tensor import QuantizedTensor
 
 HASHING_THREADS = 4
@@ -33,6 +34,7 @@ class Artifact:
     _file: tuple[Path, Any] | None = field(
         default=None, repr=False
     )  # the weight file read last: tensors are read in its order
+    _expected: "dict[str, Expected]" = field(default_factory=dict, repr=False)  # filled by `decoder`
 
     @classmethod
     def open(cls, folder: Path) -> "Artifact":
@@ -103,26 +105,64 @@ class Artifact:
 
     @cached_property
     def decoder(self) -> "DecoderConfig":
-        """As it was read from the checkpoint."""
+        """As it was read from the checkpoint; the tensors that it needs are in the files. Raises ArtifactError."""
         from itrex_chat.architecture.config import from_stored
 
-        return from_stored(self.manifest["decoder"])
+        try:
+            config = from_stored(self.manifest["decoder"])
+        except CheckpointError as error:
+            raise self._damaged(str(error)) from None
+        self._hold(config)
+        return config
+
+    def _hold(self, config: "DecoderConfig") -> None:
+        """The manifest lists the tensors of that decoder, no more and no fewer."""
+        from itrex_chat.artifacts.expected import expected
+
+        try:
+            self._expected = expected(config, self.manifest["matrices"])
+        except ValueError as error:
+            raise self._damaged(_("{name} cannot be quantized like that", name=error)) from None
+        if odd := self._expected.keys() ^ self.manifest["tensors"].keys():
+            raise self._damaged(_("the tensor {name} does not fit the decoder", name=min(odd)))
+
+    def _damaged(self, reason: str) -> ArtifactError:
+        return ArtifactError(
+            _("{path} is damaged: {reason}.", path=self.folder / manifests.FILE, reason=reason.rstrip("."))
+        )
 
     def has(self, name: str) -> bool:
         return name in self.manifest["tensors"]
 
     def tensor(self, name: str) -> "torch.Tensor":
-        """A stored tensor by its name in the file."""
+        """A stored tensor by its name in the file. Raises ArtifactError where it is not what the decoder needs."""
         return self._mapped(name).clone()
 
     def _mapped(self, name: str) -> "torch.Tensor":
         """A stored tensor in the file itself, whose pages take memory as long as the tensor lives."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
+        if self.decoder and name not in self._expected:
+            raise self._damaged(_("the tensor {name} does not fit the decoder", name=name))
         path = self.folder / self.manifest["tensors"][name]
-        if self._file is None or self._file[0] != path:
-            self._file = path, safe_open(path, "pt")
-        tensor = self._file[1].get_tensor(name)
+        try:
+            if self._file is None or self._file[0] != path:
+                self._file = path, safe_open(path, "pt")
+            tensor = self._file[1].get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(
+                _("{path} cannot be read: {reason}.", path=path, reason=" ".join(str(error).split())[:160].rstrip("."))
+            ) from None
+        if not self._expected[name].holds(tensor):
+            raise ArtifactError(
+                _(
+                    "{path} is damaged: the tensor {name} has the shape {found} and the type {dtype}.",
+                    path=path,
+                    name=name,
+                    found=list(tensor.shape),
+                    dtype=str(tensor.dtype).removeprefix("torch."),
+                )
+            )
         if tensor.nbytes > LARGE:
             self._file = None  # so that the pages go with the tensor
         return tensor

@@ -10,6 +10,8 @@ from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Quantization
 
+TEXTS = ("key", "created", "name", "family", "variant")
+OBJECTS = ("content", "recipe", "source", "statistics", "decoder", "matrices", "tensors", "files")
 FILE = "manifest.json"
 FORMAT_VERSION = 1
 NUMERICS_VERSION = 1  # raise it when the integers or scales of the same weights change
@@ -54,6 +56,8 @@ def read(folder: Path) -> dict:
         manifest = json.loads(path.read_text("utf-8"))
         if manifest.pop("digest") != sha256_of_json(manifest):
             raise ValueError
+        if manifest["format"] == FORMAT_VERSION:
+            _check(manifest)
     except FileNotFoundError:
         raise ArtifactError(_("{path} is missing: the artifact is not complete.", path=path)) from None
     except OSError as error:
@@ -69,3 +73,23 @@ def read(folder: Path) -> dict:
             )
         )
     return manifest
+
+
+def _check(manifest: dict) -> None:
+    """What all readers rely on. Raises ValueError, KeyError, TypeError or AttributeError where it is not so."""
+    for names, kind in ((TEXTS, str), (OBJECTS, dict)):
+        if not all(isinstance(manifest[name], kind) for name in names):
+            raise TypeError
+    files, quantization = manifest["files"], manifest["recipe"]["quantization"]
+    if not all(type(file["size"]) is int and isinstance(file["sha256"], str) for file in files.values()):
+        raise TypeError
+    if any("/" in name or "\\" in name or name in ("", ".", "..") for name in files):
+        raise ValueError
+    if not all(isinstance(home, str) and home in files for home in manifest["tensors"].values()):
+        raise ValueError
+    for bits, group_size in manifest["matrices"].values():
+        if type(bits) is not int or type(group_size) is not int:
+            raise TypeError
+    for name in ("weight_dtype", "group_size", "head"):
+        quantization[name]
+    manifest["source"]["files"], manifest["numerics"]

@@ -27,17 +27,17 @@ def tokenizer_from_gguf(path: Path, chat: Chat) -> FastTokenizer:
     if not isinstance(template := metadata.get("tokenizer.chat_template"), str):
         raise TokenizerError(_("{path} has no chat template: it is not a chat model.", path=path))
     tokens = metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, list) or not tokens:
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
         raise TokenizerError(_("{path} has no tokenizer in it.", path=path))
     named = {
         name: tokens[number]
         for name, key in NAMED_TOKENS.items()
-        if type(number := metadata.get(f"tokenizer.ggml.{key}")) is int and number < len(tokens)
+        if type(number := metadata.get(f"tokenizer.ggml.{key}")) is int and 0 <= number < len(tokens)
     }
     stop_ids = {
         number
         for key in ("eos_token_id", "eot_token_id", "eom_token_id")
-        if type(number := metadata.get(f"tokenizer.ggml.{key}")) is int
+        if type(number := metadata.get(f"tokenizer.ggml.{key}")) is int and number >= 0
     }
     return FastTokenizer(_converted(path, metadata).to_str().encode(), template, named, stop_ids, chat)
 
@@ -55,7 +55,7 @@ def _converted(path: Path, metadata: dict) -> Tokenizer:
         for key, name in GGUF_TOKENIZER_MAPPING["tokenizer"].items()
         if f"tokenizer.{key}" in metadata
     }
-    kind, split = described.get("tokenizer_type"), described.get("pre_tokenizer_type", "default")
+    kind, split = described.get("tokenizer_type"), str(described.get("pre_tokenizer_type", "default"))
     known = {*GGUF_PRE_TOKENIZER_SPLITS, *LLAMA3_LIKE, *GPT2_LIKE, "smollm"}
     if kind not in ("gpt2", "llama") or (kind == "gpt2" and split not in known):
         raise TokenizerError(

@@ -18,7 +18,7 @@ from itrex_chat.architecture.layout import EMBEDDING, HEAD, TensorSpec, tensors
 from itrex_chat.checkpoints import gguf
 from itrex_chat.checkpoints.families import Family, Origin, family_of
 from itrex_chat.checkpoints.storage import GgufFiles, SafetensorsFiles, Storage, open_storage
-from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.foundation.errors import CheckpointError, ItrexChatError
 from itrex_chat.foundation.language import _
 from itrex_chat.sources import Source
 
@@ -101,20 +101,36 @@ class Checkpoint:
 def open_checkpoint(source: Source) -> Checkpoint:
     """The model in `source`. Raises CheckpointError naming what is missing, damaged or unknown."""
     storage = open_storage(source.format, source.weights)
-    if isinstance(storage, GgufFiles):
-        family = gguf.family(storage.metadata)
-        config = gguf.transformers_config(storage.metadata, storage.shapes)
-        if config["rope_parameters"]["rope_type"] == "llama3":
-            config["rope_parameters"] |= gguf.llama3_scaling(
-                storage.rows("rope_freqs.weight", 0, storage.shapes["rope_freqs.weight"][0])
+    try:
+        family, config = _described(source, storage)
+        decoder = from_transformers(config)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        if isinstance(error, ItrexChatError):
+            raise
+        reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+        raise CheckpointError(
+            _(
+                "{folder}: the model's configuration has a value of another kind than it must be ({reason}).",
+                folder=source.folder,
+                reason=reason,
             )
-    else:
-        original = read_json(source.folder / "config.json")
-        family = family_of(original)
-        config = family.transformers_config(original)
-    decoder = from_transformers(config)
+        ) from None
     origins = _origins(family, decoder, storage, source)
     return Checkpoint(source, family.name, config, decoder, storage.description(), storage, origins)
+
+
+def _described(source: Source, storage: Storage) -> tuple[Family, dict]:
+    """The family, and the `config.json` of its transformers architecture."""
+    if not isinstance(storage, GgufFiles):
+        original = read_json(source.folder / "config.json")
+        family = family_of(original)
+        return family, family.transformers_config(original)
+    family = gguf.family(storage.metadata)
+    config = gguf.transformers_config(storage.metadata, storage.shapes)
+    if config["rope_parameters"]["rope_type"] == "llama3":
+        factors = storage.rows("rope_freqs.weight", 0, storage.shapes["rope_freqs.weight"][0])
+        config["rope_parameters"] |= gguf.llama3_scaling(factors)
+    return family, config
 
 
 def read_json(path: Path) -> dict:

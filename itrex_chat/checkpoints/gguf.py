@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from itrex_chat.architecture import bounds
 from itrex_chat.architecture.config import ARCHITECTURES, DecoderConfig
 from itrex_chat.architecture.layout import EMBEDDING, HEAD
 from itrex_chat.checkpoints.families import Family, Origin
@@ -59,23 +60,30 @@ def transformers_config(metadata: dict, shapes: dict[str, tuple[int, ...]]) -> d
             raise CheckpointError(_("The GGUF file has no {key} in its metadata.", key=f"{kind}.{key}"))
         return found
 
-    heads, hidden = value("attention.head_count"), value("embedding_length")
-    head_dim = value("attention.key_length", metadata.get(f"{kind}.rope.dimension_count", hidden // max(heads, 1)))
+    def size(key: str, default: int | None = None) -> int:
+        """One number: models whose layers differ have a list."""
+        found = value(key, default)
+        bounds.whole(f"{kind}.{key}", found)
+        return found
+
+    heads, hidden = size("attention.head_count"), size("embedding_length")
+    head_dim = size("attention.key_length", metadata.get(f"{kind}.rope.dimension_count", hidden // heads))
     if kind == "glm4" and f"{kind}.attention.key_length" not in metadata:
         head_dim = hidden // heads
-    rotary_dims = value("rope.dimension_count", head_dim)
+    bounds.whole("head_dim", head_dim)
+    rotary_dims = size("rope.dimension_count", head_dim)
     return {
         "model_type": kind,
         "architectures": [ARCHITECTURES[kind]],
-        "vocab_size": shapes.get("token_embd.weight", (0,))[0],
+        "vocab_size": (*shapes.get("token_embd.weight", ()), 0)[0],
         "hidden_size": hidden,
-        "intermediate_size": value("feed_forward_length"),
-        "num_hidden_layers": value("block_count"),
+        "intermediate_size": size("feed_forward_length"),
+        "num_hidden_layers": size("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": value("attention.head_count_kv", heads),
+        "num_key_value_heads": size("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "rms_norm_eps": value("attention.layer_norm_rms_epsilon"),
-        "max_position_embeddings": value("context_length"),
+        "max_position_embeddings": size("context_length"),
         "hidden_act": "silu",
         "tie_word_embeddings": "output.weight" not in shapes,
         "attention_bias": "blk.0.attn_q.bias" in shapes,

@@ -49,6 +49,7 @@ class SafetensorsFiles:
                         _refuse_twice(name, path, self._homes)
                         part = file.get_slice(name)
                         self.shapes[name], self._homes[name] = tuple(part.get_shape()), path
+                        _refuse_scalar(name, path, self.shapes[name])
                         self._dtypes[name] = SAFETENSORS_FLOATS.get(part.get_dtype(), part.get_dtype())
             except (SafetensorError, OSError) as error:
                 raise _damaged(path, error) from None
@@ -83,6 +84,7 @@ class PickleFiles:
         for path in paths:
             for name, tensor in _unpickle(path).items():
                 _refuse_twice(name, path, self._homes)
+                _refuse_scalar(name, path, tuple(tensor.shape))
                 self.shapes[name], self._homes[name], self._dtypes[name] = tuple(tensor.shape), path, tensor.dtype
 
     def dtype(self, name: str) -> torch.dtype:
@@ -170,16 +172,48 @@ def _unpickle(path: Path) -> dict[str, torch.Tensor]:
                 path=path,
             )
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        RecursionError,
+    ) as error:
         raise _damaged(path, error) from None
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and _plain(value) for name, value in content.items()
+    ):
         raise CheckpointError(_("{path} is not a checkpoint: it must hold tensors by name.", path=path))
     return content
+
+
+def _plain(value: object) -> bool:
+    """Whether it is a tensor whose values lie in memory row by row."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and not value.is_nested
+    )
 
 
 def _refuse_twice(name: str, path: Path, homes: dict) -> None:
     if name in homes:
         raise CheckpointError(_("The tensor {name} is in two files, the second is {path}.", name=name, path=path))
+
+
+def _refuse_scalar(name: str, path: Path, shape: tuple[int, ...]) -> None:
+    """A tensor is read by its rows; a single number has none."""
+    if not shape:
+        raise CheckpointError(
+            _("{path}: the tensor {name} is a single number; no model that can be used has one.", path=path, name=name)
+        )
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:

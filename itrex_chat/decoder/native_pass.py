@@ -70,21 +70,25 @@ class NativePass:
         """
         count, threads, lib = x.shape[0], torch.get_num_threads(), native.library()
         size = lib.itrex_step_bytes(byref(self.model), count, cache.capacity, threads)
+        if not size:
+            native.check(native.REFUSED)
         if cache.step_memory is None or cache.step_memory.nbytes < size:
             cache.step_memory = torch.empty(size, dtype=torch.uint8)
         if cache.step_logits is None or cache.step_logits.shape[0] < count:
             cache.step_logits = torch.empty(count, self.model.vocabulary)
-        lib.itrex_step(
-            byref(self.model),
-            byref(_cache(cache)),
-            count,
-            x.data_ptr(),
-            rows.sequences.data_ptr(),
-            rows.positions.data_ptr(),
-            native.address(rows.query_scale),
-            cache.step_logits.data_ptr(),
-            cache.step_memory.data_ptr(),
-            threads,
+        native.check(
+            lib.itrex_step(
+                byref(self.model),
+                byref(_cache(cache)),
+                count,
+                x.data_ptr(),
+                rows.sequences.data_ptr(),
+                rows.positions.data_ptr(),
+                native.address(rows.query_scale),
+                cache.step_logits.data_ptr(),
+                cache.step_memory.data_ptr(),
+                threads,
+            )
         )
         return cache.step_logits[:count]
 
@@ -120,19 +124,20 @@ class NativePass:
             native.library().itrex_swiglu(gate_up.data_ptr(), *out.shape, out.data_ptr(), torch.get_num_threads())
 
     def _attention(self, number: int, qkv: torch.Tensor, cache: KVCache, rows: Rows, out: torch.Tensor) -> torch.Tensor:
-        if native.library().itrex_attention(
-            byref(self.model),
-            byref(_cache(cache)),
-            number,
-            qkv.shape[0],
-            qkv.data_ptr(),
-            rows.sequences.data_ptr(),
-            rows.positions.data_ptr(),
-            native.address(rows.query_scale),
-            out.data_ptr(),
-            torch.get_num_threads(),
-        ):
-            raise MemoryError
+        native.check(
+            native.library().itrex_attention(
+                byref(self.model),
+                byref(_cache(cache)),
+                number,
+                qkv.shape[0],
+                qkv.data_ptr(),
+                rows.sequences.data_ptr(),
+                rows.positions.data_ptr(),
+                native.address(rows.query_scale),
+                out.data_ptr(),
+                torch.get_num_threads(),
+            )
+        )
         return out
 
 

@@ -15,7 +15,7 @@ def room_for(prompt: list[int], config: GenerationConfig, context: int, vocabula
                 context=context,
             )
         )
-    if not prompt or max(prompt) >= vocabulary:
+    if not prompt or max(prompt) >= vocabulary or min(prompt) < 0:
         raise GenerationError(
             _(
                 "The tokenizer does not fit the model: it gives ids up to {largest} for a vocabulary of {count}.",

@@ -5,12 +5,17 @@ Needs PyTorch alone: ITREX's worker runs this file in its own environment.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from itrex_chat.settings.generation import GenerationConfig
+
+
+class NotFinite(ArithmeticError):
+    """Logits from which nothing can be chosen: one is NaN or infinite, or all are -inf. -inf for some tokens is fine."""
 
 
 class Sampler:
@@ -28,14 +33,17 @@ class Sampler:
         self._seen[prompt] = True
 
     def choose(self, logits: torch.Tensor) -> int:
-        """The next token from float32 logits [vocabulary]."""
+        """The next token from float32 logits [vocabulary]. Raises NotFinite."""
         if self._penalty != 1.0:
             penalized = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
             logits = torch.where(self._seen, penalized, logits)
-        if not self._config.do_sample or self._config.temperature == 0.0:
-            token = int(logits.numpy().argmax())  # ten times as fast as torch's
-        else:
-            token = self._sample(logits / self._config.temperature)
+        token = int(logits.numpy().argmax())  # ten times as fast as torch's; the first NaN, where there is one
+        if not math.isfinite(logits[token]):
+            raise NotFinite("the model gives logits that are not finite numbers")
+        if self._config.do_sample and self._config.temperature != 0.0:
+            scaled = logits / self._config.temperature
+            if math.isfinite(scaled[token]):  # else the temperature is so low that the likeliest is chosen
+                token = self._sample(scaled)
         self._seen[token] = True
         return token
 

@@ -9,9 +9,11 @@ from itrex_chat.chat import AnswerTokenizer
 from itrex_chat.chat.streaming import TextStream
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Chunk
+from itrex_chat.foundation.errors import GenerationError
+from itrex_chat.foundation.language import _
 from itrex_chat.generation.drafting import Drafter
 from itrex_chat.generation.response import Response
-from itrex_chat.generation.sampling import Sampler
+from itrex_chat.generation.sampling import NotFinite, Sampler
 from itrex_chat.settings.generation import GenerationConfig
 
 CANCELLED = "cancelled"
@@ -34,6 +36,13 @@ class Place:
 
     def forget(self, tokens: int) -> None:
         self.cache.forget(tokens, self.row)
+
+
+def not_finite() -> GenerationError:
+    """The error of a model from whose logits no token can be chosen."""
+    return GenerationError(
+        _("The model gives logits that are not finite numbers, so there is no answer; its weights may be damaged.")
+    )
 
 
 class Sequence:
@@ -89,11 +98,14 @@ class Sequence:
         return Chunk(self.place.row, ids, len(ids))
 
     def take(self, logits: torch.Tensor) -> None:
-        """Go on by the logits of its last chunk, float32 [wanted, vocabulary]."""
+        """Go on by the logits of its last chunk, float32 [wanted, vocabulary].
+
+        Raises GenerationError where they are NaN or infinite.
+        """
         draft, self._draft = self._draft, []
         accepted = 0
         for row, drafted in zip(logits, [*draft, None]):
-            token = self._sampler.choose(row)
+            token = self._choose(row)
             self._add(token)
             if token != drafted:
                 break
@@ -126,6 +138,12 @@ class Sequence:
             drafter.drafted if drafter else 0,
             drafter.accepted if drafter else 0,
         )
+
+    def _choose(self, logits: torch.Tensor) -> int:
+        try:
+            return self._sampler.choose(logits)
+        except NotFinite:
+            raise not_finite() from None
 
     def _add(self, token: int) -> None:
         self._chosen += 1

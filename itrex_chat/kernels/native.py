@@ -42,16 +42,19 @@ class NativeWeight:
         """With a bias, and into `out` [rows, out], whose rows may lie apart, where they are given."""
         x = x.contiguous()
         out = torch.empty(x.shape[0], self.out_features) if out is None else out
-        if native.library().itrex_product(
-            byref(self.linear(bias)),
-            x.shape[0],
-            x.data_ptr(),
-            self.in_features,
-            out.data_ptr(),
-            out.stride(0),
-            torch.get_num_threads(),
-        ):
-            raise MemoryError
+        if x.shape[1] != self.in_features:
+            raise ValueError(f"activations of {x.shape[1]} values for a matrix of {self.in_features} inputs")
+        native.check(
+            native.library().itrex_product(
+                byref(self.linear(bias)),
+                x.shape[0],
+                x.data_ptr(),
+                self.in_features,
+                out.data_ptr(),
+                out.stride(0),
+                torch.get_num_threads(),
+            )
+        )
         return out
 
     def gated(self, x: torch.Tensor, bias: torch.Tensor | None, gate_up: torch.Tensor, out: torch.Tensor) -> None:
@@ -59,20 +62,21 @@ class NativeWeight:
 
         `gate_up`, float32 [rows, out], is there to be used.
         """
-        if native.library().itrex_gated_product(
-            byref(self.linear(bias)),
-            x.shape[0],
-            x.data_ptr(),
-            x.stride(0),
-            gate_up.data_ptr(),
-            out.data_ptr(),
-            torch.get_num_threads(),
-        ):
-            raise MemoryError
+        native.check(
+            native.library().itrex_gated_product(
+                byref(self.linear(bias)),
+                x.shape[0],
+                x.data_ptr(),
+                x.stride(0),
+                gate_up.data_ptr(),
+                out.data_ptr(),
+                torch.get_num_threads(),
+            )
+        )
 
     def dequantize(self) -> torch.Tensor:
         out = torch.empty(self.out_features, self.in_features)
-        native.library().itrex_unpack(byref(self.linear()), out.data_ptr(), torch.get_num_threads())
+        native.check(native.library().itrex_unpack(byref(self.linear()), out.data_ptr(), torch.get_num_threads()))
         return out
 
     def nbytes(self) -> int:
@@ -101,13 +105,11 @@ class Native:
             compute_dtype,
         )
         layout, lib = weight.linear(), native.library()
-        blob = large_pages.zeros(lib.itrex_packed_bytes(byref(layout)), dtype=torch.uint8)
+        size = lib.itrex_packed_bytes(byref(layout))
+        blob = large_pages.zeros(max(size, 1), dtype=torch.uint8)
         layout.weight, start = blob.data_ptr(), 0
         for part in parts:
-            if part.in_features % part.group_size or part.scales.shape != (
-                part.in_features // part.group_size,
-                part.out_features,
-            ):
+            if not size or not _fits(part, first):
                 raise KernelError(
                     _(
                         "A matrix of {inputs} inputs does not have groups of {size}.",
@@ -116,15 +118,17 @@ class Native:
                     )
                 )
             qweight, scales = (_rows(tensor) for tensor in (part.qweight, part.scales))
-            lib.itrex_pack(
-                byref(layout),
-                qweight.data_ptr(),
-                qweight.stride(0),
-                scales.data_ptr(),
-                scales.stride(0),
-                start,
-                part.out_features,
-                torch.get_num_threads(),
+            native.check(
+                lib.itrex_pack(
+                    byref(layout),
+                    qweight.data_ptr(),
+                    qweight.stride(0),
+                    scales.data_ptr(),
+                    scales.stride(0),
+                    start,
+                    part.out_features,
+                    torch.get_num_threads(),
+                )
             )
             start += part.out_features
         return NativeWeight(
@@ -133,6 +137,16 @@ class Native:
 
     def bytes_per_weight(self, bits: int, group_size: int) -> float:
         return bits / 8 + 2 / group_size
+
+
+def _fits(part: QuantizedTensor, first: QuantizedTensor) -> bool:
+    """Whether a part has what is read of it, and is as the first one is."""
+    groups = part.in_features // part.group_size
+    return (
+        (part.bits, part.group_size, part.in_features) == (first.bits, first.group_size, first.in_features)
+        and tuple(part.scales.shape) == (groups, part.out_features)
+        and (part.qweight.dtype, part.scales.dtype) == (torch.int32, torch.float16)
+    )
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

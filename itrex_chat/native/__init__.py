@@ -22,6 +22,7 @@ from itrex_chat.foundation.language import _
 FORMATS = {"fp32": 0, "bf16": 1, "int4": 2, "int8": 3}
 COMPUTE = {"int8": 0, "bf16": 1, "fp32": 2}
 INSTRUCTIONS = ("portable", "avx2", "avx_vnni", "avx512", "amx")
+NO_MEMORY, REFUSED = 1, 2  # what functions of the library give; 0 where it is done
 STEP_ROWS = 16  # rows that a decode step takes at most
 
 
@@ -95,15 +96,15 @@ _FUNCTIONS = {
     "itrex_choose": (c_int, [c_char_p]),
     "itrex_level": (c_char_p, []),
     "itrex_packed_bytes": (c_size_t, [POINTER(Linear)]),
-    "itrex_pack": (None, [POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int, c_int, c_int]),
-    "itrex_unpack": (None, [POINTER(Linear), c_void_p, c_int]),
+    "itrex_pack": (c_int, [POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int, c_int, c_int]),
+    "itrex_unpack": (c_int, [POINTER(Linear), c_void_p, c_int]),
     "itrex_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_int]),
     "itrex_gated_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_void_p, c_int]),
     "itrex_attention": (c_int, [POINTER(Model), POINTER(Cache), c_int, c_int, *[c_void_p] * 5, c_int]),
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
     "itrex_swiglu": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_step_bytes": (c_size_t, [POINTER(Model), c_int, c_int64, c_int]),
-    "itrex_step": (None, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 6, c_int]),
+    "itrex_step": (c_int, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 6, c_int]),
 }
 
 
@@ -134,6 +135,14 @@ def instructions() -> str:
             )
         )
     return loaded.itrex_level().decode()
+
+
+def check(result: int) -> None:
+    """Raise MemoryError or KernelError where a function of the library did not do what it was asked for."""
+    if result == NO_MEMORY:
+        raise MemoryError
+    if result:
+        raise KernelError(_("The native kernels refuse a product or a pass whose sizes do not fit together."))
 
 
 def address(tensor: torch.Tensor | None) -> int | None:

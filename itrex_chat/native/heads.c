@@ -51,16 +51,19 @@ static int tile_rows(const Model *m, int rows, int threads) {
 }
 
 // Attention of many rows; those of a sequence lie together in the order of their positions. qkv as the product left it,
-// mixed [rows, heads · head_dim]. 0, or 1 without memory.
+// mixed [rows, heads · head_dim]. DONE, NO_MEMORY or REFUSED.
 EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, float *qkv, const int64_t *sequence,
                            const int64_t *position, const float *query_scale, float *mixed, int threads) {
+    if (!sound_heads(m) || layer < 0 || layer >= m->layers || m->layer[layer].window < 0 || threads < 1 ||
+        !placed(c, rows, sequence, position))
+        return REFUSED;
     const Heads heads = {m, c, sequence, position, query_scale, qkv};
     const int group = m->heads / m->kv_heads, d = m->head_dim, each_rows = tile_rows(m, rows, threads);
     const int tiles = (rows + each_rows - 1) / each_rows;
     const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d;
     const size_t each = (4 * tile_floats(each_rows, group, d) + 4095) / 4096 * 4096;
     uint8_t *scratch = malloc(each * threads);
-    if (!scratch) return 1;
+    if (!scratch) return NO_MEMORY;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for collapse(2) schedule(static)
@@ -82,7 +85,7 @@ EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, 
             }
     }
     free(scratch);
-    return 0;
+    return DONE;
 }
 
 // y[rows, n]: each row's norm.

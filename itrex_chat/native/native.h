@@ -86,6 +86,27 @@ const Level *level(void);
 int has_amx(void);
 int has_vnni512(void);
 
+// What a caller is told instead of memory being written that is not there.
+enum { DONE, NO_MEMORY, REFUSED };
+
+// Whether a matrix can be of these sizes.
+static inline int sound(const Linear *l) {
+    if (!l || !l->weight || l->in < 1 || l->out < 1 || l->format < FP32 || l->format > INT8) return 0;
+    return l->format <= BF16 || (l->group >= 32 && l->group % 32 == 0 && l->in % l->group == 0);
+}
+static inline int sound_heads(const Model *m) {
+    return m->layers > 0 && m->heads > 0 && m->kv_heads > 0 && m->heads % m->kv_heads == 0 && m->head_dim > 0 &&
+           m->rotated >= 0 && m->rotated % 2 == 0 && m->rotated <= m->head_dim &&
+           (int64_t)(m->heads + 2 * (int64_t)m->kv_heads) * m->head_dim <= INT32_MAX;
+}
+// Whether each of these rows has its place in the cache.
+static inline int placed(const Cache *c, int rows, const int64_t *sequence, const int64_t *position) {
+    if (rows < 1 || (c->tables != 1 && c->tables < c->batch)) return 0;
+    for (int r = 0; r < rows; r++)
+        if (sequence[r] < 0 || sequence[r] >= c->batch || position[r] < 0 || position[r] >= c->capacity) return 0;
+    return 1;
+}
+
 // The inputs of a product (product.c).
 size_t input_bytes(const Linear *, int rows);
 Input prepare(const Linear *, int rows, const float *x, size_t ldx, void *memory);

@@ -5,12 +5,22 @@
 #include <omp.h>
 #include <string.h>
 
-EXPORT size_t itrex_packed_bytes(const Linear *l) { return block_bytes(l) * blocks_of(l); }
+static int possible(const Linear *l) {
+    return l->in > 0 && l->out > 0 && (l->format == INT4 || l->format == INT8) && l->group >= 32 && l->group % 32 == 0 &&
+           l->in % l->group == 0;
+}
+
+// 0 for a matrix that cannot be.
+EXPORT size_t itrex_packed_bytes(const Linear *l) { return possible(l) ? block_bytes(l) * blocks_of(l) : 0; }
 
 // Outputs [first, first + count) of a packed matrix from qweight int32 [in·bits/32, count] (rows `qstride` words apart)
 // and scales float16 [in/group, count] (rows `sstride` apart). The last outputs fill the block up with zeros.
-EXPORT void itrex_pack(const Linear *l, const int32_t *qweight, int64_t qstride, const uint16_t *scales, int64_t sstride,
-                       int first, int count, int threads) {
+// DONE or REFUSED.
+EXPORT int itrex_pack(const Linear *l, const int32_t *qweight, int64_t qstride, const uint16_t *scales, int64_t sstride,
+                      int first, int count, int threads) {
+    if (!possible(l) || !l->weight || first < 0 || count < 1 || count > l->out - first || qstride < count ||
+        sstride < count || threads < 1)
+        return REFUSED;
     const int bits = l->format == INT4 ? 4 : 8, words = l->group * bits / 32, groups = l->in / l->group;
     const size_t block = block_bytes(l), group = group_bytes(bits, l->group);
     const int from = first / BLOCK, to = (first + count + BLOCK - 1) / BLOCK, together = 16;
@@ -32,10 +42,12 @@ EXPORT void itrex_pack(const Linear *l, const int32_t *qweight, int64_t qstride,
                     if (fill && end == l->out)
                         memset(word + size * (end - b * BLOCK), 0, size * ((b + 1) * BLOCK - end));
                 }
+    return DONE;
 }
 
-// The weights that are computed with, float32 [out, in].
-EXPORT void itrex_unpack(const Linear *l, float *out, int threads) {
+// The weights that are computed with, float32 [out, in]. DONE or REFUSED.
+EXPORT int itrex_unpack(const Linear *l, float *out, int threads) {
+    if (!possible(l) || !l->weight || threads < 1) return REFUSED;
     const int bits = l->format == INT4 ? 4 : 8, per_word = 32 / bits, words = l->group / per_word;
     const size_t block = block_bytes(l), group = group_bytes(bits, l->group);
 #pragma omp parallel for num_threads(threads)
@@ -56,4 +68,5 @@ EXPORT void itrex_unpack(const Linear *l, float *out, int threads) {
                 out[(size_t)o * l->in + (size_t)g * l->group + i] = q * scale;
             }
         }
+    return DONE;
 }

@@ -64,13 +64,15 @@ static int chunk_of(const Linear *l, enum Way way, int threads) {
 
 // `gated`: SwiGLU of the two halves of the outputs, with VNNI only.
 static int multiply(const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy, int gated, int threads) {
+    if (!sound(l) || rows < 1 || threads < 1 || (rows > 1 && (ldx < (size_t)l->in || ldy < (size_t)(gated ? l->out / 2 : l->out))))
+        return REFUSED;
     const enum Way way = way_of(l, rows);
     const int blocks = gated ? blocks_of(l) / 2 : blocks_of(l), padded = way == TILES ? (rows + 31) / 32 * 32 : rows;
     const int chunk = gated ? chunk_of(l, way, threads) / 2 : chunk_of(l, way, threads);
     const size_t bytes = way == TILES ? rounded_up(amx_input_bytes(l, rows)) : input_bytes(l, rows);
     const size_t panel = way == TILES ? rounded_up(amx_panel_bytes(l, chunk)) : 0;
     uint8_t *memory = bytes ? malloc(bytes + panel * threads + 64) : NULL;
-    if (bytes && !memory) return 1;
+    if (bytes && !memory) return NO_MEMORY;
     uint8_t *aligned = memory + (-(uintptr_t)memory & 63);
     Input in = {0};
     if (way != TILES) in = arranged(l, rows, x, ldx, aligned);
@@ -101,19 +103,20 @@ static int multiply(const Linear *l, int rows, const float *x, size_t ldx, float
         if (way == TILES) amx_end();
     }
     free(memory);
-    return 0;
+    return DONE;
 }
 
-// y[rows, out] = x[rows, in] · matrixᵀ + bias. 0, or 1 without memory.
+// y[rows, out] = x[rows, in] · matrixᵀ + bias. DONE, NO_MEMORY or REFUSED.
 EXPORT int itrex_product(const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy, int threads) {
     return multiply(l, rows, x, ldx, y, ldy, 0, threads);
 }
 
-// y[rows, out/2]: SwiGLU of a product whose outputs are the gate and then as many others. 0, or 1 without memory.
+// y[rows, out/2]: SwiGLU of a product whose outputs are the gate and then as many others. DONE, NO_MEMORY or REFUSED.
 // `gate_up` [rows, out] is for kernels that do not have both halves of a row at once.
 EXPORT int itrex_gated_product(const Linear *l, int rows, const float *x, size_t ldx, float *gate_up, float *y, int threads) {
+    if (!sound(l) || l->out % 2) return REFUSED;
     if (way_of(l, rows) == VNNI && l->out % (2 * BLOCK) == 0) return multiply(l, rows, x, ldx, y, l->out / 2, 1, threads);
-    if (multiply(l, rows, x, ldx, gate_up, l->out, 0, threads)) return 1;
-    itrex_swiglu(gate_up, rows, l->out / 2, y, threads);
-    return 0;
+    const int found = multiply(l, rows, x, ldx, gate_up, l->out, 0, threads);
+    if (found == DONE) itrex_swiglu(gate_up, rows, l->out / 2, y, threads);
+    return found;
 }

@@ -200,16 +200,42 @@ static void run_layer(Step *s, Thread *t, int n) {
     if (layer->after_mlp_norm) add_normed(s, layer->after_mlp_norm);
 }
 
-// Bytes of `memory` for a step of these rows, the farthest of which is at position `end` - 1.
+// A layer whose parts are of one width and of so many outputs together.
+static int sound_parts(const Linear *l, int in, int out) {
+    int64_t outputs = 0;
+    for (; l; l = l->next) {
+        if (!sound(l) || l->in != in) return 0;
+        outputs += l->out;
+    }
+    return outputs == out;
+}
+static int sound_model(const Model *m) {
+    if (!sound_heads(m) || m->hidden < 1 || m->inner < 1 || m->inner > INT32_MAX / 2 || m->vocabulary < 1) return 0;
+    if (!sound_parts(m->head, m->hidden, m->vocabulary)) return 0;
+    for (int n = 0; n < m->layers; n++) {
+        const Layer *l = &m->layer[n];
+        if (l->window < 0 || !sound_parts(l->qkv, m->hidden, (m->heads + 2 * m->kv_heads) * m->head_dim) ||
+            !sound_parts(l->output, queries(m), m->hidden) || !sound_parts(l->gate_up, m->hidden, 2 * m->inner) ||
+            !sound_parts(l->down, m->inner, m->hidden))
+            return 0;
+    }
+    return 1;
+}
+
+// Bytes of `memory` for a step of these rows, the farthest of which is at position `end` - 1; 0 for
+// a model or a step that cannot be.
 EXPORT size_t itrex_step_bytes(const Model *m, int rows, int64_t end, int threads) {
+    if (rows < 1 || rows > ROWS || end < 1 || threads < 1 || !sound_model(m)) return 0;
     Step s = {.m = m, .rows = rows, .threads = threads, .chunks = chunks_for(end)};
     return lay_out(&s, NULL, NULL);
 }
 
 // Read a token in each row: x [rows, hidden] is its embedding (overwritten), its keys and values go to the cache at its
-// sequence and position, and what follows it to logits [rows, vocabulary].
-EXPORT void itrex_step(const Model *m, const Cache *c, int rows, float *x, const int64_t *sequence, const int64_t *position,
-                       const float *query_scale, float *logits, void *memory, int threads) {
+// sequence and position, and what follows it to logits [rows, vocabulary]. `memory` is of
+// `itrex_step_bytes`, which has looked at the model. DONE or REFUSED.
+EXPORT int itrex_step(const Model *m, const Cache *c, int rows, float *x, const int64_t *sequence, const int64_t *position,
+                      const float *query_scale, float *logits, void *memory, int threads) {
+    if (rows > ROWS || threads < 1 || !placed(c, rows, sequence, position)) return REFUSED;
     int64_t end = 0;
     for (int r = 0; r < rows; r++) end = position[r] + 1 > end ? position[r] + 1 : end;
     Step s = {.m = m, .heads = {m, c, sequence, position, query_scale, NULL}, .rows = rows, .threads = threads, .x = x,
@@ -225,4 +251,5 @@ EXPORT void itrex_step(const Model *m, const Cache *c, int rows, float *x, const
         for (int n = 0; n < m->layers; n++) run_layer(&s, &t, n);
         multiply(&s, &t, m->head, normed(&s, &t, m->norm), m->hidden, logits, m->vocabulary, 0);
     }
+    return DONE;
 }

@@ -16,7 +16,7 @@ from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import packages, selection
 from itrex_chat.sources.digests import DigestMemo
 
-SPLIT_GGUF = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf$")
+SPLIT_GGUF = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ def _indexed(folder: Path, names: list[str]) -> tuple[Path, ...]:
         return tuple(folder / name for name in names)
     try:
         listed = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        if not listed:
+            raise ValueError
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise SourceError(_("{index} is damaged: it does not list the weight files.", index=index)) from None
     for name in listed:
         if not isinstance(name, str) or "/" in name or "\\" in name or not (folder / name).is_file():
@@ -160,6 +162,8 @@ def _gguf(path: Path, origin: dict) -> Source:
     parts: tuple[Path, ...] = (path,)
     if match := SPLIT_GGUF.match(path.name):
         count = int(match["count"])
+        if not 1 <= int(match["part"]) <= count:
+            raise SourceError(_("{path} cannot be a part of {count}; download it again.", path=path.name, count=count))
         parts = tuple(path.with_name(f"{match['stem']}-{part:05d}-of-{count:05d}.gguf") for part in range(1, count + 1))
         for part in parts:
             if not part.is_file():

@@ -45,6 +45,7 @@ def read_header(path: Path, strings: Container[str] = ()) -> tuple[dict, dict[st
     except (
         struct.error,
         ValueError,
+        TypeError,
         KeyError,
         IndexError,
         OverflowError,
@@ -72,6 +73,8 @@ class _Reader:
             metadata[key] = self._value(kind, key in strings)
         entries = [self._tensor() for _number in range(tensor_count)]
         alignment = metadata.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            raise ValueError(f"general.alignment is {str(alignment)[:40]}")
         data = -(-self.at // alignment) * alignment
         tensors = {}
         for name, shape, kind, offset in entries:
@@ -81,7 +84,8 @@ class _Reader:
             if place.offset + place.length > len(self.content):
                 raise ValueError(f"the tensor {name} ends behind the end of the file")
             tensors[name] = place
-        metadata["general.architecture"]  # every file has one
+        if not isinstance(metadata.get("general.architecture"), str):
+            raise ValueError("general.architecture is no text")
         return metadata, tensors
 
     def _unpack(self, form: str) -> tuple:
@@ -130,6 +134,6 @@ def _length(name: str, shape: tuple[int, ...], kind: int) -> int:
     count = 1
     for length in shape:
         count *= length
-    if not shape or shape[-1] % block:
+    if not shape or not count or shape[-1] % block:
         raise ValueError(f"the rows of the tensor {name} are not whole blocks")
     return count // block * block_bytes
