@@ -43,7 +43,15 @@ print(json.dumps({"load": load, "prefill": long.prompt_tokens / long.ttft, "deco
 
 def measured(checkout: Path, model: str, variant: str) -> dict:
     """One round of a variant in one checkout: seconds to load, tokens per second of prefill and decode."""
-    command: list[object] = [checkout / ".venv" / "bin" / "python", "-c", CHILD, model, variant, PROMPT_TOKENS, ANSWER_TOKENS]
+    command: list[object] = [
+        checkout / ".venv" / "bin" / "python",
+        "-c",
+        CHILD,
+        model,
+        variant,
+        PROMPT_TOKENS,
+        ANSWER_TOKENS,
+    ]
     run = subprocess.run([str(part) for part in command], cwd=checkout, capture_output=True)
     if run.returncode:
         raise SystemExit(f"{checkout}: {run.stderr.decode(errors='replace')[-600:]}")

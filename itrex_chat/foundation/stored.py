@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.foundation.language import _
 
@@ -18,12 +19,10 @@ def read(path: Path, version: int, parsed: Callable[[dict], T], error: type[Itre
     no JSON object, or one that `parsed` does not take (ValueError, KeyError, TypeError, AttributeError).
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(files.text_of(path, error))
         if content["format"] != version:
             raise error(_("{path} was written by another version of this program.", path=path))
         return parsed(content)
-    except OSError as problem:
-        raise error(_("{path} cannot be read: {reason}.", path=path, reason=problem.strerror)) from None
     except ItrexChatError:
         raise  # a ValueError, too, for some
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
