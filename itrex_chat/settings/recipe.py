@@ -8,6 +8,7 @@ program sees.
 
 import os
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from itrex_chat.foundation import yaml_file
 from itrex_chat.foundation.choices import did_you_mean, one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.harmless import encodable
@@ -285,7 +287,7 @@ def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
         elif isinstance(wanted, CfgNode) or (wanted is not None and type(value) is not type(wanted)):
             kind = _("a section") if isinstance(wanted, CfgNode) else type(wanted).__name__
             raise RecipeError(
-                _("{where}: {key} must be {kind}, not {value!r}.", where=where, key=path, kind=kind, value=value)
+                _("{where}: {key} must be {kind}, not {value}.", where=where, key=path, kind=kind, value=reprlib.repr(value))
             )
 
 
@@ -304,8 +306,9 @@ def _nested(key: str, value: Any) -> dict:
 
 
 def _parsed(text: str) -> Any:
+    """The value of a `--set`: YAML, or the text itself where that is none."""
     try:
-        return yaml.safe_load(text)
+        return yaml_file.parsed(text)
     except yaml.YAMLError:
         return text
 
