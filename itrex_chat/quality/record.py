@@ -1,7 +1,6 @@
 """`quality.json` in a run's folder: what was measured of its models, as the comparison reads it."""
 
 import dataclasses
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.quality.intervals import Estimate
@@ -98,7 +97,7 @@ def read(folder: Path) -> dict[str, ModelQuality]:
     if not os.path.lexists(path):
         return {}
     try:
-        content = json.loads(files.text_of(path, RunError))
+        content = stored.parsed_json(files.text_of(path, RunError))
         if content["format"] != FORMAT_VERSION:
             raise RunError(_("{path} was written by another version of this program.", path=path))
         return {label: _model(values) for label, values in content["models"].items()}

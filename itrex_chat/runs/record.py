@@ -238,7 +238,7 @@ def _read_answers(path: Path) -> list[Answer]:
 
 def _read_answer(line: str, number: int, path: Path) -> Answer:
     try:
-        values = json.loads(line)
+        values = stored.parsed_json(line)
         return checked(Answer, values | {"text": encodable(values["text"])})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(

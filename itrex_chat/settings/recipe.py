@@ -287,7 +287,13 @@ def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
         elif isinstance(wanted, CfgNode) or (wanted is not None and type(value) is not type(wanted)):
             kind = _("a section") if isinstance(wanted, CfgNode) else type(wanted).__name__
             raise RecipeError(
-                _("{where}: {key} must be {kind}, not {value}.", where=where, key=path, kind=kind, value=reprlib.repr(value))
+                _(
+                    "{where}: {key} must be {kind}, not {value}.",
+                    where=where,
+                    key=path,
+                    kind=kind,
+                    value=reprlib.repr(value),
+                )
             )
 
 
