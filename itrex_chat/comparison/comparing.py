@@ -20,6 +20,7 @@ from itrex_chat.ratings.given import ratings_of
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.summary import Rated, summary
 from itrex_chat.runs.content import BuildStatistics, Load, Machine, ModelRun, VariantRun
+from itrex_chat.runs.identity import differences
 from itrex_chat.runs.record import RunRecord, variants_of
 from itrex_chat.settings.questions import Question
 from itrex_chat.settings.variant import ORDER
@@ -130,6 +131,7 @@ def _nothing(records: list[RunRecord]) -> str:
 def _compare_model(
     label: str, parts: Parts, quality: ModelQuality | None, ratings: dict[str, list[Rated]], judged: dict[str, Judged]
 ) -> ModelComparison | None:
+    _check_identity(label, parts)
     questions, variants = _questions(label, parts), _variants(label, parts)
     answers = {
         (answer.variant, answer.id): answer
@@ -176,6 +178,23 @@ def _compare_model(
         ratings,
         judged,
     )
+
+
+def _check_identity(label: str, parts: Parts) -> None:
+    """Raise RunError where two runs call different models, or one that was asked otherwise, by the same name."""
+    first, facts = parts[0]
+    for record, other in parts[1:]:
+        if found := differences(label, (first.content, facts), (record.content, other)):
+            raise RunError(
+                _(
+                    "{first} and {second} asked {model} differently, or another model of that name ({differences}); "
+                    "compare them apart.",
+                    first=first.folder,
+                    second=record.folder,
+                    model=label,
+                    differences=", ".join(found),
+                )
+            )
 
 
 def _questions(label: str, parts: Parts) -> dict[str, Question]:
