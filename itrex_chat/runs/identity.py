@@ -48,4 +48,6 @@ def _settings(label: str, run: Run, facts: ModelRun) -> dict[str, Any]:
         if isinstance(values, dict)
         for name, value in values.items()
     }
-    return flat if facts.system is None else flat | {"system": facts.system}
+    asked = run.spec.questions
+    system = asked.system if facts.system is None and asked else facts.system
+    return flat if system is None else flat | {"system": system}
