@@ -92,8 +92,11 @@ def test_errors_are_one_sentence_and_exit_codes(capsys):
     assert capsys.readouterr().err == "itrex_chat: What is wrong. What to do.\n"
     assert command_line.run(raised(KeyboardInterrupt()), None) == 130
     assert "interrupted" in capsys.readouterr().err
-    with pytest.raises(ZeroDivisionError):
-        command_line.run(raised(ZeroDivisionError()), None)
+    assert command_line.run(raised(ZeroDivisionError()), None) == 70
+    shown = capsys.readouterr().err
+    log = next(word for word in shown.split() if word.endswith(".log"))
+    assert len(shown.splitlines()) == 1 and "ZeroDivisionError" in shown
+    assert "Traceback" in Path(log).read_text("utf-8")
 
 
 def test_a_reader_that_goes_away_is_no_error_message():

@@ -78,7 +78,7 @@ def test_a_hubs_repository_is_its_recipe_or_one_with_defaults():
         ("a: [", "not valid YAML"),
         ("", "must hold keys and values"),
         ("a: !!python/name:os.system", "YAML"),
-        ("a: &a [x]\nb: [*a, *a]", "no key"),
+        ("a: &a [x]\nb: [*a, *a]", "aliases such as"),
     ],
 )
 def test_a_recipe_that_cannot_be_meant_is_named(content, sentence, tmp_path):

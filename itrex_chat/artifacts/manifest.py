@@ -51,25 +51,23 @@ def read(folder: Path) -> dict:
     """A manifest that is whole. Raises ArtifactError."""
     path = folder / FILE
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError
-        manifest = json.loads(path.read_text("utf-8"))
+        if not path.exists():
+            raise ArtifactError(_("{path} is missing: the artifact is not complete.", path=path))
+        manifest = json.loads(files.text_of(path, ArtifactError, LARGEST))
         if manifest.pop("digest") != sha256_of_json(manifest):
             raise ValueError
-        if manifest["format"] == FORMAT_VERSION:
+        if manifest.get("format") == FORMAT_VERSION:
             _check(manifest)
-    except FileNotFoundError:
-        raise ArtifactError(_("{path} is missing: the artifact is not complete.", path=path)) from None
     except OSError as error:
-        raise ArtifactError(_("{path} cannot be read: {reason}.", path=path, reason=error.strerror)) from None
+        raise ArtifactError(_("{path} cannot be read: {reason}.", path=path, reason=files.why(error))) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtifactError(_("{path} is damaged.", path=path)) from None
-    if manifest["format"] != FORMAT_VERSION:
+    if manifest.get("format") != FORMAT_VERSION:
         raise ArtifactError(
             _(
                 "{path} was written by another version of this program (format {found}).",
                 path=path,
-                found=manifest["format"],
+                found=manifest.get("format"),
             )
         )
     return manifest

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.manifest import NUMERICS_VERSION, content_settings
 from itrex_chat.foundation import files
@@ -17,6 +18,8 @@ from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.recipe import Recipe
 
 PARTIAL = ".partial"
+REMOVED = ".removed-"  # begins the name of what is being deleted, which is nothing any more
+LONGEST = 80  # bytes of a model's name in a folder's
 
 
 class ArtifactStore:
@@ -26,16 +29,28 @@ class ArtifactStore:
         self.folder = (home or cache_home()) / "artifacts"
 
     def place(self, recipe: Recipe, key: str) -> Path:
-        """Where the artifact of a key is, or would be written."""
+        """Where the artifact of a key is, or would be written: never where another's is."""
+        if found := self.find(key):
+            return found
         quantization = recipe.quantization
-        return self.find(key) or self.folder / (
-            f"{label(recipe.name)}-{quantization.weight_dtype}-g{quantization.group_size}-{key[:12]}"
-        )
+        stem = f"{label(recipe.name)}-{quantization.weight_dtype}-g{quantization.group_size}"
+        folder = self.folder / f"{stem}-{key[:12]}"
+        return folder if _key_in(folder) in (None, key) else self.folder / f"{stem}-{key}"
 
     def find(self, key: str) -> Path | None:
-        """The finished artifact of a key, under whatever name it was made."""
-        found = (path for path in self.folder.glob(f"*-{key[:12]}") if path.is_dir())
-        return next(found, None)
+        """The finished artifact of a key, under whatever name it lies: its manifest says what it is.
+
+        One without a readable manifest is what its name says, to be named as damaged.
+        """
+        by_name = sorted(self.folders(), key=lambda folder: not _named_after(folder, key))
+        damaged = None
+        for folder in by_name:
+            found = _key_in(folder)
+            if found == key:
+                return folder
+            if found is None and damaged is None and _named_after(folder, key):
+                damaged = folder
+        return damaged
 
     def made_from(self, recipe: Recipe) -> Artifact | None:
         """The newest whole artifact of the same settings and the same downloadable source, if there is one.
@@ -68,7 +83,7 @@ class ArtifactStore:
 
     def partial_folders(self) -> list[Path]:
         """Artifacts that are being written, or whose writing was interrupted."""
-        return sorted(self.folder.glob(f"*{PARTIAL}"))
+        return sorted(self.folder.glob(f"[!.]*{PARTIAL}"))
 
     def whole(self) -> list[Artifact]:
         """The artifacts that have no visible damage."""
@@ -110,12 +125,27 @@ class ArtifactStore:
 
 
 def label(name: str) -> str:
-    """A model's name as the beginning of a folder's."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:80].lstrip(".") or "model"
+    """A model's name as the beginning of a folder's, in 80 bytes: a file system counts bytes, and more comes behind it."""
+    plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    return plain.encode()[:LONGEST].decode(errors="ignore").lstrip(".") or "model"
 
 
 def discard(folder: Path) -> None:
     """Make a folder vanish at once, then delete what it held."""
-    os.replace(folder, folder.with_name(f".removed-{os.getpid()}-{folder.name}"))
-    for doomed in folder.parent.glob(".removed-*"):  # those of a process that was killed here, too
+    gone = folder.with_name(f"{REMOVED}{os.getpid()}-{folder.name}")
+    shutil.rmtree(gone, ignore_errors=True)  # of a killed process that had our number
+    os.replace(folder, gone)
+    for doomed in folder.parent.glob(f"{REMOVED}*"):  # those of a process that was killed here, too
         shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _named_after(folder: Path, key: str) -> bool:
+    return folder.name.rpartition("-")[2] in (key, key[:12])
+
+
+def _key_in(folder: Path) -> str | None:
+    """The key in a folder's manifest; None where there is no readable one."""
+    try:
+        return str(manifests.read(folder)["key"])
+    except (ArtifactError, KeyError):
+        return None

@@ -10,7 +10,7 @@ from itrex_chat.comparison import likeness
 from itrex_chat.comparison.figures import ONLINE
 from itrex_chat.comparison.types import AnswerPair, Comparison, Figures, ModelComparison
 from itrex_chat.engines import engine_of
-from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.quality import record as quality_record
@@ -19,7 +19,8 @@ from itrex_chat.ratings import judgements
 from itrex_chat.ratings.given import ratings_of
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.summary import Rated, summary
-from itrex_chat.runs.content import BuildStatistics, Load, ModelRun, VariantRun
+from itrex_chat.runs.content import BuildStatistics, Load, Machine, ModelRun, VariantRun
+from itrex_chat.runs.identity import differences
 from itrex_chat.runs.record import RunRecord, variants_of
 from itrex_chat.settings.questions import Question
 from itrex_chat.settings.variant import ORDER
@@ -31,12 +32,14 @@ def compare_runs(runs: list[Path]) -> Comparison:
     """The comparison of the runs in these folders. Raises RunError."""
     try:
         return compare([RunRecord.read(run) for run in runs])
-    except (KeyError, TypeError, AttributeError) as error:
+    except ItrexChatError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise RunError(
             _(
                 "{runs}: the record of the run is damaged ({reason}).",
                 runs=", ".join(map(str, runs)),
-                reason=f"{type(error).__name__}: {error}",
+                reason=" ".join(f"{type(error).__name__}: {error}".split())[:200],
             )
         ) from error
 
@@ -69,7 +72,7 @@ def compare(records: list[RunRecord]) -> Comparison:
         raise RunError(_nothing(records))
     return Comparison(
         [str(record.folder) for record in records],
-        records[-1].content.machine,
+        _machine(records[-1]),
         _generation(records),
         compared,
         _absent(records, compared),
@@ -89,6 +92,12 @@ def _generation(records: list[RunRecord]) -> dict[str, Any]:
         if facts.generation:
             return facts.generation.as_dict()
     raise KeyError("generation")
+
+
+def _machine(record: RunRecord) -> dict[str, Any]:
+    """The machine of a run. Raises KeyError, ValueError where it is not described."""
+    Machine.of(record.content.machine).packages["torch"]
+    return record.content.machine
 
 
 def _absent(records: list[RunRecord], compared: list[ModelComparison]) -> list[str]:
@@ -126,6 +135,7 @@ def _compare_model(
     ratings: dict[str, list[Rated]],
     judged: dict[str, list[Judged]],
 ) -> ModelComparison | None:
+    _check_identity(label, parts)
     questions, variants = _questions(label, parts), _variants(label, parts)
     answers = {
         (answer.variant, answer.id): answer
@@ -172,6 +182,23 @@ def _compare_model(
         ratings,
         judged,
     )
+
+
+def _check_identity(label: str, parts: Parts) -> None:
+    """Raise RunError where two runs call different models, or one that was asked otherwise, by the same name."""
+    first, facts = parts[0]
+    for record, other in parts[1:]:
+        if found := differences(label, (first.content, facts), (record.content, other)):
+            raise RunError(
+                _(
+                    "{first} and {second} asked {model} differently, or another model of that name ({differences}); "
+                    "compare them apart.",
+                    first=first.folder,
+                    second=record.folder,
+                    model=label,
+                    differences=", ".join(found),
+                )
+            )
 
 
 def _questions(label: str, parts: Parts) -> dict[str, Question]:

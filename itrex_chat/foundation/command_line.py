@@ -1,37 +1,100 @@
 """What all commands share: options, and errors as one sentence with a non-zero exit."""
 
 import argparse
+import contextlib
 import io
 import os
 import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
+from itrex_chat.foundation import files, starting
 from itrex_chat.foundation.errors import ItrexChatError
-from itrex_chat.foundation.harmless import for_terminal
+from itrex_chat.foundation.harmless import encodable, for_terminal
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.starting import INTERRUPTED
 
 FAILED = 1
+BUG = 70  # EX_SOFTWARE of sysexits.h
 
 
 def run(command: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
-    """Run a command; its exit code. A traceback from here is a bug of this program."""
+    """Run a command; its exit code. Whatever goes wrong is a sentence; where a bug arose is kept in a file."""
     try:
-        return command(arguments) or 0
+        code = command(arguments) or 0
+        sys.stdout.flush()
+        return code
     except ItrexChatError as error:
-        print(f"itrex_chat: {for_terminal(str(error))}", file=sys.stderr)
-        return FAILED
+        return _told(str(error))
     except KeyboardInterrupt:
-        print("\nitrex_chat: " + _("interrupted; the same command goes on from here."), file=sys.stderr)
-        return INTERRUPTED
+        return _told(_("interrupted; the same command goes on from here."), INTERRUPTED, before="\n")
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be written at exit
+        _write_no_more()
         return FAILED
+    except OSError as error:
+        return _told(_of_the_system(error))
+    except Exception as error:
+        return _told(
+            _(
+                "This program has made a mistake ({kind}); {log} says where. Please report it with that file.",
+                kind=type(error).__name__,
+                log=_logged(),
+            ),
+            BUG,
+        )
+
+
+def _told(sentence: str, code: int = FAILED, before: str = "") -> int:
+    """Say what went wrong where that is possible; the exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _write_no_more()
+    with contextlib.suppress(OSError):
+        print(f"{before}itrex_chat: {for_terminal(sentence)}", file=sys.stderr, flush=True)
+    return code
+
+
+def _write_no_more() -> None:
+    """What is left for standard output goes nowhere, also at exit."""
+    with contextlib.suppress(OSError, ValueError):  # a stream of a program that imports this may have no number
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_the_system(error: OSError) -> str:
+    """A sentence for an error of the system that nobody foresaw where it arose."""
+    if error.filename is not None:
+        return _("{path} cannot be used: {reason}.", path=os.fsdecode(error.filename), reason=files.why(error))
+    try:
+        os.getcwd()
+    except OSError:
+        return _("The working folder does not exist any more; change to another one.")
+    try:
+        print(flush=True)
+    except OSError:
+        return _("Standard output cannot be written: {reason}.", reason=files.why(error))
+    return _("The system refuses something: {reason}.", reason=files.why(error))
+
+
+def _logged() -> str:
+    """The file with the traceback of the exception that is being handled: in the cache, else in the temporary folder."""
+    name = f"error-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    text = f"{shlex.join(sys.argv)}\n{traceback.format_exc()}"
+    for folder in (lambda: cache_home() / "logs", lambda: Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError, ValueError):
+            folder().mkdir(parents=True, exist_ok=True)
+            files.write_text(folder() / name, text)
+            return str(folder() / name)
+    return os.devnull
 
 
 def parser(verb: str, description: str) -> argparse.ArgumentParser:
+    starting.open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
@@ -40,7 +103,7 @@ def parser(verb: str, description: str) -> argparse.ArgumentParser:
 
 def invocation(verb: str) -> str:
     """The command that is running, as it can be typed again; empty in a program that only imports this."""
-    given = sys.argv[1:]
+    given = [encodable(argument) for argument in sys.argv[1:]]
     name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "") or ""
     if name == "itrex_chat.__main__" or Path(sys.argv[0]).name == "itrex-chat":
         return shlex.join(["itrex-chat", *given])

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +13,13 @@ from pathlib import Path
 from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.language import _
 
+OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell an errno
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that becomes `path`, synced to disk, when the block ends without an error."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".partial")
     os.close(handle)
     partial = Path(name)
     try:
@@ -32,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as partial:
-        partial.write_text(text, "utf-8")
+        partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate becomes a question mark
 
 
 def write_json(path: Path, value: object) -> None:
@@ -48,33 +52,73 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def text_of(path: Path, error: type[Exception], largest: int | None = None, errors: str = "strict") -> str:
+    """The text in a regular file of at most `largest` bytes. Raises `error` with a sentence, UnicodeDecodeError."""
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            if largest is not None and found.st_size > largest:
+                raise error(_("{file} is too large to be what its name says.", file=path))
+            return file.read().decode("utf-8", errors)
+    except OSError as problem:
+        raise error(_("{path} cannot be read: {reason}.", path=path, reason=why(problem))) from None
+    except UnicodeDecodeError:
+        raise
+    except ValueError as problem:  # a name with a null character, or one that the locale cannot say
+        if isinstance(problem, ItrexChatError):
+            raise
+        raise error(
+            _("{path} cannot be read: {reason}.", path=ascii(str(path)), reason=os.strerror(errno.ENOENT))
+        ) from None
+
+
+def why(problem: OSError) -> str:
+    """What the system says of an error."""
+    return os.strerror(problem.errno) if problem.errno else str(problem)
+
+
 @contextlib.contextmanager
 def disk_errors(error: type[ItrexChatError], what: str) -> Iterator[None]:
-    """Turn a full, read-only, forbidden or missing disk into a sentence about `what`."""
+    """Turn whatever a disk does into a sentence about `what`: full, read-only, forbidden, missing, too long a name, …"""
     try:
         yield
+    except (TimeoutError, ConnectionError, ChildProcessError, InterruptedError, ItrexChatError):
+        raise  # not of the disk
     except OSError as problem:
-        path = problem.filename
-        reasons = {
-            errno.ENOSPC: _(
-                "there is no space left on the disk; free some or choose another disk (ITREX_CHAT_CACHE for the cache)"
-            ),
-            errno.EDQUOT: _(
-                "the disk quota is used up; free some or choose another disk (ITREX_CHAT_CACHE for the cache)"
-            ),
-            errno.EROFS: _(
-                "the disk is read-only; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"
-            ),
-            errno.EACCES: _("permission denied; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
-            errno.EPERM: _("permission denied; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
-            errno.ENOENT: _("{path} cannot be made; choose another folder (ITREX_CHAT_CACHE for the cache)", path=path),
-            errno.ENOTDIR: _("{path} is not a folder; choose another one (ITREX_CHAT_CACHE for the cache)", path=path),
-            errno.EEXIST: _("{path} is not a folder; choose another one (ITREX_CHAT_CACHE for the cache)", path=path),
-            errno.EIO: _("the disk reports an error"),
-        }
-        if problem.errno not in reasons:
-            raise
-        raise error(_("{what} failed: {reason}.", what=what, reason=reasons[problem.errno])) from problem
+        raise error(_("{what} failed: {reason}.", what=what, reason=_reason(problem))) from problem
+    except UnicodeEncodeError as problem:
+        raise error(_("{what} failed: {reason}.", what=what, reason=os.strerror(errno.EILSEQ))) from problem
+    except Exception as problem:
+        if told := OF_RUST.search(str(problem)):
+            told_by_rust = OSError(int(told[1]), "")
+            raise error(_("{what} failed: {reason}.", what=what, reason=_reason(told_by_rust))) from problem
+        raise
+
+
+def _reason(problem: OSError) -> str:
+    """What is wrong and what to do; the system's own words where there are no better ones."""
+    path = problem.filename or "?"
+    reasons = {
+        errno.ENOSPC: _(
+            "there is no space left on the disk; free some or choose another disk (ITREX_CHAT_CACHE for the cache)"
+        ),
+        errno.EDQUOT: _("the disk quota is used up; free some or choose another disk (ITREX_CHAT_CACHE for the cache)"),
+        errno.EROFS: _("the disk is read-only; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
+        errno.EACCES: _("permission denied; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
+        errno.EPERM: _("permission denied; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
+        errno.ENOENT: _("{path} cannot be made; choose another folder (ITREX_CHAT_CACHE for the cache)", path=path),
+        errno.ENOTDIR: _("{path} is not a folder; choose another one (ITREX_CHAT_CACHE for the cache)", path=path),
+        errno.EEXIST: _("{path} is not a folder; choose another one (ITREX_CHAT_CACHE for the cache)", path=path),
+        errno.EIO: _("the disk reports an error"),
+    }
+    return reasons.get(problem.errno or 0) or why(problem)
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    """Open a file; a pipe that nobody writes to is opened, too, instead of waited for."""
+    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def _umask() -> int:

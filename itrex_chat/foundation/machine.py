@@ -108,6 +108,6 @@ def _statistic(path: Path, name: str) -> int:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text("utf-8", "replace").splitlines()
     except OSError:
         return []

@@ -17,7 +17,27 @@ def watch():
         sys.exit(
             f"itrex_chat: Python 3.11 or newer is needed; {sys.executable} is {sys.version.split()[0]}. {_remedy()} / 需要 Python 3.11 或更新的版本。"
         )
+    open_streams()
     sys.excepthook = _explained
+
+
+def open_streams():
+    """What was closed when the program began (`>&-`) goes nowhere, lest the next file that is opened take its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            _discarding(number)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def _discarding(number):
+    opened = os.open(os.devnull, os.O_RDWR)
+    if opened != number:
+        os.dup2(opened, number)
+        os.close(opened)
+    os.set_inheritable(number, True)
 
 
 def _explained(kind, error, trace):

@@ -3,27 +3,37 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.foundation.language import _
 
 T = TypeVar("T")
 
 
-def read(path: Path, version: int, parsed: Callable[[dict], T], error: type[ItrexChatError] = RunError) -> T:
-    """What `parsed` makes of the JSON object in `path`, whose "format" must be `version`.
+def parsed_json(text: str) -> Any:
+    """What a JSON text says. Raises ValueError for no JSON, and for whole numbers that no machine counts to."""
+    return json.loads(text, parse_int=_whole)
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20:  # more than 64 bits
+        raise ValueError(digits[:20])
+    return int(digits)
+
+
+def read(path: Path, version: int, made: Callable[[dict], T], error: type[ItrexChatError] = RunError) -> T:
+    """What `made` makes of the JSON object in `path`, whose "format" must be `version`.
 
     Raises `error` with a sentence each for a file that cannot be read, one of another version, and one that is damaged:
-    no JSON object, or one that `parsed` does not take (ValueError, KeyError, TypeError, AttributeError).
+    no JSON object, or one that `made` does not take (ValueError, KeyError, TypeError, AttributeError).
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = parsed_json(files.text_of(path, error))
         if content["format"] != version:
             raise error(_("{path} was written by another version of this program.", path=path))
-        return parsed(content)
-    except OSError as problem:
-        raise error(_("{path} cannot be read: {reason}.", path=path, reason=problem.strerror)) from None
+        return made(content)
     except ItrexChatError:
         raise  # a ValueError, too, for some
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

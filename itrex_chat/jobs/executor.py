@@ -89,6 +89,7 @@ def _started() -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
+        errors="surrogatepass",
         env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(search)},
         start_new_session=True,  # an interrupt is ours to handle
     )

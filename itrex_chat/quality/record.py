@@ -1,14 +1,14 @@
 """`quality.json` in a run's folder: what was measured of its models, as the comparison reads it."""
 
 import dataclasses
-import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.quality.intervals import Estimate
@@ -94,16 +94,14 @@ def write(folder: Path, models: dict[str, ModelQuality]) -> None:
 def read(folder: Path) -> dict[str, ModelQuality]:
     """What was measured of the run in `folder`, by model; empty if nothing was. Raises RunError."""
     path = folder / FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = stored.parsed_json(files.text_of(path, RunError))
         if content["format"] != FORMAT_VERSION:
             raise RunError(_("{path} was written by another version of this program.", path=path))
         return {label: _model(values) for label, values in content["models"].items()}
-    except OSError as error:
-        raise RunError(_("{path} cannot be read: {reason}.", path=path, reason=error.strerror)) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise RunError(
             _("{path} is damaged; measure again: python -m itrex_chat.measure {folder}", path=path, folder=folder)
         ) from None

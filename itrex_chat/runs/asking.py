@@ -10,6 +10,7 @@ from itrex_chat.jobs.event import Answered, Done, Loaded, Prepared, Text
 from itrex_chat.jobs.executor import Executor, LocalExecutor
 from itrex_chat.jobs.job import Ask, Prepare
 from itrex_chat.runs.display import Display
+from itrex_chat.runs.identity import artifact_key, artifact_keys
 from itrex_chat.runs.record import RunRecord, place, variants_of
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.engine_options import EngineOptions
@@ -103,6 +104,7 @@ class _Asking:
             for variant in variants:
                 self._failed(label, variant, str(error))
             return
+        self._check_same_model(label, prepared)
         asked = self.question_set or question_sets.default_for(prepared.languages)
         self.record.model(label).update(
             {
@@ -122,6 +124,22 @@ class _Asking:
                 self._failed(label, variant, problem)
             else:
                 self._variant(label, recipe, variant, asked, prepared.needs)
+
+    def _check_same_model(self, label: str, prepared: Prepared) -> None:
+        """Raise RunError where the model was replaced since this run began: its answers would be of two models."""
+        if not any(answer.model == label for answer in self.record.answers):
+            return
+        before = artifact_keys(self.record.model(label))
+        now = {name: artifact_key(facts.folder) for name, facts in prepared.artifacts.items()}
+        if any(before[name] != now[name] for name in before.keys() & now.keys()):
+            raise RunError(
+                _(
+                    "{model} is another model than the one that {folder} has answers of: its files have changed. "
+                    "Name another folder with --out.",
+                    model=label,
+                    folder=self.record.folder,
+                )
+            )
 
     def _variant(self, label: str, recipe: Recipe, variant: str, asked: QuestionSet, needs: dict[str, int]) -> None:
         """Ask a variant what it has not answered yet."""

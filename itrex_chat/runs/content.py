@@ -121,6 +121,18 @@ class BuiltArtifact(Part):
 
 
 @dataclass(frozen=True)
+class Machine(Part):
+    """What reports say of the machine that a run was on, of `machine.description()`; the record may hold more."""
+
+    cpu: str
+    cores: int | None
+    memory: int
+    itrex_chat: str
+    packages: dict[str, str | None]
+    instructions: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Generation(Part):
     """How the answers were generated: the fields of `GenerationConfig`."""
 

@@ -8,6 +8,8 @@ import dataclasses
 import errno
 import json
 import os
+import stat
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 RUN, ANSWERS = "run.json", "answers.jsonl"
+AHEAD = 3600  # seconds that the clock of a disk may be ahead of ours
 
 
 class RunRecord:
@@ -40,7 +43,7 @@ class RunRecord:
     def read(cls, folder: Path) -> "RunRecord":
         """A run that exists. Raises RunError."""
         path = folder / RUN
-        if not path.exists():
+        if not os.path.exists(path):  # not Path.exists, which raises errors of its own
             raise RunError(
                 _(
                     "{folder} holds no run: {name} cannot be read ({reason}).",
@@ -101,7 +104,8 @@ class RunRecord:
             self._lock.release()
 
     def save(self) -> None:
-        files.write_json(self.folder / RUN, self.content.as_dict())
+        with files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)):
+            files.write_json(self.folder / RUN, self.content.as_dict())
 
     def model(self, label: str) -> ModelRun:
         """What is known of a model in this run."""
@@ -177,12 +181,21 @@ def existing(runs: Path) -> list[Path]:
 
 def latest() -> Path:
     """The newest run in the cache that has an answer. Raises RunError when there is none."""
-    runs = [
-        run for run in existing(cache_home() / "runs") if (run / ANSWERS).is_file() and (run / ANSWERS).stat().st_size
-    ]
+    runs = [run for run in existing(cache_home() / "runs") if _answered_at(run)]
     if not runs:
         raise RunError(_("There is no run to compare yet; make one with: python -m itrex_chat.ask"))
-    return runs[-1]
+    return max(runs, key=lambda run: (_answered_at(run), run.name))
+
+
+def _answered_at(run: Path) -> int:
+    """When a run got its last answer, in nanoseconds; 0 for a run without any, 1 where a wrong clock said tomorrow."""
+    try:
+        found = (run / ANSWERS).stat()
+    except OSError:
+        return 0
+    if not found.st_size or not stat.S_ISREG(found.st_mode):
+        return 0
+    return found.st_mtime_ns if found.st_mtime < time.time() + AHEAD else 1
 
 
 def folder_of(run: Path) -> Path:
@@ -217,15 +230,15 @@ def _locked(folder: Path) -> "FileLock":
 
 def _read_answers(path: Path) -> list[Answer]:
     """The whole lines; an unfinished last one does not count."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    lines = path.read_text("utf-8", errors="replace").split("\n")[:-1]
+    lines = files.text_of(path, RunError, errors="replace").split("\n")[:-1]
     return [_read_answer(line, number, path) for number, line in enumerate(lines, 1)]
 
 
 def _read_answer(line: str, number: int, path: Path) -> Answer:
     try:
-        values = json.loads(line)
+        values = stored.parsed_json(line)
         return checked(Answer, values | {"text": encodable(values["text"])})
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(

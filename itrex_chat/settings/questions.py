@@ -5,13 +5,14 @@ A set is a YAML file: `name`, `language`, an optional `system` message,
 and `includes`, other sets whose questions come first.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from itrex_chat.foundation.choices import did_you_mean, one_of
 from itrex_chat.foundation.errors import QuestionSetError
 from itrex_chat.foundation.language import LANGUAGES, _
-from itrex_chat.foundation.places import data_folder
+from itrex_chat.foundation.places import data_folder, expanded
 from itrex_chat.foundation.yaml_file import read_mapping
 
 DEFAULT = {"zh": "semantics-5", "en": "english-5"}
@@ -51,8 +52,8 @@ def default_for(languages: tuple[str, ...]) -> QuestionSet:
 
 
 def _load(name: str, including: tuple[str, ...]) -> QuestionSet:
-    file = data_folder("prompts") / f"{name}.yaml" if name in names() else Path(name).expanduser()
-    if not file.is_file():
+    file = data_folder("prompts") / f"{name}.yaml" if name in names() else expanded(name)
+    if not os.path.isfile(file):
         raise QuestionSetError(
             _(
                 "There is no question set {name}.{hint} Known: {names}; a YAML file works too.",

@@ -6,7 +6,9 @@ whose other settings are the defaults. `Recipe` is the type the rest of the
 program sees.
 """
 
+import os
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,10 +17,12 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from itrex_chat.foundation import yaml_file
 from itrex_chat.foundation.choices import did_you_mean, one_of
 from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import LANGUAGES, _
-from itrex_chat.foundation.places import data_folder
+from itrex_chat.foundation.places import data_folder, expanded
 from itrex_chat.foundation.yaml_file import read_mapping
 from itrex_chat.settings.generation import GenerationConfig
 
@@ -155,12 +159,13 @@ def load(model: str, settings: Sequence[str] = ()) -> Recipe:
     ["quantization.group_size", "64"].
     Raises RecipeError when there is no such model, key or value.
     """
-    path = Path(model).expanduser()
+    path = expanded(model)
+    _check_text(model)
     if model in names():
         return read(data_folder("recipes") / f"{model}.yaml", settings)
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    if path.suffix in (".yaml", ".yml") and os.path.isfile(path):
         return read(path, settings)
-    if model and path.exists():
+    if model and os.path.exists(path):  # not Path.exists, which raises errors of its own
         path = path.resolve()
         name = path.stem if path.is_file() else path.name
         return _build(_defaults(), name, settings, replace(SourceSpec(), path=str(path)))
@@ -175,6 +180,17 @@ def load(model: str, settings: Sequence[str] = ()) -> Recipe:
             names=", ".join(names()),
         )
     )
+
+
+def _check_text(given: str) -> None:
+    """Raise RecipeError for what no record could hold: a name in bytes that are no text in the user's locale."""
+    if encodable(given) != given:
+        raise RecipeError(
+            _(
+                "{name} is not text in UTF-8, or not in this locale; give it another name, or try again with LC_ALL=C.UTF-8.",
+                name=encodable(given),
+            )
+        )
 
 
 def overridden(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -225,6 +241,7 @@ def _build(node: CfgNode, name: str, settings: Sequence[str], source: SourceSpec
     if len(settings) % 2:
         raise RecipeError(_("--set takes a key and a value; {key} has no value.", key=settings[-1]))
     for key, text in zip(settings[::2], settings[1::2]):
+        _check_text(key + text)
         _merge(node, _nested(key, _parsed(text)), f"--set {key}")
     recipe = from_dict(_plain(node))
     return replace(recipe, name=recipe.name or name, source=source or recipe.source)
@@ -270,7 +287,13 @@ def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
         elif isinstance(wanted, CfgNode) or (wanted is not None and type(value) is not type(wanted)):
             kind = _("a section") if isinstance(wanted, CfgNode) else type(wanted).__name__
             raise RecipeError(
-                _("{where}: {key} must be {kind}, not {value!r}.", where=where, key=path, kind=kind, value=value)
+                _(
+                    "{where}: {key} must be {kind}, not {value}.",
+                    where=where,
+                    key=path,
+                    kind=kind,
+                    value=reprlib.repr(value),
+                )
             )
 
 
@@ -289,8 +312,9 @@ def _nested(key: str, value: Any) -> dict:
 
 
 def _parsed(text: str) -> Any:
+    """The value of a `--set`: YAML, or the text itself where that is none."""
     try:
-        return yaml.safe_load(text)
+        return yaml_file.parsed(text)
     except yaml.YAMLError:
         return text
 

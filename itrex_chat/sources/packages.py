@@ -66,7 +66,7 @@ def _download(package: Package, folder: Path) -> Path:
         str(folder),
         wanted,
     ]
-    run = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    run = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
     wheel = next(folder.glob("*.whl"), None)
     if run.returncode or wheel is None:
         lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")] or run.stderr.splitlines()

@@ -1,5 +1,6 @@
 """A worker: reads one job from standard input, does it, and tells its events on standard output (`jobs/protocol.py`)."""
 
+import io
 import os
 import sys
 import threading
@@ -14,6 +15,9 @@ from itrex_chat.jobs.job import Job
 
 
 def main() -> int:
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):  # lines are UTF-8 whatever the locale; names of files may be none
+            stream.reconfigure(encoding="utf-8", errors="surrogatepass")
     try:
         job = _job()
         return _done(job)

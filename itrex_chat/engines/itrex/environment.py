@@ -147,7 +147,7 @@ def _make(folder: Path) -> None:
     if not steps.done("torch"):
         steps.install("torch", [*pip.torch_index(), TORCH])
     if not steps.done("packages"):
-        steps.install("packages", ["--no-deps", "-r", str(LOCK)], sum(1 for _line in LOCK.open()))
+        steps.install("packages", ["--no-deps", "-r", str(LOCK)], sum(1 for _line in LOCK.open(encoding="utf-8")))
 
 
 def _verified(python: Path, adopted: bool) -> Environment:
@@ -185,7 +185,8 @@ def probe(python: Path) -> dict:
         run = subprocess.run(
             [python, "-B", HERE / "probe.py"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=PROBE_SECONDS,
             stdin=subprocess.DEVNULL,
             env=clean_environment(),

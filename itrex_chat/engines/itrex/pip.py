@@ -32,7 +32,9 @@ class Steps:
 
     def environment(self, interpreter: str) -> None:
         """An empty environment with pip in it."""
-        run = subprocess.run([interpreter, "-m", "venv", self.folder], capture_output=True, text=True)
+        run = subprocess.run(
+            [interpreter, "-m", "venv", self.folder], capture_output=True, encoding="utf-8", errors="replace"
+        )
         if run.returncode or not (self.folder / "bin" / "pip").exists():
             raise EngineError(
                 _(
@@ -59,7 +61,7 @@ class Steps:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 env=_variables(),
             )

@@ -31,7 +31,7 @@ def probe():
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder
-    answer = os.fdopen(os.dup(1), "w")
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the packages print is not the answer
     try:
         found = probe()

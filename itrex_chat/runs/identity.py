@@ -1,0 +1,53 @@
+"""What determines a model's answers in a run, as its record knows it: whether two runs, or two halves of one, asked the same."""
+
+from pathlib import Path
+from typing import Any
+
+from itrex_chat.runs.content import ModelRun, Run
+
+LOOKUP = "generation.prompt_lookup"  # answers are the same with it
+SAMPLING = tuple(f"generation.{name}" for name in ("temperature", "top_k", "top_p", "seed"))  # nothing to a greedy one
+
+
+def artifact_key(folder: str) -> str:
+    """The key of an artifact by its folder: the digest of its source's files and its quantization, the first 12 digits."""
+    return Path(folder).name.rpartition("-")[2][:12]
+
+
+def artifact_keys(facts: ModelRun) -> dict[str, str]:
+    """The key of each variant's artifact."""
+    return {variant: artifact_key(built.folder) for variant, built in (facts.artifacts or {}).items()}
+
+
+def differences(label: str, first: tuple[Run, ModelRun], second: tuple[Run, ModelRun]) -> list[str]:
+    """What differs between a model of one run and that of the same label in another; what only one says does not."""
+    keys, others = artifact_keys(first[1]), artifact_keys(second[1])
+    shared = keys.keys() & others.keys()
+    found = [
+        f"{variant} {keys[variant]}/{others[variant]}" for variant in sorted(shared) if keys[variant] != others[variant]
+    ]
+    one, other = _settings(label, *first), _settings(label, *second)
+    ignored = {LOOKUP}
+    if not one.get("generation.do_sample") and not other.get("generation.do_sample"):
+        ignored |= set(SAMPLING)
+    differing = [name for name in one if name in other and one[name] != other[name] and name not in ignored]
+    if shared:  # the artifacts' keys tell more than where the model lay
+        differing = [name for name in differing if not name.startswith("source.")]
+    return found + differing
+
+
+def _settings(label: str, run: Run, facts: ModelRun) -> dict[str, Any]:
+    """What was set, flat: "source.path", "generation.seed", …"""
+    recipe = run.spec.recipe(label) or {}
+    parts = {name: recipe.get(name) for name in ("source", "chat", "generation")}
+    if facts.generation:
+        parts["generation"] = facts.generation.as_dict()
+    flat = {
+        f"{part}.{name}": value
+        for part, values in parts.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }
+    asked = run.spec.questions
+    system = asked.system if facts.system is None and asked else facts.system
+    return flat if system is None else flat | {"system": system}
