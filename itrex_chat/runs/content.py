@@ -34,7 +34,7 @@ class Part:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        left_out = {f.name for f in dataclasses.fields(self) if f.default is None}  # type: ignore[arg-type]
+        left_out = {f.name for f in dataclasses.fields(self) if f.default is None}  # type: ignore[arg-type]  # each Part is a dataclass
         return {name: plain(value) for name, value in vars(self).items() if value is not None or name not in left_out}
 
 
