@@ -87,6 +87,8 @@ def disk_errors(error: type[ItrexChatError], what: str) -> Iterator[None]:
     except (TimeoutError, ConnectionError, ChildProcessError, InterruptedError, ItrexChatError):
         raise  # not of the disk
     except OSError as problem:
+        if problem.errno not in errno.errorcode:
+            raise  # a library's own, of the network for instance
         raise error(_("{what} failed: {reason}.", what=what, reason=_reason(problem))) from problem
     except UnicodeEncodeError as problem:
         raise error(_("{what} failed: {reason}.", what=what, reason=os.strerror(errno.EILSEQ))) from problem
