@@ -217,3 +217,10 @@ def test_a_working_folder_that_was_deleted_is_a_sentence_or_no_matter(tmp_path):
     assert run.returncode == 1 and run.stderr == (
         "itrex_chat: The working folder does not exist any more; change to another one.\n"
     )
+
+
+def test_a_text_that_never_ends_is_not_measured_on():
+    from itrex_chat.quality.measuring import _check_text
+
+    with pytest.raises(RunError, match="/dev/zero cannot be read"):
+        _check_text(Path("/dev/zero"))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
@@ -173,7 +174,7 @@ def _check_text(text: Path) -> None:
             raise RunError(
                 _("{text} is larger than {limit}; name a shorter one.", text=text, limit=readable(LARGEST_TEXT))
             )
-        text.read_text("utf-8")
+        files.text_of(text, RunError)  # a regular file, and nothing that never ends
     except OSError as error:
         raise RunError(_("{path} cannot be read: {reason}.", path=text, reason=error.strerror)) from None
     except UnicodeDecodeError:
