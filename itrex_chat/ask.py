@@ -6,7 +6,6 @@ python -m itrex_chat.ask --model chatglm3-6b --variants fp32,int4
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
@@ -16,28 +15,8 @@ from itrex_chat.foundation.language import _
 from itrex_chat.settings import engine_options
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.engine_options import EngineOptions
-from itrex_chat.settings.questions import QuestionSet
 from itrex_chat.settings.recipe import Recipe
-from itrex_chat.settings.variant import NATIVE, PRECISIONS
-
-if TYPE_CHECKING:
-    from itrex_chat.runs.record import RunRecord
-
-
-def ask(
-    models: list[Recipe],
-    variants: list[str] | None = None,
-    question_set: QuestionSet | None = None,
-    out: Path | None = None,
-    command: str = "",
-    engines: tuple[str, ...] = (NATIVE,),
-    options: EngineOptions = EngineOptions(),
-) -> "RunRecord":
-    """Ask each model's variants the questions and return the run's record: `runs.asking.ask`, in processes here."""
-    from itrex_chat.runs import asking
-
-    return asking.ask(models, variants, question_set, out, command, engines, options)
+from itrex_chat.settings.variant import PRECISIONS
 
 
 def cached_models(settings: list[str]) -> list[Recipe]:
@@ -51,6 +30,8 @@ def cached_models(settings: list[str]) -> list[Recipe]:
 
 
 def command(arguments: argparse.Namespace) -> int:
+    from itrex_chat.runs.asking import ask
+
     settings = command_line.settings(arguments)
     if arguments.max_new_tokens:
         settings += ["generation.max_new_tokens", str(arguments.max_new_tokens)]

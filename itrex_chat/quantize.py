@@ -10,6 +10,7 @@ from itrex_chat.engines import engine_of
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
+from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.engine_options import engines_in
 from itrex_chat.settings.recipe import Recipe
@@ -32,16 +33,7 @@ def command(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("quantize", _("Quantize a model to INT4 and keep it in the cache."))
-    parser.add_argument(
-        "--model",
-        default=recipes.EMBEDDED,
-        metavar="NAME|FOLDER|FILE",
-        help=_(
-            "a recipe ({names}) or a recipe file, a folder, a .gguf file or a hub's owner/name; default: {default}",
-            names=", ".join(recipes.names()),
-            default=recipes.EMBEDDED,
-        ),
-    )
+    options.add_model(parser)
     parser.add_argument("--refresh", action="store_true", help=_("ask the hub whether the model has changed"))
     parser.add_argument(
         "--engine",

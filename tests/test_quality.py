@@ -10,7 +10,6 @@ import pytest
 import torch
 from executors import Watched
 
-from itrex_chat import ask as asking
 from itrex_chat import measure as measuring_verb
 from itrex_chat.artifacts import obtain
 from itrex_chat.foundation.errors import RunError
@@ -22,6 +21,7 @@ from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.intervals import Sample
 from itrex_chat.quality.passages import ANSWERS, of_answers, of_text
 from itrex_chat.quality.store import Parts
+from itrex_chat.runs import asking
 from itrex_chat.settings import questions
 from itrex_chat.settings import recipe as recipes
 

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from itrex_chat import ask as asking
 from itrex_chat import compare as comparing
 from itrex_chat import quantize
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.kernels import KERNELS
 from itrex_chat.neuralchat.chatbot import load_chatbot
+from itrex_chat.runs import asking
 from itrex_chat.settings import questions
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.generation import GenerationConfig

@@ -37,8 +37,9 @@ class Sampler:
         if self._penalty != 1.0:
             penalized = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
             logits = torch.where(self._seen, penalized, logits)
-        token = int(logits.numpy().argmax())  # ten times as fast as torch's; the first NaN, where there is one
-        if not math.isfinite(logits[token]):
+        values = logits.numpy()
+        token = int(values.argmax())  # ten times as fast as torch's; the first NaN, where there is one
+        if not math.isfinite(values[token]):
             raise NotFinite("the model gives logits that are not finite numbers")
         if self._config.do_sample and self._config.temperature != 0.0:
             scaled = logits / self._config.temperature
