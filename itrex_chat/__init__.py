@@ -7,6 +7,7 @@ chatbot = build_chatbot(PipelineConfig(model_name_or_path="chatglm3-6b",
 print(chatbot.predict("你好"))
 """
 
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -17,6 +18,10 @@ if getattr(sys, "argv", [])[:1] == ["-m"]:  # while Python looks for the command
     watch()
 
 __version__ = "0.1.0"
+
+# OpenMP reads this when torch loads it: its threads that wait give the core back soon, to the kernels' or to other programs.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "1000"
 
 _HOMES = {
     "build_chatbot": "itrex_chat.neuralchat.chatbot",

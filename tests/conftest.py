@@ -4,9 +4,6 @@ import os
 import signal
 from pathlib import Path
 
-# Threads that wait let others have the core: tests often run beside other work. OpenMP reads this when torch loads it.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 # In the background of a shell an interrupt is ignored, and processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

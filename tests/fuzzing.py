@@ -16,14 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-fopenmp")
-LIBRARY = ("-O2", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-DEMULATE_TILES")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-pthread")
+LIBRARY = ("-O2", "-fPIC", "-pthread", "-fvisibility=hidden", "-DEMULATE_TILES")
 # The check for leaks needs ptrace, which containers often forbid; where it is allowed, ASAN_OPTIONS=detect_leaks=1 is clean.
-ENVIRONMENT = {
-    "ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0"),
-    "UBSAN_OPTIONS": "print_stacktrace=1",
-    "OMP_WAIT_POLICY": "passive",
-}
+ENVIRONMENT = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0"), "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 
 def compiler() -> str:
@@ -37,11 +33,11 @@ def missing() -> str | None:
     folder = TOP / "build" / "fuzz"
     folder.mkdir(parents=True, exist_ok=True)
     source, program = folder / f"trial-{os.getpid()}.c", folder / f"trial-{os.getpid()}"
-    source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+    source.write_text("int main(void) { return 0; }\n")
     try:
         built = subprocess.run([compiler(), *SANITIZE, str(source), "-o", str(program)], capture_output=True, text=True)
         ran = built.returncode == 0 and subprocess.run([program], env=os.environ | ENVIRONMENT, capture_output=True)
-        return None if ran and ran.returncode == 0 else f"{compiler()} has no sanitizers or no OpenMP"
+        return None if ran and ran.returncode == 0 else f"{compiler()} has no sanitizers"
     finally:
         source.unlink()
         program.unlink(missing_ok=True)

@@ -104,10 +104,10 @@ class NativePass:
         for number, block in enumerate(self._blocks):
             _multiply(block.qkv, self._norm(x, block.attention_norm, normed), qkv)
             _multiply(block.output, self._attention(number, qkv, cache, rows, mixed), y)
-            x += y if block.after_attention_norm is None else self._norm(y, block.after_attention_norm, y)
+            self._add(y if block.after_attention_norm is None else self._norm(y, block.after_attention_norm, y), x)
             self._gate(block.mlp.gate_up, self._norm(x, block.mlp_norm, normed), gate_up, inner)
             _multiply(block.mlp.down, inner, y)
-            x += y if block.after_mlp_norm is None else self._norm(y, block.after_mlp_norm, y)
+            self._add(y if block.after_mlp_norm is None else self._norm(y, block.after_mlp_norm, y), x)
         return x
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
@@ -115,6 +115,9 @@ class NativePass:
             x.data_ptr(), weight.data_ptr(), *x.shape, self.model.eps, out.data_ptr(), torch.get_num_threads()
         )
         return out
+
+    def _add(self, y: torch.Tensor, x: torch.Tensor) -> None:
+        native.library().itrex_add(y.data_ptr(), *x.shape, x.data_ptr(), torch.get_num_threads())
 
     def _gate(self, linear: Linear, x: torch.Tensor, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         if isinstance(linear, QuantizedLinear):

@@ -1,7 +1,7 @@
 """The native kernels in C, through ctypes. `library()` has their functions, `missing()` says why there are none.
 
-They run in the threads of torch's own OpenMP runtime, so that the two never
-compete for cores. ITREX_CHAT_INSTRUCTIONS chooses the instructions: portable,
+They run in threads of their own (`native/team.c`), which wait so that a busy
+machine does not hurt. ITREX_CHAT_INSTRUCTIONS chooses the instructions: portable,
 avx2, avx_vnni, avx512 or amx; without it, the best that the processor has.
 """
 
@@ -9,7 +9,6 @@ import ctypes
 import functools
 import importlib.machinery
 import os
-import re
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 
@@ -102,6 +101,7 @@ _FUNCTIONS = {
     "itrex_gated_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_void_p, c_int]),
     "itrex_attention": (c_int, [POINTER(Model), POINTER(Cache), c_int, c_int, *[c_void_p] * 5, c_int]),
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
+    "itrex_add": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_swiglu": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_step_bytes": (c_size_t, [POINTER(Model), c_int, c_int64, c_int]),
     "itrex_step": (c_int, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 6, c_int]),
@@ -166,7 +166,6 @@ def _load() -> ctypes.CDLL | str:
             "install gcc) and installing again"
         )
     try:
-        _share_openmp()
         loaded = ctypes.CDLL(str(path))
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(loaded, name)
@@ -174,13 +173,3 @@ def _load() -> ctypes.CDLL | str:
     except (OSError, AttributeError) as error:  # AttributeError: a function is not there, it is of another version
         return _("{path} cannot be loaded ({reason})", path=path, reason=" ".join(str(error).split())[:200])
     return loaded
-
-
-def _share_openmp() -> None:
-    """Make the symbols of the OpenMP runtime that torch has loaded visible to the kernels."""
-    try:
-        mapped = Path("/proc/self/maps").read_text()
-    except OSError:
-        mapped = ""
-    runtime = re.search(r"/.*/lib(?:gomp|iomp|omp)[^/\n]*", mapped)
-    ctypes.CDLL(runtime.group() if runtime else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)

@@ -2,7 +2,6 @@
 #include "native.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -50,6 +49,41 @@ static int tile_rows(const Model *m, int rows, int threads) {
     return tile;
 }
 
+typedef struct {
+    Heads heads;
+    int layer, rows, tiles, each_rows;  // rows of a tile
+    float *mixed, *scratch;
+    size_t each;  // floats of a thread's scratch
+    int taken;
+    Meeting placed;
+} Attention;
+
+static void attend_tile(const Attention *a, int tile, int kv_head, float *scratch) {
+    const Heads *h = &a->heads;
+    const Model *m = h->m;
+    const int group = m->heads / m->kv_heads, d = m->head_dim, end = (tile + 1) * a->each_rows;
+    const int last = end < a->rows ? end : a->rows;
+    const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d;
+    for (int row = tile * a->each_rows, next; row < last; row = next) {
+        for (next = row + 1; next < last && h->sequence[next] == h->sequence[row]; next++) {}
+        level()->attend_tile(h->qkv + row * width + (size_t)kv_head * group * d, width, next - row, group, d,
+                             cached(h, h->c->keys, a->layer, row, kv_head), cached(h, h->c->values, a->layer, row, kv_head),
+                             h->position[row], m->layer[a->layer].window,
+                             a->mixed + ((size_t)row * m->heads + kv_head * group) * d, (size_t)m->heads * d, scratch);
+    }
+}
+
+static void attend_rows(void *job, int number, int threads) {
+    Attention *a = job;
+    const Model *m = a->heads.m;
+    const int heads = m->heads + m->kv_heads, from = part(a->rows, number, threads), to = part(a->rows, number + 1, threads);
+    for (int row = from; row < to; row++)
+        for (int head = 0; head < heads; head++) place(&a->heads, a->layer, row, head);
+    meet(&a->placed, threads);
+    for (int task; (task = next_task(&a->taken)) < a->tiles * m->kv_heads;)  // the longest first
+        attend_tile(a, a->tiles - 1 - task / m->kv_heads, task % m->kv_heads, a->scratch + a->each * number);
+}
+
 // Attention of many rows; those of a sequence lie together in the order of their positions. qkv as the product left it,
 // mixed [rows, heads · head_dim]. DONE, NO_MEMORY or REFUSED.
 EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, float *qkv, const int64_t *sequence,
@@ -57,46 +91,54 @@ EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, 
     if (!sound_heads(m) || layer < 0 || layer >= m->layers || m->layer[layer].window < 0 || threads < 1 ||
         !placed(c, rows, sequence, position))
         return REFUSED;
-    const Heads heads = {m, c, sequence, position, query_scale, qkv};
-    const int group = m->heads / m->kv_heads, d = m->head_dim, each_rows = tile_rows(m, rows, threads);
-    const int tiles = (rows + each_rows - 1) / each_rows;
-    const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d;
-    const size_t each = (4 * tile_floats(each_rows, group, d) + 4095) / 4096 * 4096;
-    uint8_t *scratch = malloc(each * threads);
-    if (!scratch) return NO_MEMORY;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for collapse(2) schedule(static)
-        for (int row = 0; row < rows; row++)
-            for (int head = 0; head < m->heads + m->kv_heads; head++) place(&heads, layer, row, head);
-        float *own = (float *)(scratch + each * omp_get_thread_num());
-#pragma omp for collapse(2) schedule(dynamic)
-        for (int tile = tiles - 1; tile >= 0; tile--)  // the longest first
-            for (int kv_head = 0; kv_head < m->kv_heads; kv_head++) {
-                const int last = (tile + 1) * each_rows < rows ? (tile + 1) * each_rows : rows;
-                for (int row = tile * each_rows, next; row < last; row = next) {
-                    for (next = row + 1; next < last && sequence[next] == sequence[row]; next++) {}
-                    level()->attend_tile(qkv + row * width + (size_t)kv_head * group * d, width, next - row, group, d,
-                                         cached(&heads, c->keys, layer, row, kv_head),
-                                         cached(&heads, c->values, layer, row, kv_head), position[row],
-                                         m->layer[layer].window, mixed + ((size_t)row * m->heads + kv_head * group) * d,
-                                         (size_t)m->heads * d, own);
-                }
-            }
-    }
-    free(scratch);
+    const int each_rows = tile_rows(m, rows, threads);
+    Attention a = {.heads = {m, c, sequence, position, query_scale, qkv}, .layer = layer, .rows = rows,
+                   .tiles = (rows + each_rows - 1) / each_rows, .each_rows = each_rows, .mixed = mixed,
+                   .each = (tile_floats(each_rows, m->heads / m->kv_heads, m->head_dim) + 1023) / 1024 * 1024};
+    a.scratch = malloc(4 * a.each * threads);
+    if (!a.scratch) return NO_MEMORY;
+    team(threads, attend_rows, &a);
+    free(a.scratch);
     return DONE;
+}
+
+typedef struct {
+    const float *x, *weight;
+    int rows, n;
+    float eps, *y;
+} Rows;
+
+static void norm_rows(void *job, int number, int threads) {
+    const Rows *r = job;
+    for (int row = part(r->rows, number, threads); row < part(r->rows, number + 1, threads); row++)
+        level()->rms_norm(r->x + (size_t)row * r->n, r->weight, r->n, r->eps, r->y + (size_t)row * r->n);
 }
 
 // y[rows, n]: each row's norm.
 EXPORT void itrex_rms_norm(const float *x, const float *weight, int rows, int n, float eps, float *y, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int row = 0; row < rows; row++) level()->rms_norm(x + (size_t)row * n, weight, n, eps, y + (size_t)row * n);
+    team(threads, norm_rows, &(Rows){.x = x, .weight = weight, .rows = rows, .n = n, .eps = eps, .y = y});
+}
+
+static void swiglu_rows(void *job, int number, int threads) {
+    const Rows *r = job;
+    for (int row = part(r->rows, number, threads); row < part(r->rows, number + 1, threads); row++) {
+        const float *gate = r->x + (size_t)row * 2 * r->n;
+        level()->swiglu(gate, gate + r->n, r->n, r->y + (size_t)row * r->n);
+    }
 }
 
 // y[rows, n] from gate and up side by side, [rows, 2n].
 EXPORT void itrex_swiglu(const float *gate_up, int rows, int n, float *y, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int row = 0; row < rows; row++)
-        level()->swiglu(gate_up + (size_t)row * 2 * n, gate_up + (size_t)row * 2 * n + n, n, y + (size_t)row * n);
+    team(threads, swiglu_rows, &(Rows){.x = gate_up, .rows = rows, .n = n, .y = y});
+}
+
+static void add_rows(void *job, int number, int threads) {
+    const Rows *r = job;
+    const size_t from = (size_t)part(r->rows, number, threads) * r->n, to = (size_t)part(r->rows, number + 1, threads) * r->n;
+    for (size_t i = from; i < to; i++) r->y[i] += r->x[i];
+}
+
+// x[rows, n] added to y.
+EXPORT void itrex_add(const float *x, int rows, int n, float *y, int threads) {
+    team(threads, add_rows, &(Rows){.x = x, .rows = rows, .n = n, .y = y});
 }

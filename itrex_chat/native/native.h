@@ -135,6 +135,22 @@ static inline size_t tile_floats(int rows, int heads, int head_dim) {
 }
 static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLOCK; }
 
+// Threads (team.c). `team` has a piece of work done by up to so many at once, each of which is told its number and how many
+// they are, and comes back when all have ended; where another thread has the team, its caller does the work alone.
+typedef void (*Work)(void *job, int number, int threads);
+void team(int threads, Work work, void *job);
+
+// Where threads wait until all of them have come. All zero at the beginning.
+typedef struct {
+    _Alignas(64) int arrived, held, asleep;
+} Meeting;
+void meet(Meeting *, int threads);
+
+// The next of the tasks that threads share out among them.
+static inline int next_task(int *taken) { return __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED); }
+// Where the part of a thread begins that shares `count` with the others in parts as even as can be.
+static inline int part(int count, int number, int threads) { return (int)((int64_t)count * number / threads); }
+
 // Many rows.
 EXPORT void itrex_swiglu(const float *gate_up, int rows, int n, float *y, int threads);
 void vnni_gemm(const Linear *, const Input *, int first, int last, float *y, size_t ldy);

@@ -1,7 +1,6 @@
 // The product of a matrix with any number of rows.
 #include "native.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,46 +61,61 @@ static int chunk_of(const Linear *l, enum Way way, int threads) {
     return way == FEW_ROWS ? (chunk < 1 ? 1 : chunk) : (chunk < 2 ? 2 : chunk / 2 * 2);
 }
 
+typedef struct {
+    const Linear *l;
+    enum Way way;
+    int rows, padded, gated, blocks, chunk;
+    const float *x;
+    float *y;
+    size_t ldx, ldy, panel;
+    Input in;
+    uint8_t *memory, *panels;  // the rows rounded, and what each thread unpacks
+    Meeting rounded;
+    int taken;
+} Product;
+
+static void run(void *job, int number, int threads) {
+    Product *p = job;
+    const Linear *l = p->l;
+    if (p->memory) {
+        for (int row = part(p->padded, number, threads); row < part(p->padded, number + 1, threads); row++)
+            if (p->way == TILES)
+                amx_input(l, row, row < p->rows ? p->x + row * p->ldx : NULL, (uint16_t *)p->memory);
+            else
+                fill(l, &p->in, row, p->x + row * p->ldx);
+        meet(&p->rounded, threads);
+    }
+    if (p->way == TILES) amx_begin();
+    for (int first; (first = next_task(&p->taken) * p->chunk) < p->blocks;) {
+        const int last = first + p->chunk < p->blocks ? first + p->chunk : p->blocks;
+        if (p->way == TILES)
+            amx_gemm(l, p->rows, (const uint16_t *)p->memory, first, last, p->y, p->ldy,
+                     (uint16_t *)(p->panels + p->panel * number));
+        else if (p->gated)
+            vnni_gated(l, &p->in, first, last, p->y, p->ldy);
+        else if (p->way == VNNI)
+            vnni_gemm(l, &p->in, first, last, p->y, p->ldy);
+        else
+            level()->blocks(l, &p->in, first, last, p->y, p->ldy, 0);
+    }
+    if (p->way == TILES) amx_end();
+}
+
 // `gated`: SwiGLU of the two halves of the outputs, with VNNI only.
 static int multiply(const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy, int gated, int threads) {
     if (!sound(l) || rows < 1 || threads < 1 || (rows > 1 && (ldx < (size_t)l->in || ldy < (size_t)(gated ? l->out / 2 : l->out))))
         return REFUSED;
     const enum Way way = way_of(l, rows);
-    const int blocks = gated ? blocks_of(l) / 2 : blocks_of(l), padded = way == TILES ? (rows + 31) / 32 * 32 : rows;
-    const int chunk = gated ? chunk_of(l, way, threads) / 2 : chunk_of(l, way, threads);
+    const int chunk = chunk_of(l, way, threads), halves = gated ? 2 : 1;
+    Product p = {.l = l, .way = way, .rows = rows, .padded = way == TILES ? (rows + 31) / 32 * 32 : rows, .gated = gated,
+                 .blocks = blocks_of(l) / halves, .chunk = chunk / halves, .x = x, .y = y, .ldx = ldx, .ldy = ldy,
+                 .panel = way == TILES ? rounded_up(amx_panel_bytes(l, chunk)) : 0};
     const size_t bytes = way == TILES ? rounded_up(amx_input_bytes(l, rows)) : input_bytes(l, rows);
-    const size_t panel = way == TILES ? rounded_up(amx_panel_bytes(l, chunk)) : 0;
-    uint8_t *memory = bytes ? malloc(bytes + panel * threads + 64) : NULL;
+    uint8_t *memory = bytes ? malloc(bytes + p.panel * threads + 64) : NULL;
     if (bytes && !memory) return NO_MEMORY;
-    uint8_t *aligned = memory + (-(uintptr_t)memory & 63);
-    Input in = {0};
-    if (way != TILES) in = arranged(l, rows, x, ldx, aligned);
-#pragma omp parallel num_threads(threads)
-    {
-        if (memory) {
-#pragma omp for schedule(static)
-            for (int row = 0; row < padded; row++)
-                if (way == TILES)
-                    amx_input(l, row, row < rows ? x + row * ldx : NULL, (uint16_t *)aligned);
-                else
-                    fill(l, &in, row, x + row * ldx);
-        }
-        if (way == TILES) amx_begin();
-#pragma omp for schedule(dynamic) nowait
-        for (int first = 0; first < blocks; first += chunk) {
-            const int last = first + chunk < blocks ? first + chunk : blocks;
-            if (way == TILES)
-                amx_gemm(l, rows, (const uint16_t *)aligned, first, last, y, ldy,
-                         (uint16_t *)(aligned + bytes + panel * omp_get_thread_num()));
-            else if (gated)
-                vnni_gated(l, &in, first, last, y, ldy);
-            else if (way == VNNI)
-                vnni_gemm(l, &in, first, last, y, ldy);
-            else
-                level()->blocks(l, &in, first, last, y, ldy, 0);
-        }
-        if (way == TILES) amx_end();
-    }
+    if (memory) p.memory = memory + (-(uintptr_t)memory & 63), p.panels = p.memory + bytes;
+    if (way != TILES) p.in = arranged(l, rows, x, ldx, p.memory);
+    team(threads, run, &p);
     free(memory);
     return DONE;
 }

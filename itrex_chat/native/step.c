@@ -6,7 +6,6 @@
 #include "native.h"
 
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
 #define CHUNK_BYTES (4 << 20)  // long streams: each start of one costs the memory latency
@@ -20,11 +19,12 @@ typedef struct {
     float *mixed, *gate_up, *y;        // [rows, …]
     float *parts, *largest, *sums;     // [rows, kv_heads, chunks, heads that share, …]
     int chunks;
-    int *taken;                        // chunks of each product that threads have taken
+    int *taken;                        // chunks of each product and of each layer's attention that threads have taken
+    Meeting meeting;
 } Step;
 
 typedef struct {
-    int number, product;
+    int number, threads, shared;
     float *row;    // [rows, widest]: a norm's output
     void *rounded; // what `prepare` writes
 } Thread;
@@ -48,8 +48,8 @@ static size_t thread_bytes(const Model *m, int rows) {
     }
     return up((size_t)4 * rows * widest(m)) + up(most);
 }
-static int products(const Model *m) {
-    int count = parts_of(m->head);
+static int shared_out(const Model *m) {
+    int count = parts_of(m->head) + m->layers;
     for (int n = 0; n < m->layers; n++)
         count += parts_of(m->layer[n].qkv) + parts_of(m->layer[n].output) + parts_of(m->layer[n].gate_up) +
                  parts_of(m->layer[n].down);
@@ -63,7 +63,7 @@ static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
     const size_t rows = s->rows, heads = m->heads;
     size_t size = 0;
 #define TAKE(type, count) (size += up((count) * sizeof(type)), (type *)(at + (size - up((count) * sizeof(type)))))
-    s->taken = TAKE(int, (size_t)products(m));
+    s->taken = TAKE(int, (size_t)shared_out(m));
     s->heads.qkv = TAKE(float, rows * (heads + 2 * m->kv_heads) * m->head_dim);
     s->mixed = TAKE(float, rows * heads * m->head_dim);
     s->gate_up = TAKE(float, rows * 2 * m->inner);
@@ -75,7 +75,7 @@ static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
     for (int t = 0; t < s->threads; t++) {
         uint8_t *own = TAKE(uint8_t, each);
         if (threads)
-            threads[t] = (Thread){t, 0, (float *)own, own + up((size_t)4 * rows * widest(m))};
+            threads[t] = (Thread){t, 0, 0, (float *)own, own + up((size_t)4 * rows * widest(m))};
     }
 #undef TAKE
     return size;
@@ -89,9 +89,9 @@ static int chunk_of(const Linear *l, int threads) {
 }
 
 // Fetch the beginning of what this thread reads first of the next matrix, while it would wait for the others.
-static void warm(const Linear *l, const Step *s, const Thread *t) {
+static void warm(const Linear *l, const Thread *t) {
     const size_t block = block_bytes(l);
-    const int first = t->number * chunk_of(l, s->threads);
+    const int first = t->number * chunk_of(l, t->threads);
     if (first >= blocks_of(l)) return;
     const uint8_t *p = (const uint8_t *)l->weight + first * block;
     const size_t bytes = block < WARM_BYTES ? block : WARM_BYTES;
@@ -102,10 +102,10 @@ static void warm(const Linear *l, const Step *s, const Thread *t) {
 static void multiply(Step *s, Thread *t, const Linear *l, const float *x, size_t ldx, float *y, size_t ldy, int add) {
     for (; l; y += l->out, l = l->next) {
         const Input in = prepare(l, s->rows, x, ldx, t->rounded);
-        const int blocks = blocks_of(l), chunk = chunk_of(l, s->threads);
-        int *taken = &s->taken[t->product++];
+        const int blocks = blocks_of(l), chunk = chunk_of(l, t->threads);
+        int *taken = &s->taken[t->shared++];
         for (int first = t->number * chunk; first < blocks;
-             first = (s->threads + __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED)) * chunk) {
+             first = (t->threads + __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED)) * chunk) {
             const int last = first + chunk < blocks ? first + chunk : blocks;
             level()->blocks(l, &in, first, last, y, ldy, add);
         }
@@ -153,15 +153,46 @@ static void join(const Step *s, int n, int row, int head) {
     for (int i = 0; i < d; i++) out[i] /= sum;
 }
 
-// x += y, or its norm.
-static void add_normed(Step *s, const float *weight) {
+// x += the norm of y.
+static void add_normed(Step *s, const Thread *t, const float *weight) {
     const int hidden = s->m->hidden;
-#pragma omp for schedule(static)
-    for (int r = 0; r < s->rows; r++) {
+    for (int r = t->number; r < s->rows; r += t->threads) {
         float *y = s->y + (size_t)r * hidden, *x = s->x + (size_t)r * hidden;
         level()->rms_norm(y, weight, hidden, s->m->eps, y);
         for (int i = 0; i < hidden; i++) x[i] += y[i];
     }
+    meet(&s->meeting, t->threads);
+}
+
+// The heads that share keys, of all rows, by one thread from their place to their mix.
+static void mix_heads(Step *s, int n, int kv_head) {
+    const Model *m = s->m;
+    const int group = m->heads / m->kv_heads;
+    for (int row = 0; row < s->rows; row++) {
+        place(&s->heads, n, row, m->heads + kv_head);
+        for (int i = 0; i < group; i++) place(&s->heads, n, row, kv_head * group + i);
+    }
+    for (int row = 0; row < s->rows; row++) {
+        attend(s, n, row, kv_head, 0);
+        for (int i = 0; i < group; i++) join(s, n, row, kv_head * group + i);
+    }
+}
+
+// Queries, keys and values as the product left them, to `mixed`. Where heads suffice to share out, threads meet once for it.
+static void mix(Step *s, Thread *t, int n) {
+    const Model *m = s->m;
+    const int heads = m->heads + m->kv_heads, parts = m->kv_heads * s->chunks;
+    int *taken = &s->taken[t->shared++];
+    if (s->chunks == 1 && m->kv_heads >= t->threads) {
+        for (int head; (head = next_task(taken)) < m->kv_heads;) mix_heads(s, n, head);
+        return;
+    }
+    for (int i = t->number; i < s->rows * heads; i += t->threads) place(&s->heads, n, i / heads, i % heads);
+    meet(&s->meeting, t->threads);
+    for (int task; (task = next_task(taken)) < s->rows * parts;)
+        attend(s, n, task / parts, task % parts / s->chunks, task % s->chunks);
+    meet(&s->meeting, t->threads);
+    for (int i = t->number; i < s->rows * m->heads; i += t->threads) join(s, n, i / m->heads, i % m->heads);
 }
 
 static void run_layer(Step *s, Thread *t, int n) {
@@ -169,35 +200,26 @@ static void run_layer(Step *s, Thread *t, int n) {
     const Layer *layer = &m->layer[n];
     const int qkv = (m->heads + 2 * m->kv_heads) * m->head_dim;
     multiply(s, t, layer->qkv, normed(s, t, layer->attention_norm), m->hidden, s->heads.qkv, qkv, 0);
-#pragma omp barrier
-#pragma omp for collapse(2) schedule(static)
-    for (int row = 0; row < s->rows; row++)
-        for (int head = 0; head < m->heads + m->kv_heads; head++) place(&s->heads, n, row, head);
-#pragma omp for collapse(3) schedule(dynamic)
-    for (int row = 0; row < s->rows; row++)
-        for (int head = 0; head < m->kv_heads; head++)
-            for (int chunk = 0; chunk < s->chunks; chunk++) attend(s, n, row, head, chunk);
-#pragma omp for collapse(2) schedule(static) nowait
-    for (int row = 0; row < s->rows; row++)
-        for (int head = 0; head < m->heads; head++) join(s, n, row, head);
-    warm(layer->output, s, t);
-#pragma omp barrier
+    meet(&s->meeting, t->threads);
+    mix(s, t, n);
+    warm(layer->output, t);
+    meet(&s->meeting, t->threads);
     multiply(s, t, layer->output, s->mixed, queries(m), layer->after_attention_norm ? s->y : s->x, m->hidden,
              !layer->after_attention_norm);
-    warm(layer->gate_up, s, t);
-#pragma omp barrier
-    if (layer->after_attention_norm) add_normed(s, layer->after_attention_norm);
+    warm(layer->gate_up, t);
+    meet(&s->meeting, t->threads);
+    if (layer->after_attention_norm) add_normed(s, t, layer->after_attention_norm);
     multiply(s, t, layer->gate_up, normed(s, t, layer->mlp_norm), m->hidden, s->gate_up, 2 * m->inner, 0);
-    warm(layer->down, s, t);
-#pragma omp barrier
+    warm(layer->down, t);
+    meet(&s->meeting, t->threads);
     for (int r = 0; r < s->rows; r++) {
         const float *gate = s->gate_up + (size_t)r * 2 * m->inner;
         level()->swiglu(gate, gate + m->inner, m->inner, t->row + (size_t)r * m->inner);
     }
     multiply(s, t, layer->down, t->row, m->inner, layer->after_mlp_norm ? s->y : s->x, m->hidden, !layer->after_mlp_norm);
-    warm(n + 1 < m->layers ? m->layer[n + 1].qkv : m->head, s, t);
-#pragma omp barrier
-    if (layer->after_mlp_norm) add_normed(s, layer->after_mlp_norm);
+    warm(n + 1 < m->layers ? m->layer[n + 1].qkv : m->head, t);
+    meet(&s->meeting, t->threads);
+    if (layer->after_mlp_norm) add_normed(s, t, layer->after_mlp_norm);
 }
 
 // A layer whose parts are of one width and of so many outputs together.
@@ -222,6 +244,22 @@ static int sound_model(const Model *m) {
     return 1;
 }
 
+typedef struct {
+    Step s;
+    Thread *all;
+    float *logits;
+} Pass;
+
+static void run(void *job, int number, int threads) {
+    Pass *pass = job;
+    Step *s = &pass->s;
+    const Model *m = s->m;
+    Thread t = pass->all[number];
+    t.threads = threads;
+    for (int n = 0; n < m->layers; n++) run_layer(s, &t, n);
+    multiply(s, &t, m->head, normed(s, &t, m->norm), m->hidden, pass->logits, m->vocabulary, 0);
+}
+
 // Bytes of `memory` for a step of these rows, the farthest of which is at position `end` - 1; 0 for
 // a model or a step that cannot be.
 EXPORT size_t itrex_step_bytes(const Model *m, int rows, int64_t end, int threads) {
@@ -238,18 +276,12 @@ EXPORT int itrex_step(const Model *m, const Cache *c, int rows, float *x, const 
     if (rows > ROWS || threads < 1 || !placed(c, rows, sequence, position)) return REFUSED;
     int64_t end = 0;
     for (int r = 0; r < rows; r++) end = position[r] + 1 > end ? position[r] + 1 : end;
-    Step s = {.m = m, .heads = {m, c, sequence, position, query_scale, NULL}, .rows = rows, .threads = threads, .x = x,
-              .chunks = chunks_for(end)};
     Thread all[threads];
-    lay_out(&s, all, memory);
-    memset(s.taken, 0, sizeof(int) * products(m));
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp single
-        s.threads = omp_get_num_threads();  // fewer than asked for, perhaps
-        Thread t = all[omp_get_thread_num()];
-        for (int n = 0; n < m->layers; n++) run_layer(&s, &t, n);
-        multiply(&s, &t, m->head, normed(&s, &t, m->norm), m->hidden, logits, m->vocabulary, 0);
-    }
+    Pass pass = {.s = {.m = m, .heads = {m, c, sequence, position, query_scale, NULL}, .rows = rows, .threads = threads, .x = x,
+                       .chunks = chunks_for(end)},
+                 .all = all, .logits = logits};
+    lay_out(&pass.s, all, memory);
+    memset(pass.s.taken, 0, sizeof(int) * shared_out(m));
+    team(threads, run, &pass);
     return DONE;
 }
