@@ -14,7 +14,7 @@ from itrex_chat.comparison import compare
 from itrex_chat.comparison.likeness import bleu, chrf, contains, equal_tokens, language_of, matches, repetition
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.report.markdown import as_markdown
-from itrex_chat.report.tables import as_csv, figure_rows
+from itrex_chat.report.tables import as_csv, disturbed, figure_rows
 from itrex_chat.report.terminal import aligned, as_text
 from itrex_chat.runs.record import RunRecord
 
@@ -305,3 +305,11 @@ def test_the_newest_run_is_compared_by_default(home, capsys):
     record(home / "runs" / "20260103-000000", [], {"fp32": {"state": "failed"}})  # one without answers is passed over
     assert comparing.main([]) == 0
     assert "20260102" in capsys.readouterr().out
+
+
+def test_a_speed_that_was_taken_beside_other_programs_is_marked_so(tmp_path):
+    alone = [answer("fp32", id, "a", [1, 2], contention=0.01) for id in "ab"]
+    beside = [answer("int4", id, "a", [1, 2], contention=0.4) for id in "ab"]
+    [model] = compare([record(tmp_path / "run", [*alone, *beside])]).models
+    assert [figures.contention for figures in model.figures] == [0.01, 0.4]
+    assert len(disturbed(model)) == 1 and "40 %" in disturbed(model)[0] and disturbed(model)[0].startswith("INT4")

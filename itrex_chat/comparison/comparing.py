@@ -263,6 +263,7 @@ def _figures(
         prefill_tokens_per_second=_median(answer.prefill_tokens_per_second for answer in answers),
         new_tokens=new,
         accepted_share=accepted / new if accepted else None,
+        contention=_median(answer.contention for answer in answers),
         seconds=sum(answer.seconds for answer in answers),
         load_seconds=load.seconds,
         peak_memory=run.peak_memory,

@@ -50,6 +50,17 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def waited_for_cores() -> float | None:
+    """Seconds that this process' threads could have run and had no core, in all so far; None where the system does not tell.
+
+    From Linux' /proc/PID/task/TID/schedstat, whose second number is the time
+    on a run queue in nanoseconds (sched-stats in the kernel's documentation).
+    """
+    fields = [(_lines(task / "schedstat") or [""])[0].split() for task in Path("/proc/self/task").glob("*")]
+    known = [int(field[1]) for field in fields if len(field) == 3]
+    return sum(known) / 1e9 if known else None
+
+
 def description() -> dict:
     """What a run's record says about where it ran."""
     import psutil

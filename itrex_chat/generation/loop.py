@@ -6,12 +6,14 @@
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
+from dataclasses import replace
 
 import torch
 
 from itrex_chat.chat import AnswerTokenizer
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Chunk, Decoder
+from itrex_chat.foundation import machine
 from itrex_chat.generation.drafting import Drafter
 from itrex_chat.generation.lookup import PromptLookup
 from itrex_chat.generation.response import Response
@@ -39,13 +41,21 @@ def generate(
         drafter = PromptLookup(prompt, tokenizer.stop_ids)
     if decoder.independent_tokens == 1:
         drafter = None  # a draft's logits would not be those of one token at a time
-    started = time.perf_counter()
+    started, waited = time.perf_counter(), machine.waited_for_cores()
     place = Place(decoder.new_cache(len(prompt) + room), 0)
     sequence = Sequence(prompt, config, room, tokenizer, place, decoder.config.vocab_size, drafter, started)
     while sequence.finish_reason is None:
         advance(decoder, [sequence])
         yield from sequence.taken_pieces()
-    yield sequence.response()
+    yield replace(sequence.response(), contention=_contention(waited, time.perf_counter() - started))
+
+
+def _contention(before: float | None, seconds: float) -> float | None:
+    """The share of these seconds that a thread of a pass waited for a core."""
+    waited = machine.waited_for_cores()
+    if before is None or waited is None or not seconds:
+        return None
+    return min(1.0, max(0.0, waited - before) / (seconds * torch.get_num_threads()))
 
 
 def advance(decoder: Decoder, sequences: Several[Sequence]) -> None:

@@ -13,7 +13,9 @@ class Response:
     ids to the first token; `tpot` the mean seconds per token after the first,
     stop token included (None for one token). `accepted_tokens` of the
     `drafted_tokens` that prompt lookup guessed were right; those took no pass
-    of their own, and `tpot` counts them like any other.
+    of their own, and `tpot` counts them like any other. `contention` is the
+    share of the answer's time that its threads waited for a core, because
+    something else ran there (None where the system does not tell).
     """
 
     text: str
@@ -24,6 +26,7 @@ class Response:
     tpot: float | None
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    contention: float | None = None
 
     @property
     def prompt_tokens(self) -> int:

@@ -9,7 +9,8 @@ class Answer:
 
     `id` is the question's, `model` the model's label in the run, `variant` such as "int4". Times in seconds: `ttft` to
     the first token, `tpot` for each token after it (None for one token), `seconds` for the whole answer. `token_ids`
-    are the answer's without the stop token, empty where they are not known (an online model's).
+    are the answer's without the stop token, empty where they are not known (an online model's). `contention` is the share
+    of the time that threads waited for a core which something else had (None where that is not known).
     """
 
     id: str
@@ -28,3 +29,4 @@ class Answer:
     seconds: float
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    contention: float | None = None

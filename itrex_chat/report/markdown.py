@@ -8,7 +8,7 @@ from itrex_chat.foundation.harmless import for_markdown, for_markdown_line, for_
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows
-from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
+from itrex_chat.report.tables import absent, disturbed, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.verdict import verdicts
 from itrex_chat.settings.variant import titled
 
@@ -65,7 +65,7 @@ def _model(model: ModelComparison) -> list[str]:
     parts += [_table(rows) for rows in quality_tables(model.quality).values()]
     parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
     parts += [for_markdown(line) for line in judged_lines(model.baseline, model.judged)]
-    parts += [for_markdown(line) for line in (*engine_lines(model), *missing(model))]
+    parts += [for_markdown(line) for line in (*engine_lines(model), *disturbed(model), *missing(model))]
     for variant, pairs in model.pairs.items():
         for pair in worst_first(pairs):
             parts += _pair(model.baseline, variant, pair)

@@ -16,7 +16,7 @@ from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
 from itrex_chat.report.markdown import chosen_how, likeness
 from itrex_chat.report.quality_tables import estimate, judged_lines, quality_tables, rating_rows, small
-from itrex_chat.report.tables import absent, engine_lines, figure_rows, missing, provenance
+from itrex_chat.report.tables import absent, disturbed, engine_lines, figure_rows, missing, provenance
 from itrex_chat.report.texts import parted
 from itrex_chat.report.verdict import level_label, main_corpus, verdicts
 from itrex_chat.report.words import words
@@ -113,6 +113,7 @@ def _model(model: ModelComparison) -> dict[str, Any]:
         "name": model.model,
         "baseline": model.baseline,
         "provenance": provenance(model),
+        "disturbed": disturbed(model),
         "missing": missing(model),
         "engines": engine_lines(model),
         "verdicts": [

@@ -14,6 +14,7 @@ from itrex_chat.jobs.answer import Answer
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.settings.variant import titled
 
+DISTURBED = 0.05  # share of the time without a core from which on a report says so
 CSV_FIELDS = (
     "model",
     "variant",
@@ -30,6 +31,7 @@ CSV_FIELDS = (
     "ttft",
     "tpot",
     "tokens_per_second",
+    "contention",
     "seconds",
     "first_divergent_token",
     "identical",
@@ -105,6 +107,19 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
             _("answers that are / contain what was expected"), lambda f: f"{f.matching} / {f.containing} / {f.expected}"
         )
     return rows
+
+
+def disturbed(model: ModelComparison) -> list[str]:
+    """A sentence for each variant whose speed is not its own, because something else had the cores."""
+    return [
+        _(
+            "{variant}: something else took {share:.0f} % of the cores' time while it answered; its speed here is too low.",
+            variant=titled(figures.variant),
+            share=100 * figures.contention,
+        )
+        for figures in model.figures
+        if figures.contention is not None and figures.contention > DISTURBED
+    ]
 
 
 def missing(model: ModelComparison) -> list[str]:

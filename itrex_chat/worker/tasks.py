@@ -85,6 +85,7 @@ def _answer(response: Response, question: str, label: str, variant: str, seconds
         prefill_tokens_per_second=response.prefill_tokens_per_second,
         drafted_tokens=response.drafted_tokens,
         accepted_tokens=response.accepted_tokens,
+        contention=response.contention,
         seconds=seconds,
     )
 
