@@ -53,7 +53,7 @@ def test_the_cache_lists_shows_verifies_and_removes(models, capsys):
     assert cache.main(["show", "qwen2-tiny"]) == 0
     assert '"weight_dtype": "int4_fullrange"' in capsys.readouterr().out
     assert cache.main(["verify"]) == 0 and "good" in capsys.readouterr().out
-    (artifact.folder / "config.json").write_text("{}")
+    (artifact.folder / "config.json").write_text("{}", "utf-8")
     assert cache.main(["verify", artifact.folder.name]) == 1
     shown = capsys.readouterr()
     assert "damaged" in shown.out and "config.json" in shown.out

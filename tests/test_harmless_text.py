@@ -96,7 +96,7 @@ def facts(kind: type, **given) -> dict:
 
 def test_names_in_the_cache_steer_no_terminal(home, capsys):
     (home / "artifacts" / "model\x1b[31m-int4-0123").mkdir(parents=True)
-    (home / "artifacts" / "model\x1b[31m-int4-0123" / "manifest.json").write_text("{")
+    (home / "artifacts" / "model\x1b[31m-int4-0123" / "manifest.json").write_text("{", "utf-8")
     for arguments in ([], ["verify"], ["show", "model\x1b[31m"], ["remove", "nobody\x1b[31m"]):
         cache.main(arguments)
         said = capsys.readouterr()

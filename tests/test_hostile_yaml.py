@@ -59,7 +59,7 @@ def test_a_value_that_cannot_be_meant_is_a_sentence_in_recipe_question_set_and_o
 
 def test_an_alias_bomb_is_refused_at_once(tmp_path):
     file = tmp_path / "bomb.yaml"
-    file.write_text(f"{BOMB}questions: *i\n")
+    file.write_text(f"{BOMB}questions: *i\n", "utf-8")
     began = time.monotonic()
     for load, error in ((recipes.load, RecipeError), (questions.load, QuestionSetError)):
         with pytest.raises(error, match="bomb.yaml.*aliases"):
@@ -70,7 +70,7 @@ def test_an_alias_bomb_is_refused_at_once(tmp_path):
 @pytest.mark.parametrize("text", ["name: a\nname: b\n", "generation:\n  seed: 1\n  seed: 2\n"])
 def test_a_key_that_comes_twice_is_named(text, tmp_path):
     file = tmp_path / "twice.yaml"
-    file.write_text(text)
+    file.write_text(text, "utf-8")
     with pytest.raises(RecipeError, match=r"twice.yaml.*the key (name|seed) comes twice"):
         recipes.load(str(file))
 

@@ -175,7 +175,9 @@ def test_an_artifact_that_changed_since_it_was_verified_is_verified_again(models
 
 def test_nothing_that_lies_in_the_working_folder_is_imported_by_a_worker(models, tmp_path, monkeypatch):
     for name in ("torch", "tqdm", "itrex_chat", "json"):
-        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit('ran')\n")
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit('ran')\n", "utf-8"
+        )
     monkeypatch.chdir(tmp_path)
     recipe = recipes.load(str(models("qwen2")), ["generation.max_new_tokens", "2"])
     [*_events, prepared] = LocalExecutor().run(Prepare(recipe=recipe, variants=("fp32",), tokens=100))

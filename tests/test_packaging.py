@@ -79,7 +79,9 @@ def test_the_lower_ends_are_tried_with_the_locks_torch():
 
 
 def test_make_sets_up_again_when_the_lock_has_changed():
-    rule = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".venv/.installed:"))
+    rule = next(
+        line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if line.startswith(".venv/.installed:")
+    )
     assert {"requirements.lock", "setup.cfg", "setup.sh"} <= set(rule.split())
 
 

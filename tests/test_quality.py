@@ -220,7 +220,7 @@ def test_a_text_that_cannot_be_measured_is_named(recipe, tmp_path, content, reas
 
 
 def test_a_damaged_record_of_a_measurement_says_how_to_mend_it(tmp_path):
-    (tmp_path / "quality.json").write_text(json.dumps({"format": 1, "models": {"m": {"baseline": "fp32"}}}))
+    (tmp_path / "quality.json").write_text(json.dumps({"format": 1, "models": {"m": {"baseline": "fp32"}}}), "utf-8")
     with pytest.raises(RunError, match="measure again"):
         quality_record.read(tmp_path)
 

@@ -37,7 +37,7 @@ def test_settings_override_a_recipe():
 
 def test_a_recipe_file_of_ones_own_works(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("source: {modelscope: me/model}\nquantization: {weight_dtype: int4_clip}\n")
+    file.write_text("source: {modelscope: me/model}\nquantization: {weight_dtype: int4_clip}\n", "utf-8")
     recipe = recipes.load(str(file))
     assert (recipe.name, recipe.quantization.weight_dtype) == ("mine", "int4_clip")
 
@@ -83,7 +83,7 @@ def test_a_hubs_repository_is_its_recipe_or_one_with_defaults():
 )
 def test_a_recipe_that_cannot_be_meant_is_named(content, sentence, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(content)
+    file.write_text(content, "utf-8")
     with pytest.raises(ItrexChatError, match=sentence):
         recipes.load(str(file))
 
@@ -136,7 +136,9 @@ def test_included_questions_come_first():
 
 def test_a_question_set_of_ones_own_works_with_numbers_as_ids(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("system: be brief\nquestions:\n  - {id: 1, text: 你好}\n  - {id: 2, text: '2+2?', expected: 4}\n")
+    file.write_text(
+        "system: be brief\nquestions:\n  - {id: 1, text: 你好}\n  - {id: 2, text: '2+2?', expected: 4}\n", "utf-8"
+    )
     chosen = questions.load(str(file))
     assert (chosen.name, chosen.system) == ("mine", "be brief")
     assert [(q.id, q.expected) for q in chosen.questions] == [("1", ""), ("2", "4")]
@@ -164,14 +166,14 @@ def test_a_question_set_of_ones_own_works_with_numbers_as_ids(tmp_path):
 )
 def test_a_question_set_that_cannot_be_meant_is_named(content, sentence, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(content)
+    file.write_text(content, "utf-8")
     with pytest.raises(QuestionSetError, match=sentence):
         questions.load(str(file))
 
 
 def test_a_question_set_that_includes_itself_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(f"includes: ['{file}']\nquestions: [{{id: a, text: b}}]")
+    file.write_text(f"includes: ['{file}']\nquestions: [{{id: a, text: b}}]", "utf-8")
     with pytest.raises(QuestionSetError, match="includes itself"):
         questions.load(str(file))
 

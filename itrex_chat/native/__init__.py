@@ -179,7 +179,7 @@ def _load() -> ctypes.CDLL | str:
 def _share_openmp() -> None:
     """Make the symbols of the OpenMP runtime that torch has loaded visible to the kernels."""
     try:
-        mapped = Path("/proc/self/maps").read_text()
+        mapped = os.fsdecode(Path("/proc/self/maps").read_bytes())
     except OSError:
         mapped = ""
     runtime = re.search(r"/.*/lib(?:gomp|iomp|omp)[^/\n]*", mapped)
