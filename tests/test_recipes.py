@@ -178,6 +178,33 @@ def test_a_question_set_that_includes_itself_is_refused(tmp_path):
         questions.load(str(file))
 
 
+def test_a_question_set_includes_what_lies_beside_it(tmp_path, monkeypatch):
+    folder = tmp_path / "sets"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "mine.yaml").write_text("includes: [parts/more.yaml]\nquestions: [{id: a, text: a}]", "utf-8")
+    (folder / "parts" / "more.yaml").write_text("includes: [../last.yaml]\nquestions: [{id: b, text: b}]", "utf-8")
+    (folder / "last.yaml").write_text("questions: [{id: c, text: c}]", "utf-8")
+    (tmp_path / "last.yaml").write_text("questions: [{id: wrong, text: wrong}]", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert [question.id for question in questions.load("sets/mine.yaml").questions] == ["c", "b", "a"]
+    (folder / "last.yaml").write_text("includes: [parts/../mine.yaml]\nquestions: [{id: c, text: c}]", "utf-8")
+    with pytest.raises(QuestionSetError, match="includes itself"):
+        questions.load("sets/mine.yaml")
+    (folder / "last.yaml").unlink()
+    with pytest.raises(QuestionSetError, match=r"no question set sets/parts/../last.yaml"):
+        questions.load("sets/mine.yaml")
+
+
+def test_a_recipes_path_is_as_seen_from_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("source: {path: ../model.gguf}", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert recipes.load("recipes/mine.yaml").source.path == str(tmp_path / "model.gguf")
+    given = recipes.load("recipes/mine.yaml", ["source.path", "other.gguf"])
+    monkeypatch.chdir("/")
+    assert recipes.overridden(given, []).source.path == str(tmp_path / "other.gguf")
+
+
 def test_a_misspelt_question_set_gets_a_hint():
     with pytest.raises(QuestionSetError, match="Did you mean semantics-5"):
         questions.load("semantics5")

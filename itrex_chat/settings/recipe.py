@@ -219,9 +219,10 @@ def _quantization(values: dict) -> Quantization:
 
 
 def read(file: Path, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe in `file`, a YAML file. Raises RecipeError naming the file and the key."""
+    """The recipe in `file`, a YAML file; its `source.path` is as seen from the file. Raises RecipeError naming the file and the key."""
     node, given = _defaults(), read_mapping(file, RecipeError)
     _merge(node, given, str(file))
+    _locate(node, file.parent)
     return _build(node, file.stem, settings)
 
 
@@ -242,9 +243,17 @@ def _build(node: CfgNode, name: str, settings: Sequence[str], source: SourceSpec
         raise RecipeError(_("--set takes a key and a value; {key} has no value.", key=settings[-1]))
     for key, text in zip(settings[::2], settings[1::2]):
         _check_text(key + text)
-        _merge(node, _nested(key, _parsed(text)), f"--set {key}")
+        value = text if isinstance(_at(node, key), str) else _parsed(text)
+        _merge(node, _nested(key, value), f"--set {key}")
+    _locate(node, Path())
     recipe = from_dict(_plain(node))
     return replace(recipe, name=recipe.name or name, source=source or recipe.source)
+
+
+def _locate(node: CfgNode, folder: Path) -> None:
+    """Make the path of a source, as seen from `folder`, one that means the same from everywhere."""
+    if node.source.path:
+        node.source.path = os.path.abspath(folder / expanded(node.source.path))
 
 
 def _repository(name: str, settings: Sequence[str]) -> Recipe:
@@ -305,6 +314,14 @@ def _quoted(given: dict) -> dict:
     }
 
 
+def _at(node: CfgNode, key: str) -> Any:
+    """What is at a key such as "chat.system" now; None where there is no such key."""
+    value: Any = node
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, CfgNode) else None
+    return value
+
+
 def _nested(key: str, value: Any) -> dict:
     for part in reversed(key.split(".")):
         value = {part: value}
@@ -312,7 +329,7 @@ def _nested(key: str, value: Any) -> dict:
 
 
 def _parsed(text: str) -> Any:
-    """The value of a `--set`: YAML, or the text itself where that is none."""
+    """The value of a `--set` where no text is meant: YAML, or the text itself where that is none."""
     try:
         return yaml_file.parsed(text)
     except yaml.YAMLError:
