@@ -36,6 +36,7 @@ def measure(
     the others of the run. What is in the cache is not computed again. Of each
     text the first `limit` tokens are used. Raises RunError.
     """
+    from itrex_chat.foundation import files
     from itrex_chat.quality import measuring
     from itrex_chat.quality import record as quality_record
     from itrex_chat.quality.passages import of_answers
@@ -43,6 +44,7 @@ def measure(
     from itrex_chat.runs.record import RunRecord
 
     record = RunRecord.read(run)
+    files.writable(run, RunError)
     measured: dict[str, ModelQuality] = {}
     try:
         for model in record.content.spec.models:

@@ -18,9 +18,11 @@ from itrex_chat.settings import options
 def make(run: Path, out: Path) -> int:
     """Write a blind score sheet of a run's answers; how many items it has. Raises RunError."""
     from itrex_chat.comparison import compare_runs
+    from itrex_chat.foundation import files
     from itrex_chat.ratings import sheet
 
-    return sheet.make(compare_runs([run]).differing(), run, out)
+    with files.results_in(out.parent, RunError):
+        return sheet.make(compare_runs([run]).differing(), run, out)
 
 
 def read(filled: Path, run: Path, rater: str | None = None) -> int:

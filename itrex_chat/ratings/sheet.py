@@ -66,9 +66,10 @@ def make(pairs: list[Pair], run: Path, out: Path) -> int:
         }
         shown = (for_spreadsheet(kept_by_spreadsheets(cell)) for cell in cells)
         writer.writerow([item, *shown, *[""] * (2 * len(CRITERIA))])
-    with files.disk_errors(RunError, _("Writing {path}", path=out)):
+    with files.disk_errors(RunError, _("Writing the run {folder}", folder=run)):
         (run / FOLDER).mkdir(exist_ok=True)
         files.write_json(run / FOLDER / f"{name}.json", {"format": FORMAT_VERSION, "items": key})
+    with files.disk_errors(RunError, _("Writing {path}", path=out)):
         files.write_text(out, "\ufeff" + text.getvalue())  # the mark tells spreadsheets that it is UTF-8
     return len(pairs)
 
