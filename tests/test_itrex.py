@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from itrex_chat import MixedPrecisionConfig, PipelineConfig, RtnConfig, build_chatbot, cache, compare, quantize
 from itrex_chat import ask as asking
-from itrex_chat.engines.itrex import environment
+from itrex_chat.engines.itrex import environment, pip
 from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.saved import obtain
 from itrex_chat.foundation.errors import EngineError, ItrexChatError
@@ -390,6 +391,38 @@ def test_a_damaged_environment_is_seen_and_a_whole_one_is_found_at_once(itrex):
     if itrex.adopted:
         pytest.skip("it is the user's own")
     assert environment.missing_files(ENGINES / "itrex") == [] and environment.install() == itrex
+
+
+FULL = "OSError: [Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize(
+    "said, reason",
+    [
+        (f"ERROR: Exception:\nTraceback (most recent call last):\n  File ...\n{FULL}\n\n", FULL),
+        (
+            f"ERROR: Could not install packages due to an {FULL}\n\nnote: this\n",
+            f"Could not install packages due to an {FULL}",
+        ),
+        ("Collecting torch\n", "it died (exit code 2)"),
+    ],
+)
+def test_what_stopped_pip_is_told_with_its_own_last_words(tmp_path, said, reason):
+    (tmp_path / "itrex" / "bin").mkdir(parents=True)
+    interpreter = tmp_path / "itrex" / "bin" / "python"
+    interpreter.write_text(f"#!/bin/sh\ncat <<'END'\n{said}END\nexit 2\n", "utf-8")
+    interpreter.chmod(0o755)
+    with pytest.raises(EngineError) as error:
+        pip.Steps(tmp_path / "itrex", "digest").install("packages", ["x"])
+    assert f"({reason}; the log is {tmp_path / 'itrex.log'})" in str(error.value) and "the disk" in str(error.value)
+
+
+def test_what_stopped_an_environment_is_told(tmp_path):
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!/bin/sh\necho '{FULL}' >&2\nexit 1\n", "utf-8")
+    interpreter.chmod(0o755)
+    with pytest.raises(EngineError, match=re.escape(FULL)):
+        pip.Steps(tmp_path / "itrex", "digest").environment(str(interpreter))
 
 
 def test_doctor_names_a_package_that_is_missing(no_itrex, monkeypatch):

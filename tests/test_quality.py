@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -217,6 +218,25 @@ def test_a_text_that_cannot_be_measured_is_named(recipe, tmp_path, content, reas
     with pytest.raises(RunError, match=reason) as error:
         measuring.measure(recipe, "fp32", ["int4"], [], [file])
     assert "bad.txt" in str(error.value)
+
+
+def test_texts_have_names_of_their_own_and_each_is_measured_once(recipe, tmp_path, monkeypatch):
+    for name in ("answers", "a.txt", "b/a.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"What is {name}? " * 9, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    texts = [Path(name) for name in ("answers", "a.txt", "b/a.txt", "c.txt", "./c.txt", str(tmp_path / "c.txt"))]
+    answers = [Passage(ANSWERS, "q", (1, 2, 3, 4), 2)]
+    measured = measuring.measure(recipe, "fp32", [], answers, texts)
+    corpora = list(dict.fromkeys(passage.corpus for passage in measured.passages))
+    assert corpora == [ANSWERS, *(str(tmp_path / name) for name in ("answers", "a.txt", "b/a.txt")), "c.txt"]
+    assert len(measured.passages) == 5
+
+
+@pytest.mark.parametrize("limit", [-1, 0, 1])
+def test_too_few_tokens_of_a_text_are_no_fault_of_the_text(recipe, text, limit):
+    with pytest.raises(RunError, match="at least 2 tokens"):
+        measuring.measure(recipe, "fp32", ["int4"], [], [text], limit)
 
 
 def test_a_damaged_record_of_a_measurement_says_how_to_mend_it(tmp_path):
