@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("attribute", _("Find out where the loss of a quantized model comes from."))
     options.add_measuring(parser)
     parser.add_argument("--no-layers", action="store_true", help=_("leave out layer by layer, which takes longest"))
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             names=", ".join(NAMES),
         ),
     )
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

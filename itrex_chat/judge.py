@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help=_("an embedding model at the endpoint, to tell how alike the answers' meanings are"),
     )
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

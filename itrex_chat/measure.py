@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
             names=", ".join(MOST_PRECISE_FIRST),
         ),
     )
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, metavar="RUN", help=_("the folder of a run; default: the newest"))
     parser.add_argument("--rater", metavar="NAME", help=_("who filled it; default: the file's name"))
     options.add_language(parser, _("the language of the sheet; default: the locale's"))
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

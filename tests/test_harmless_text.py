@@ -123,7 +123,7 @@ def test_an_error_steers_no_terminal(capsys):
     def command(arguments: argparse.Namespace) -> None:
         raise RunError(HOSTILE)
 
-    assert command_line.run(command, argparse.Namespace()) == 1
+    assert command_line.run(command, command_line.parser("ask", ""), []) == 1
     assert "name" in (error := capsys.readouterr().err) and harmless(error)
 
 

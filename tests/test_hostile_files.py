@@ -201,13 +201,6 @@ def test_closed_streams_hurt_nothing(models, asked, tmp_path, end):
     assert len(RunRecord.read(tmp_path / "run").answers) == 1
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_standard_output_on_a_full_disk_is_a_sentence(unbuffered):
-    command = f"PYTHONUNBUFFERED={unbuffered} {sys.executable} -m itrex_chat.cache > /dev/full"
-    run = subprocess.run(command, shell=True, capture_output=True, text=True)
-    assert run.returncode == 1 and re.fullmatch("itrex_chat: Standard output .*No space left on device.\n", run.stderr)
-
-
 def test_a_working_folder_that_was_deleted_is_a_sentence_or_no_matter(tmp_path):
     folder = tmp_path / "gone"
     folder.mkdir()
