@@ -57,6 +57,22 @@ def writable(folder: Path, error: type[ItrexChatError]) -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
+@contextlib.contextmanager
+def reached(path: Path) -> Iterator[Path]:
+    """A file or folder under a name that is the same in UTF-8: libraries in C++ and Rust know names in no other encoding.
+
+    In a locale such as zh_CN.GB18030 its own may not be; then it is reached by a descriptor, which the block holds.
+    """
+    if os.fsencode(path) == str(path).encode("utf-8", "replace"):
+        yield path
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield Path(f"/proc/self/fd/{handle}")
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as partial:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate becomes a question mark

@@ -25,7 +25,7 @@ def read_mapping(path: Path, error: type[Exception], texts: bool = False) -> dic
     try:
         content = parsed(files.text_of(path, error, LARGEST), texts)
     except UnicodeDecodeError:
-        raise error(_("{text} is not a text in UTF-8.", text=path)) from None
+        raise error(_("{text} is not a text in UTF-8; save it as one.", text=path)) from None
     except yaml.YAMLError as problem:
         reason = encodable(" ".join(str(problem).split()))[:300].rstrip(".")
         raise error(_("{file} is not valid YAML: {reason}.", file=path, reason=reason)) from None

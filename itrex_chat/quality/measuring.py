@@ -191,4 +191,4 @@ def _check_text(text: Path) -> None:
     except OSError as error:
         raise RunError(_("{path} cannot be read: {reason}.", path=text, reason=error.strerror)) from None
     except UnicodeDecodeError:
-        raise RunError(_("{text} is not a text in UTF-8.", text=text)) from None
+        raise RunError(_("{text} is not a text in UTF-8; save it as one.", text=text)) from None
