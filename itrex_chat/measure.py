@@ -46,12 +46,16 @@ def measure(
     record = RunRecord.read(run)
     files.writable(run, RunError)
     measured: dict[str, ModelQuality] = {}
+    alone = ""
     try:
         for model in record.content.spec.models:
             label = model.label
             known = record.content.models.get(label, ModelRun()).variants
             ready = [name for name in MOST_PRECISE_FIRST if name in known and known[name].load]
             if not ready:
+                continue
+            if not (variants or ready[1:]):
+                alone = ready[0]
                 continue
             measured[label] = quality_record.of(
                 measuring.measure(
@@ -73,6 +77,15 @@ def measure(
                 reason=f"{type(error).__name__}: {error}",
             )
         ) from error
+    if not measured and alone:
+        raise RunError(
+            _(
+                "{run} has answers of {variant} alone, and nothing to compare them with; name others with --variants, such "
+                "as bf16.",
+                run=run,
+                variant=titled(alone),
+            )
+        )
     if not measured and record.answers:
         raise RunError(
             _("{run} has answers of other engines only; measure is for this program's own variants.", run=run)

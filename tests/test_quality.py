@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from executors import Watched
+from test_compare import answer as answered
+from test_compare import record
 
 from itrex_chat import measure as measuring_verb
 from itrex_chat.artifacts import obtain
@@ -206,6 +208,15 @@ def test_a_run_is_measured_on_its_answers_token_by_token(models, tmp_path, text,
             assert "".join(tokens.pieces) == answer.text
             assert len(tokens.p) == len(scores.p) == len(scores.kl) == len(answer.token_ids)
             assert all(0 <= p <= 1 for p in (*tokens.p, *scores.p))
+
+
+def test_a_run_of_one_variant_is_not_measured_against_nothing(tmp_path, capsys):
+    run = record(tmp_path / "run", [answered("int4", "a", "x", [1, 2])]).folder
+    content = json.loads((run / "run.json").read_text("utf-8"))
+    content["spec"]["models"] = [{"label": "m", "recipe": {}}]
+    (run / "run.json").write_text(json.dumps(content), "utf-8")
+    assert measuring_verb.main([str(run)]) == 1
+    assert "answers of INT4 alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

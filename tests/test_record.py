@@ -189,3 +189,16 @@ def test_a_record_keeps_its_schemas(old):
     record.close()
     keeps_its_schemas(old)
     assert schema("run")["properties"]["format"]["const"] == Run.of(content(old)).format
+
+
+def test_a_folder_whose_name_no_json_can_hold_is_kept_with_a_question_mark(tmp_path):
+    record = RunRecord.start(tmp_path, {"models": [], "variants": None, "questions": None})
+    built = {
+        "folder": "/\udcff/m-int4-0123",
+        "bytes": 1,
+        "statistics": {"weights": 1, "bytes_after": 1, "seconds": 1.0},
+    }
+    record.model("m").update({"artifacts": {"int4": built}})
+    record.save()
+    record.close()
+    assert RunRecord.read(tmp_path).model("m").artifacts["int4"].folder == "/?/m-int4-0123"

@@ -125,6 +125,8 @@ def change(row: int, column: int, value: str):
         (lambda content: content.append(content[1]), "stands there twice"),
         (lambda content: content[1].pop(), "row 2"),
         (lambda content: content.clear(), "is empty"),
+        (lambda content: content.__setitem__(slice(1, None), []), "is empty"),
+        (lambda content: content.__setitem__(slice(None), [["a line of a text"]]), "the first row"),
     ],
 )
 def test_a_tampered_or_half_filled_sheet_is_refused_with_the_place(sheet, run, capsys, tamper, reason):

@@ -80,12 +80,13 @@ def read(sheet: Path, run: Path, rater: str) -> int:
     Raises RunError that names the first rows that were changed, are missing
     or are not filled; nothing is kept then.
     """
-    rows = _rows(sheet)
-    titles, *rows = rows
+    titles, *rows = _rows(sheet)
     if not any(titles == _titles(language) for language in LANGUAGES):
         raise RunError(
             _("{sheet}: the first row is not that of a score sheet; columns must stay as they were.", sheet=sheet)
         )
+    if not rows:
+        raise RunError(_("{sheet} is empty.", sheet=sheet))
     key = _key(rows, run, sheet)
     problems, ratings, seen = [], [], set()
     for number, row in enumerate(rows, 2):
@@ -161,7 +162,7 @@ def _rows(sheet: Path) -> list[list[str]]:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)]
     except csv.Error as error:
         raise RunError(_("{sheet} is not a CSV file ({reason}).", sheet=sheet, reason=error)) from None
-    if len(rows) < 2:
+    if not rows:
         raise RunError(_("{sheet} is empty.", sheet=sheet))
     return rows
 
