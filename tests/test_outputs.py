@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+from executors import Watched
 from test_compare import answer, record
 
 from itrex_chat import attribute, compare, judge, measure, sheet, sweep
@@ -11,7 +12,9 @@ from itrex_chat.endpoints.endpoint import Endpoint
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import EngineError, RunError
 from itrex_chat.jobs.executor import LocalExecutor
+from itrex_chat.quality import measuring
 from itrex_chat.runs.record import RunRecord
+from itrex_chat.settings import recipe as recipes
 
 
 @pytest.fixture
@@ -65,6 +68,13 @@ def test_a_run_that_cannot_be_written_is_named_before_anything_is_measured(run, 
         f"itrex_chat: Writing to {run} failed: the disk is read-only; choose a folder that can be written "
         "(ITREX_CHAT_CACHE for the cache).\n"
     )
+
+
+def test_no_model_is_loaded_where_its_predictions_cannot_be_kept(models, text, read_only):
+    executor = Watched()
+    with pytest.raises(RunError, match="quality/reference/.*read-only"):
+        measuring.measure(recipes.load(str(models("qwen2"))), "fp32", [], [], [text], executor=executor)
+    assert [task for task, _variant in executor.done()] == ["plan_scoring"]
 
 
 def test_a_judge_is_not_asked_where_its_judgements_cannot_be_kept(run, capsys, read_only):

@@ -161,7 +161,9 @@ class _Scoring:
 
     def score(self, variant: str, scores: Parts | None) -> None:
         """Have a variant go through the passages that are not in the cache yet. Raises RunError."""
-        if missing := (scores or self.reference).missing(self.passages):
+        parts = scores or self.reference
+        if missing := parts.missing(self.passages):
+            files.writable(parts.folder, RunError)
             job = Score(
                 recipe=self.recipe,
                 variant=variant,
