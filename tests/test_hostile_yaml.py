@@ -87,9 +87,13 @@ def test_a_number_is_what_it_looks_like(text, number, tmp_path):
     assert recipes.load("smollm2-135m", ["generation.temperature", text]).generation.temperature == number
 
 
+def test_a_whole_number_may_be_written_with_an_exponent():
+    assert recipes.load("smollm2-135m", ["generation.max_new_tokens", "1e3"]).generation.max_new_tokens == 1000
+
+
 @pytest.mark.parametrize("text", ["1:30", "1_000", "0x10", "1e", "2020-01-01", "."])
 def test_what_only_looks_like_a_number_is_none(text):
-    with pytest.raises(RecipeError, match="must be float, not"):
+    with pytest.raises(RecipeError, match="must be a number, not"):
         recipes.load("smollm2-135m", ["generation.temperature", text])
 
 

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.foundation.choices import did_you_mean, one_of
+from itrex_chat.foundation.choices import called, did_you_mean, one_of
 from itrex_chat.foundation.errors import QuestionSetError
 from itrex_chat.foundation.language import LANGUAGES, _
 from itrex_chat.foundation.places import data_folder, expanded
@@ -121,7 +121,7 @@ def _check(given: dict, known: dict, where: str) -> None:
                     "{where}: {field} must be {kind}, not {value!r}.",
                     where=where,
                     field=field,
-                    kind=known[field].__name__,
+                    kind=called(known[field]),
                     value=value,
                 )
             )

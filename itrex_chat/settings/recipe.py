@@ -18,7 +18,7 @@ import yaml
 from yacs.config import CfgNode
 
 from itrex_chat.foundation import yaml_file
-from itrex_chat.foundation.choices import did_you_mean, one_of
+from itrex_chat.foundation.choices import called, did_you_mean, one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import LANGUAGES, _
@@ -167,7 +167,7 @@ def load(model: str, settings: Sequence[str] = ()) -> Recipe:
         return read(path, settings)
     if model and os.path.exists(path):  # not Path.exists, which raises errors of its own
         path = path.resolve()
-        name = path.stem if path.is_file() else path.name
+        name = path.stem if path.is_file() else path.name or str(path)
         return _build(_defaults(), name, settings, replace(SourceSpec(), path=str(path)))
     if REPOSITORY.fullmatch(model) and path.suffix != ".gguf":
         return _repository(model, settings)
@@ -281,29 +281,36 @@ def _merge(node: CfgNode, given: dict, where: str) -> None:
 
 
 def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
-    """Name the first key or type that yacs would refuse, and make whole numbers floats where floats are meant."""
+    """Name the first key or type that yacs would refuse, and make 1 a float and 1e3 an int where such are meant."""
     for key, value in given.items():
         path = f"{prefix}{key}"
         if key not in node:
             raise RecipeError(
-                _("{where}: there is no key {key}.{hint}", where=where, key=path, hint=did_you_mean(key, node))
+                _("{where}: there is no key {key}.{hint}", where=where, key=path, hint=did_you_mean(key, _paths(node)))
             )
         wanted = node[key]
         if isinstance(wanted, float) and type(value) is int:
             given[key] = value = float(value)
+        if type(wanted) is int and type(value) is float and value.is_integer():
+            given[key] = value = int(value)
         if isinstance(wanted, CfgNode) and isinstance(value, dict):
             _check(wanted, value, where, f"{path}.")
         elif isinstance(wanted, CfgNode) or (wanted is not None and type(value) is not type(wanted)):
-            kind = _("a section") if isinstance(wanted, CfgNode) else type(wanted).__name__
             raise RecipeError(
                 _(
                     "{where}: {key} must be {kind}, not {value}.",
                     where=where,
                     key=path,
-                    kind=kind,
+                    kind=called(type(wanted)),
                     value=reprlib.repr(value),
                 )
             )
+
+
+def _paths(node: CfgNode) -> list[str]:
+    """The keys of a section, and those in its sections: "chat", "chat.system", …"""
+    inner = [f"{key}.{path}" for key, value in node.items() if isinstance(value, CfgNode) for path in _paths(value)]
+    return [*node, *inner]
 
 
 def _quoted(given: dict) -> dict:
