@@ -26,7 +26,10 @@ class NativeEngine:
     gives_logits = True
 
     def check(self, variant: Variant) -> None:
-        """There is nothing that it cannot compute."""
+        """Raise KernelError where the kernel or the instructions that somebody asks for cannot be had."""
+        from itrex_chat.kernels import choose, described
+
+        described(choose())
 
     def on_disk(
         self, recipe: Recipe, variant: Variant, options: EngineOptions, trusted: dict[str, str] | None = None
