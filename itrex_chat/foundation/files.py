@@ -54,7 +54,8 @@ def writable(folder: Path, error: type[ItrexChatError]) -> None:
     """Make a folder, if it is not there, and write something into it to try. Raises `error`."""
     with disk_errors(error, _("Writing to {folder}", folder=folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(bytes(4096))
 
 
 @contextlib.contextmanager
