@@ -94,8 +94,8 @@ def write_model(folder: Path) -> None:
             save_file(tensors, f"{file}.partial", metadata={"format": "pt"})
             os.replace(f"{file}.partial", file)
         print(f"  {file.name}", flush=True)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": homes}))
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": homes}), "utf-8")
+    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2), "utf-8")
 
 
 def write_tokenizer(folder: Path, given: Path | None) -> None:

@@ -41,7 +41,7 @@ def artifacts(home: Path) -> list[dict]:
     found = []
     for manifest in home.glob("artifacts/*/manifest.json"):
         if not manifest.parent.name.endswith(".partial"):
-            files = json.loads(manifest.read_text())["files"]
+            files = json.loads(manifest.read_text("utf-8"))["files"]
             found.append({name: entry["sha256"] for name, entry in files.items() if name.endswith(".safetensors")})
     return found
 

@@ -127,7 +127,7 @@ def main() -> int:
         if chapters[-1].interrupted:
             break
     if chapters:
-        print((arguments.out / "speed.md").read_text())
+        print((arguments.out / "speed.md").read_text("utf-8"))
         print(f"Written to {arguments.out}", file=sys.stderr)
     return 130 if any(part.interrupted for part in chapters) else 0 if len(chapters) == len(models) else 1
 

@@ -51,29 +51,29 @@ def attribute(
     from itrex_chat.report.sweeps import attribution_page
 
     executor = LocalExecutor()
-    steps, measured = attribution.steps(recipe, baseline, list(answers), list(texts), limit, executor)
-    found = attribution.Attribution(
-        sum(passage.positions for passage in measured.passages),
-        len(measured.passages),
-        measured.plan.kernel,
-        steps,
-        attribution.layers(recipe, baseline, measured, executor) if layers else [],
-    )
     out = out or cache_home() / "attributions" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_text(out / "attribution.html", attribution_page(recipe.name, baseline, found, command))
-        files.write_json(
-            out / "attribution.json",
-            {
-                "schema": SCHEMA_VERSION,
-                "model": recipe.as_dict(),
-                "baseline": baseline,
-                "machine": machine.description(),
-                "command": command,
-                **dataclasses.asdict(found),
-            },
+    with files.results_in(out, RunError):
+        steps, measured = attribution.steps(recipe, baseline, list(answers), list(texts), limit, executor)
+        found = attribution.Attribution(
+            sum(passage.positions for passage in measured.passages),
+            len(measured.passages),
+            measured.plan.kernel,
+            steps,
+            attribution.layers(recipe, baseline, measured, executor) if layers else [],
         )
+        with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):
+            files.write_text(out / "attribution.html", attribution_page(recipe.name, baseline, found, command))
+            files.write_json(
+                out / "attribution.json",
+                {
+                    "schema": SCHEMA_VERSION,
+                    "model": recipe.as_dict(),
+                    "baseline": baseline,
+                    "machine": machine.description(),
+                    "command": command,
+                    **dataclasses.asdict(found),
+                },
+            )
     return found, out
 
 
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("attribute", _("Find out where the loss of a quantized model comes from."))
     options.add_measuring(parser)
     parser.add_argument("--no-layers", action="store_true", help=_("leave out layer by layer, which takes longest"))
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

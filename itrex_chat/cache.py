@@ -138,7 +138,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("cache", _("List, show, verify or remove the quantized models in the cache."))
     parser.add_argument("action", nargs="?", choices=("list", "show", "verify", "remove"), default="list")
     parser.add_argument("name", nargs="?", help=_("a model's name, or an artifact's name or key"))
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

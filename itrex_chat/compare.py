@@ -4,6 +4,7 @@ python -m itrex_chat.compare
 """
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,15 +33,15 @@ def compare(runs: list[Path], out: Path | None = None) -> "Comparison":
     from itrex_chat.runs.record import folder_of
 
     runs = [folder_of(run) for run in runs]
-    comparison = compare_runs(runs)
-    out = out or runs[-1]
-    with files.disk_errors(RunError, _("Writing the comparison to {folder}", folder=out)):
-        out.mkdir(parents=True, exist_ok=True)
-        files.write_text(out / "comparison.html", as_html(comparison))
-        files.write_text(out / "comparison.md", as_markdown(comparison))
-        files.write_json(out / "comparison.json", comparison.as_dict())
-        files.write_text(out / "comparison.csv", as_csv(comparison))
-        files.write_text(out / "comparison-figures.csv", figures_csv(comparison))
+    with files.results_in(out, RunError) if out else contextlib.nullcontext():
+        comparison = compare_runs(runs)
+        out = out or runs[-1]
+        with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):
+            files.write_text(out / "comparison.html", as_html(comparison))
+            files.write_text(out / "comparison.md", as_markdown(comparison))
+            files.write_json(out / "comparison.json", comparison.as_dict())
+            files.write_text(out / "comparison.csv", as_csv(comparison))
+            files.write_text(out / "comparison-figures.csv", figures_csv(comparison))
     return comparison
 
 
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             names=", ".join(NAMES),
         ),
     )
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from itrex_chat.engines import engines
 from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
 from itrex_chat.foundation import command_line, machine
 from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
@@ -36,7 +37,9 @@ def examine(engine: str = NATIVE) -> list[Finding]:
     for section in (_program, _processor, *looked_up, _memory, _cache):
         try:
             found += section()
-        except (ImportError, OSError) as error:
+        except ItrexChatError as error:
+            found.append(Finding(BAD, str(error)))
+        except Exception as error:  # whatever is broken here, the rest is told, too
             found.append(Finding(BAD, f"{type(error).__name__}: {error}"))
     return found
 
@@ -129,7 +132,7 @@ def _memory() -> list[Finding]:
 def _cache() -> list[Finding]:
     home = cache_home()
     existing = next(folder for folder in (home, *home.parents) if os.path.exists(folder))
-    if not os.access(existing, os.W_OK):
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
         return [
             Finding(
                 BAD,
@@ -191,7 +194,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--python", metavar="PATH", help=_("use ITREX in an environment that you have, by its interpreter")
     )
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

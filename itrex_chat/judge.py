@@ -26,12 +26,13 @@ def judge(run: Path, endpoint: "Endpoint", embedder: "Endpoint | None" = None) -
     What this judge has said already is not asked again, and what other judges have said stays.
     """
     from itrex_chat.comparison import compare_runs
-    from itrex_chat.foundation import progress
+    from itrex_chat.foundation import files, progress
     from itrex_chat.ratings import judgements, judging
 
     pairs = compare_runs([run]).differing()
     if not pairs:
         raise RunError(_("There is nothing to score in {run}: no two answers differ.", run=run))
+    files.writable(run, RunError)
     found = judgements.given_by(run, endpoint.model)
     with progress.bar(_("judging"), len(pairs), "pairs") as bar:
         for pair in pairs:
@@ -71,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help=_("an embedding model at the endpoint, to tell how alike the answers' meanings are"),
     )
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

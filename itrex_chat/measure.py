@@ -36,6 +36,7 @@ def measure(
     the others of the run. What is in the cache is not computed again. Of each
     text the first `limit` tokens are used. Raises RunError.
     """
+    from itrex_chat.foundation import files
     from itrex_chat.quality import measuring
     from itrex_chat.quality import record as quality_record
     from itrex_chat.quality.passages import of_answers
@@ -43,13 +44,18 @@ def measure(
     from itrex_chat.runs.record import RunRecord
 
     record = RunRecord.read(run)
+    files.writable(run, RunError)
     measured: dict[str, ModelQuality] = {}
+    alone = ""
     try:
         for model in record.content.spec.models:
             label = model.label
             known = record.content.models.get(label, ModelRun()).variants
             ready = [name for name in MOST_PRECISE_FIRST if name in known and known[name].load]
             if not ready:
+                continue
+            if not (variants or ready[1:]):
+                alone = ready[0]
                 continue
             measured[label] = quality_record.of(
                 measuring.measure(
@@ -71,6 +77,15 @@ def measure(
                 reason=f"{type(error).__name__}: {error}",
             )
         ) from error
+    if not measured and alone:
+        raise RunError(
+            _(
+                "{run} has answers of {variant} alone, and nothing to compare them with; name others with --variants, such "
+                "as bf16.",
+                run=run,
+                variant=titled(alone),
+            )
+        )
     if not measured and record.answers:
         raise RunError(
             _("{run} has answers of other engines only; measure is for this program's own variants.", run=run)
@@ -131,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
             names=", ".join(MOST_PRECISE_FIRST),
         ),
     )
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser("online", _("Ask an online model the questions of a run, as one more column."))
     options.add_run(parser)
     options.add_endpoint(parser, ADDRESS, KEY)
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

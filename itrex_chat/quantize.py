@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         ),
     )
     command_line.add_settings(parser)
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ from itrex_chat.settings import options
 def make(run: Path, out: Path) -> int:
     """Write a blind score sheet of a run's answers; how many items it has. Raises RunError."""
     from itrex_chat.comparison import compare_runs
+    from itrex_chat.foundation import files
     from itrex_chat.ratings import sheet
 
-    return sheet.make(compare_runs([run]).differing(), run, out)
+    with files.results_in(out.parent, RunError):
+        return sheet.make(compare_runs([run]).differing(), run, out)
 
 
 def read(filled: Path, run: Path, rater: str | None = None) -> int:
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run", type=Path, metavar="RUN", help=_("the folder of a run; default: the newest"))
     parser.add_argument("--rater", metavar="NAME", help=_("who filled it; default: the file's name"))
     options.add_language(parser, _("the language of the sheet; default: the locale's"))
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

@@ -63,14 +63,16 @@ def sweep(
     The first of the grid is what the others are compared with; `told` gets each outcome as it comes. Returns the
     outcomes and the folder that was written. Raises RunError.
     """
+    from itrex_chat.foundation import files
     from itrex_chat.sweeps.sweeping import sweep as outcomes_of
 
     out = out or cache_home() / "sweeps" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     outcomes = []
-    for outcome in outcomes_of(recipe, baseline, list(grid), list(answers), list(texts), limit, keep):
-        outcomes.append(outcome)
-        told(outcome)
-        _write(out, recipe, baseline, outcomes, command)  # what is there is there, should the rest be interrupted
+    with files.results_in(out, RunError):
+        for outcome in outcomes_of(recipe, baseline, list(grid), list(answers), list(texts), limit, keep):
+            outcomes.append(outcome)
+            told(outcome)
+            _write(out, recipe, baseline, outcomes, command)  # what is there is there, should the rest be interrupted
     return outcomes, out
 
 
@@ -79,7 +81,6 @@ def _write(out: Path, recipe: Recipe, baseline: str, outcomes: "list[Outcome]", 
     from itrex_chat.report.sweeps import sweep_page
 
     with files.disk_errors(RunError, _("Writing to {folder}", folder=out)):
-        out.mkdir(parents=True, exist_ok=True)
         files.write_text(out / "sweep.html", sweep_page(recipe.name, baseline, outcomes, command))
         files.write_json(
             out / "sweep.json",
@@ -179,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         ),
     )
     parser.add_argument("--keep", action="store_true", help=_("keep the artifacts that were made for this"))
-    return command_line.run(command, parser.parse_args(argv))
+    return command_line.run(command, parser, argv)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def missing() -> str | None:
     folder = TOP / "build" / "fuzz"
     folder.mkdir(parents=True, exist_ok=True)
     source, program = folder / f"trial-{os.getpid()}.c", folder / f"trial-{os.getpid()}"
-    source.write_text("int main(void) { return 0; }\n")
+    source.write_text("int main(void) { return 0; }
+", "utf-8")
     try:
         built = subprocess.run([compiler(), *SANITIZE, str(source), "-o", str(program)], capture_output=True, text=True)
         ran = built.returncode == 0 and subprocess.run([program], env=os.environ | ENVIRONMENT, capture_output=True)
@@ -60,7 +61,7 @@ def library(name: str) -> Path:
 def has_tiles() -> bool:
     """Whether the processor has AMX."""
     try:
-        return "amx_bf16" in Path("/proc/cpuinfo").read_text().split()
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text("utf-8").split()
     except OSError:
         return False
 

@@ -124,7 +124,7 @@ def test_several_weight_files_hold_the_same_as_one(models, monkeypatch, tmp_path
     monkeypatch.setattr("itrex_chat.quantization.plan.SHARD", 30_000)
     artifact = obtain(recipes.load(str(models("qwen2"))), tmp_path / "other").artifact
     assert len(list(artifact.folder.glob("model-*.safetensors"))) > 3
-    index = json.loads((artifact.folder / "model.safetensors.index.json").read_text())
+    index = json.loads((artifact.folder / "model.safetensors.index.json").read_text("utf-8"))
     assert index["weight_map"] == artifact.manifest["tensors"]
     parts = loaded_tensors(artifact)
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
@@ -132,7 +132,7 @@ def test_several_weight_files_hold_the_same_as_one(models, monkeypatch, tmp_path
 
 def test_config_json_describes_a_native_architecture_with_its_quantization(models):
     artifact = made(models("chatglm3"), "quantization.group_size", "64")
-    config = json.loads((artifact.folder / "config.json").read_text())
+    config = json.loads((artifact.folder / "config.json").read_text("utf-8"))
     assert config["architectures"] == ["GlmForCausalLM"] and config["tie_word_embeddings"] is False
     assert "auto_map" not in config
     quantization = config["quantization_config"]
@@ -155,13 +155,13 @@ def damage(artifact: Artifact, how: str) -> Path:
         file.write_bytes(file.read_bytes() + b"x")
     elif how == "damaged manifest":
         file = artifact.folder / "manifest.json"
-        file.write_text(file.read_text().replace('"bits"', '"bitz"', 1).replace("int4", "int5", 1))
+        file.write_text(file.read_text("utf-8").replace('"bits"', '"bitz"', 1).replace("int4", "int5", 1), "utf-8")
     elif how == "missing manifest":
         file = artifact.folder / "manifest.json"
         file.unlink()
     elif how == "other configuration":
         file = artifact.folder / "config.json"
-        file.write_text(file.read_text().replace("96", "97", 1))
+        file.write_text(file.read_text("utf-8").replace("96", "97", 1), "utf-8")
     return file
 
 
@@ -300,7 +300,7 @@ def test_an_artifact_in_use_cannot_be_removed_and_one_not_in_use_can(models):
 
 def test_a_cache_that_cannot_be_written_is_named(models, tmp_path, monkeypatch):
     file = tmp_path / "file"
-    file.write_text("")
+    file.write_text("", "utf-8")
     for place in (file, Path("/proc/no-such-place")):
         monkeypatch.setenv("ITREX_CHAT_CACHE", str(place))
         with pytest.raises(ItrexChatError, match="ITREX_CHAT_CACHE"):
@@ -320,6 +320,6 @@ class Usage:
 
 def test_a_recipe_for_another_family_is_refused(models, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(f"family: chatglm3\nsource: {{path: {models('qwen2')}}}\n")
+    file.write_text(f"family: chatglm3\nsource: {{path: {models('qwen2')}}}\n", "utf-8")
     with pytest.raises(ArtifactError, match="is for the family chatglm3, but the checkpoint is of the family qwen2"):
         obtain(recipes.load(str(file)))

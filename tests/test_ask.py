@@ -51,7 +51,8 @@ def asked(tmp_path):
     """Three short questions in a file."""
     file = tmp_path / "three.yaml"
     file.write_text(
-        "questions:\n  - {id: a, text: 你好}\n  - {id: b, text: 'What is it?'}\n  - {id: c, text: '1 + 1 = ?'}\n"
+        "questions:\n  - {id: a, text: 你好}\n  - {id: b, text: 'What is it?'}\n  - {id: c, text: '1 + 1 = ?'}\n",
+        "utf-8",
     )
     return file
 
@@ -93,7 +94,7 @@ def test_every_variant_answers_every_question_and_the_run_says_how(models, asked
         (variant, id) for variant in ("fp32", "bf16", "int4", "int8") for id in "abc"
     ]
     assert all(set(line) >= FIELDS for line in lines)
-    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    content = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     assert content["complete"] and content["machine"]["cores"] and content["machine"]["packages"]["torch"]
     for facts in content["models"]["qwen2-tiny"]["variants"].values():
         assert facts["state"] == "done" and facts["peak_memory"] > 1e8
@@ -129,7 +130,7 @@ def test_a_finished_run_is_not_asked_again_and_another_one_is_not_overwritten(mo
 
 def test_a_folder_with_other_things_in_it_is_not_used(models, asked, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    (tmp_path / "run" / "thesis.txt").write_text("precious", "utf-8")
     code, _out, error = finished(run(models("qwen2"), asked, tmp_path / "run"))
     assert code == 1 and "not empty" in error
     assert [path.name for path in (tmp_path / "run").iterdir() if path.name != ".lock"] == ["thesis.txt"]
@@ -299,10 +300,10 @@ def test_a_damaged_record_is_named(models, asked, tmp_path):
         questions.load(str(asked)),
         tmp_path / "run",
     )
-    lines = (record.folder / ANSWERS).read_text().splitlines()
-    (record.folder / ANSWERS).write_text("\n".join([lines[0], "{broken", lines[2]]) + "\n")
+    lines = (record.folder / ANSWERS).read_text("utf-8").splitlines()
+    (record.folder / ANSWERS).write_text("\n".join([lines[0], "{broken", lines[2]]) + "\n", "utf-8")
     with pytest.raises(RunError, match="line 2 is not an answer"):
         RunRecord.read(record.folder)
-    (record.folder / "run.json").write_text("{}")
+    (record.folder / "run.json").write_text("{}", "utf-8")
     with pytest.raises(RunError, match="run.json is damaged"):
         RunRecord.read(record.folder)

@@ -50,9 +50,9 @@ def test_a_run_measures_the_variants_and_writes_markdown_and_json(models, tmp_pa
         tmp_path / "out",
     )
     assert run.returncode == 0, run.stderr
-    assert (tmp_path / "out" / "speed.md").read_text() + "\n" == run.stdout
+    assert (tmp_path / "out" / "speed.md").read_text("utf-8") + "\n" == run.stdout
     assert "INT4 decodes" in run.stdout and "GB/s" in run.stdout
-    part = json.loads((tmp_path / "out" / "speed.json").read_text())["models"][0]
+    part = json.loads((tmp_path / "out" / "speed.json").read_text("utf-8"))["models"][0]
     int4, fp32 = (part["main"]["figures"][name] for name in ("int4", "fp32"))
     assert int4["decode"]["count"] == 1 and int4["slower"]["median"] == 1.0
     assert set(int4["prefill"]) == {"16", "64"}

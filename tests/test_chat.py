@@ -138,14 +138,15 @@ def test_a_ggufs_tokenizer_is_that_of_its_folder(models, tmp_path):
 
 def test_older_vocabulary_files_are_converted(models, tmp_path):
     """vocab.json and merges.txt, as in the first Qwen2 repositories."""
-    content = json.loads((models("qwen2") / "tokenizer.json").read_text())
-    (tmp_path / "vocab.json").write_text(json.dumps(content["model"]["vocab"]))
-    (tmp_path / "merges.txt").write_text("\n".join(" ".join(pair) for pair in content["model"]["merges"]))
-    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    content = json.loads((models("qwen2") / "tokenizer.json").read_text("utf-8"))
+    (tmp_path / "vocab.json").write_text(json.dumps(content["model"]["vocab"]), "utf-8")
+    (tmp_path / "merges.txt").write_text("\n".join(" ".join(pair) for pair in content["model"]["merges"]), "utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}', "utf-8")
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps(
             {"tokenizer_class": "Qwen2Tokenizer", "chat_template": tiny_models.CHATML, "eos_token": "<|im_end|>"}
-        )
+        ),
+        "utf-8",
     )
     assert "x" in load_tokenizer(tmp_path, "qwen2").decode(load_tokenizer(tmp_path, "qwen2").prompt(ask("x")))
 
@@ -190,7 +191,7 @@ def test_a_missing_or_damaged_vocabulary_is_named(family, file, models, tmp_path
 
 def test_a_model_without_a_chat_template_is_refused(models, tmp_path):
     folder = Path(shutil.copytree(models("llama"), tmp_path / "model"))
-    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}", "utf-8")
     with pytest.raises(TokenizerError, match="no chat template"):
         load_tokenizer(folder, "llama")
 

@@ -68,7 +68,7 @@ def as_layout(folder: Path, layout: str) -> Path:
         homes = {name: f"pytorch_model-0000{1 + (i % 2)}-of-00002.bin" for i, name in enumerate(names)}
         for file in set(homes.values()):
             torch.save({name: tensors[name] for name in names if homes[name] == file}, folder / file)
-        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": homes}))
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": homes}), "utf-8")
     return folder
 
 
@@ -104,8 +104,10 @@ def test_an_older_qwen_configuration_is_the_same_model(models, copied):
         "max_position_embeddings": "n_positions",
     }
     folder = copied("qwen")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({older.get(key, key): value for key, value in config.items()}))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(
+        json.dumps({older.get(key, key): value for key, value in config.items()}), "utf-8"
+    )
     assert opened(folder).decoder == opened(models("qwen")).decoder
 
 
@@ -166,11 +168,11 @@ def test_llama3_scaling_is_recovered_from_a_ggufs_factors(tmp_path):
 
 def test_code_in_a_folder_is_not_run(models, copied, tmp_path):
     folder = copied("chatglm3")
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(
-        json.dumps(config | {"auto_map": {"AutoModel": "evil.Model", "AutoTokenizer": ["evil.T", None]}})
+        json.dumps(config | {"auto_map": {"AutoModel": "evil.Model", "AutoTokenizer": ["evil.T", None]}}), "utf-8"
     )
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", "utf-8")
     assert same(tensors_of(opened(folder)), tensors_of(opened(models("chatglm3"))))
     assert not (tmp_path / "ran").exists()
 
@@ -195,8 +197,10 @@ def test_a_pickle_with_code_is_refused_and_not_run(save, copied, tmp_path):
 
 
 def edit_config(folder: Path, **changes) -> Path:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in (config | changes).items() if v != "REMOVED"}))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in (config | changes).items() if v != "REMOVED"}), "utf-8"
+    )
     return folder
 
 
@@ -238,13 +242,13 @@ def damage(folder: Path, how: str) -> None:
     elif how == "huge header":
         first.write_bytes((1 << 60).to_bytes(8, "little") + first.read_bytes()[8:])
     elif how == "index lists a path outside":
-        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../model.safetensors"}}')
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../model.safetensors"}}', "utf-8")
     elif how == "index is no JSON":
-        (folder / "model.safetensors.index.json").write_text("{")
+        (folder / "model.safetensors.index.json").write_text("{", "utf-8")
     elif how == "config is no JSON":
-        (folder / "config.json").write_text("{")
+        (folder / "config.json").write_text("{", "utf-8")
     elif how == "config is a list":
-        (folder / "config.json").write_text("[]")
+        (folder / "config.json").write_text("[]", "utf-8")
     elif how == "no weights":
         for file in folder.glob("*.safetensors"):
             file.unlink()
@@ -313,6 +317,6 @@ def test_a_gguf_with_random_bytes_in_its_header_is_refused_or_read_but_never_cra
 
 def test_what_is_no_gguf_is_refused(tmp_path):
     file = tmp_path / "model.gguf"
-    file.write_text("hello")
+    file.write_text("hello", "utf-8")
     with pytest.raises(SourceError, match="not a GGUF file"):
         sources.local(file)

@@ -1,5 +1,7 @@
 """The commands: what they print, how they end, and that they can be installed anywhere."""
 
+import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -53,7 +55,7 @@ def test_the_cache_lists_shows_verifies_and_removes(models, capsys):
     assert cache.main(["show", "qwen2-tiny"]) == 0
     assert '"weight_dtype": "int4_fullrange"' in capsys.readouterr().out
     assert cache.main(["verify"]) == 0 and "good" in capsys.readouterr().out
-    (artifact.folder / "config.json").write_text("{}")
+    (artifact.folder / "config.json").write_text("{}", "utf-8")
     assert cache.main(["verify", artifact.folder.name]) == 1
     shown = capsys.readouterr()
     assert "damaged" in shown.out and "config.json" in shown.out
@@ -81,30 +83,44 @@ def test_an_empty_cache_is_listed_and_good(capsys):
 
 
 def raised(error):
-    def command(arguments):
+    def work():
         raise error
 
-    return command
+    return work
 
 
 def test_errors_are_one_sentence_and_exit_codes(capsys):
-    assert command_line.run(raised(ItrexChatError("What is wrong. What to do.")), None) == 1
+    assert command_line.framed(raised(ItrexChatError("What is wrong. What to do."))) == 1
     assert capsys.readouterr().err == "itrex_chat: What is wrong. What to do.\n"
-    assert command_line.run(raised(KeyboardInterrupt()), None) == 130
+    assert command_line.framed(raised(KeyboardInterrupt())) == 130
     assert "interrupted" in capsys.readouterr().err
-    assert command_line.run(raised(ZeroDivisionError()), None) == 70
+    assert command_line.framed(raised(ZeroDivisionError())) == 70
     shown = capsys.readouterr().err
     log = next(word for word in shown.split() if word.endswith(".log"))
     assert len(shown.splitlines()) == 1 and "ZeroDivisionError" in shown
     assert "Traceback" in Path(log).read_text("utf-8")
 
 
-def test_a_reader_that_goes_away_is_no_error_message():
-    command = (
-        f"{sys.executable} -m itrex_chat.cache show x 2>&1 | true; {sys.executable} -m itrex_chat.ask --help | true"
-    )
-    run = subprocess.run(command, shell=True, capture_output=True, text=True)
-    assert "Traceback" not in run.stderr
+OUTPUTS = [["itrex_chat.cache"], ["itrex_chat.ask", "--help"], ["itrex_chat", "--help"]]
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_reader_that_went_away_is_no_error_message(command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as out:
+        run = subprocess.run([sys.executable, "-m", *command], stdout=out, stderr=subprocess.PIPE)
+    assert (run.returncode, run.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_standard_output_on_a_full_disk_is_a_sentence(command, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with open("/dev/full", "wb") as out:
+        run = subprocess.run([sys.executable, "-m", *command], stdout=out, stderr=subprocess.PIPE, encoding="utf-8")
+    assert run.returncode == 1
+    assert re.fullmatch("itrex_chat: Standard output .*No space left on device.\n", run.stderr)
 
 
 @pytest.mark.parametrize("verb", entry.VERBS)

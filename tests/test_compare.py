@@ -81,8 +81,8 @@ def record(
         },
     }
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(content))
-    (folder / "answers.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in answers))
+    (folder / "run.json").write_text(json.dumps(content), "utf-8")
+    (folder / "answers.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in answers), "utf-8")
     keeps_its_schemas(folder)
     return RunRecord.read(folder)
 
@@ -259,7 +259,10 @@ def test_weights_that_were_quantized_before_are_called_so(stored, quantized, tmp
 
 def test_all_files_are_written_and_agree(two):
     comparing.compare([two.folder])
-    markdown, content = (two.folder / "comparison.md").read_text(), (two.folder / "comparison.json").read_text()
+    markdown, content = (
+        (two.folder / "comparison.md").read_text("utf-8"),
+        (two.folder / "comparison.json").read_text("utf-8"),
+    )
     assert "| FP32 | INT4 |" in markdown and "今天天气**▸**很好" in markdown
     parsed = json.loads(content)
     assert parsed["schema"] == 3 and parsed["models"][0]["figures"][1]["identical"] == 1

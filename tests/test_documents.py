@@ -78,7 +78,7 @@ def parse(monkeypatch):
     def parse(verb: str, *arguments: str):
         given = []
         with monkeypatch.context() as here, contextlib.redirect_stderr(io.StringIO()) as complaint:
-            here.setattr(command_line, "run", lambda command, arguments: given.append(arguments))
+            here.setattr(command_line, "run", lambda command, parser, argv: given.append(parser.parse_args(argv)))
             try:
                 importlib.import_module(f"itrex_chat.{verb}").main(list(arguments))
             except SystemExit:

@@ -191,8 +191,14 @@ def test_an_endpoint_that_fails_is_told_in_a_sentence(run, serve, capsys, reply,
     assert reason in error and "secret-key" not in error and "Traceback" not in error
 
 
+def test_what_keeps_an_endpoint_from_being_reached_is_in_words(run, capsys, monkeypatch):
+    monkeypatch.setattr("itrex_chat.endpoints.endpoint.PAUSE", 0)
+    assert online.main([str(run), "--model", "gpt-x", "--endpoint", "http://127.0.0.1:1/v1"]) == 1
+    assert "(Connection refused)" in capsys.readouterr().err
+
+
 def test_an_endpoint_must_be_named(run, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    for address in ([], ["--endpoint", "file:///etc/passwd"]):
+    for address in ([], ["--endpoint", "file:///etc/passwd"], ["--endpoint", "localhost:8000/v1"]):
         assert online.main([str(run), "--model", "gpt-x", *address]) == 1
-        assert "Name the endpoint" in capsys.readouterr().err
+        assert "an address that begins with http://" in capsys.readouterr().err

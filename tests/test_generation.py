@@ -76,6 +76,11 @@ def test_a_tokenizer_of_another_model_is_refused(decoder, tokenizer):
         answer(decoder, tokenizer, [99999])
 
 
+def test_an_empty_prompt_is_not_blamed_on_the_tokenizer(decoder, tokenizer):
+    with pytest.raises(GenerationError, match="The prompt is empty"):
+        answer(decoder, tokenizer, [])
+
+
 def test_a_long_prompt_in_steps_gives_the_same_answer(decoder, tokenizer, monkeypatch):
     at_once = answer(decoder, tokenizer, max_new_tokens=10)[1]
     monkeypatch.setattr(loop, "PREFILL_STEP", 4)

@@ -10,7 +10,7 @@ def test_markdown_shows_text_as_it_is():
 
 
 def test_text_for_a_terminal_keeps_words_and_drops_what_steers_it():
-    assert for_terminal("a\x1b[2Jb\u202ec\n你\t😀\x07") == "a[2Jbc\n你\t😀"
+    assert for_terminal("a\x1b[2Jb\u202ec\n你\t😀\x07\udcc4") == "a[2Jbc\n你\t😀?"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "＝1"])

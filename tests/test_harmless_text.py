@@ -96,7 +96,7 @@ def facts(kind: type, **given) -> dict:
 
 def test_names_in_the_cache_steer_no_terminal(home, capsys):
     (home / "artifacts" / "model\x1b[31m-int4-0123").mkdir(parents=True)
-    (home / "artifacts" / "model\x1b[31m-int4-0123" / "manifest.json").write_text("{")
+    (home / "artifacts" / "model\x1b[31m-int4-0123" / "manifest.json").write_text("{", "utf-8")
     for arguments in ([], ["verify"], ["show", "model\x1b[31m"], ["remove", "nobody\x1b[31m"]):
         cache.main(arguments)
         said = capsys.readouterr()
@@ -123,7 +123,7 @@ def test_an_error_steers_no_terminal(capsys):
     def command(arguments: argparse.Namespace) -> None:
         raise RunError(HOSTILE)
 
-    assert command_line.run(command, argparse.Namespace()) == 1
+    assert command_line.run(command, command_line.parser("ask", ""), []) == 1
     assert "name" in (error := capsys.readouterr().err) and harmless(error)
 
 

@@ -60,7 +60,7 @@ def whole_gguf(models, tmp_path):
 
 def changed(folder: Path, **changes) -> Path:
     """The folder with other values in its `config.json`."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     return tiny_models.described(folder, config | changes)
 
 
@@ -339,7 +339,7 @@ def test_a_number_among_the_tensors_of_a_safetensors_file_is_refused(copied):
 @pytest.mark.parametrize("listed", [{}, [], None, {"a": 5}, {"a": 5, "b": "c"}, {"a": ""}, {"a": ["b"]}])
 def test_an_index_that_lists_no_weight_file_is_refused(listed, copied):
     folder = copied("qwen")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}), "utf-8")
     with pytest.raises(SourceError):
         sources.local(folder)
 
@@ -459,7 +459,7 @@ def linked(folder: Path, to: Path) -> Path:
 
 def replaced(path: Path, text: str) -> None:
     path.unlink()  # it is a link
-    path.write_text(text)
+    path.write_text(text, "utf-8")
 
 
 def test_mutated_configurations_of_all_families_are_answered_from_or_refused(models, tmp_path):
@@ -467,7 +467,7 @@ def test_mutated_configurations_of_all_families_are_answered_from_or_refused(mod
     for number in range(126):
         family = FAMILIES[number % len(FAMILIES)]
         folder = linked(models(family), tmp_path / f"{family}-{number}")
-        content = mutated(json.loads((folder / "config.json").read_text()), source)
+        content = mutated(json.loads((folder / "config.json").read_text("utf-8")), source)
         replaced(folder / "config.json", json.dumps(content))
         folders.append(folder)
     check_harmless(folders)

@@ -357,7 +357,7 @@ def test_a_second_judge_leaves_the_first_ones_judgements(run, serve, capsys):
 def test_judgements_of_the_format_before_are_read_and_go_on(run, serve):
     entry = {"id": "a", "baseline_first": "equal", "variant_first": "equal", "similarity": None}
     content = {"format": 1, "judge": "first", "models": {"m": {"int4": [entry]}}}
-    (run / judgements.FILE).write_text(json.dumps(content))
+    (run / judgements.FILE).write_text(json.dumps(content), "utf-8")
     server = serve(said("0"))
     assert judging.main([str(run), "--model", "first", "--endpoint", server.address]) == 0
     assert len(server.asked) == 2  # the other pair, in both orders
@@ -371,6 +371,6 @@ def test_judgements_of_the_format_before_are_read_and_go_on(run, serve):
 def test_judgements_that_nobody_can_have_written_are_damaged(run, change):
     entry = {"id": "a", "baseline_first": "", "variant_first": "", "similarity": None} | change
     content = {"format": 2, "judges": {"x": {"m": {"int4": [entry]}}}}
-    (run / judgements.FILE).write_text(json.dumps(content))
+    (run / judgements.FILE).write_text(json.dumps(content), "utf-8")
     with pytest.raises(RunError, match="is damaged"):
         judgements.read(run)

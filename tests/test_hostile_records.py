@@ -145,7 +145,7 @@ def test_runs_of_one_model_that_was_moved_are_joined(old):
 def test_a_run_does_not_go_on_with_another_model_of_the_same_name(models, tmp_path):
     folder, out = tmp_path / "model", tmp_path / "run"
     file = tmp_path / "two.yaml"
-    file.write_text("questions:\n  - {id: a, text: x}\n  - {id: b, text: y}\n")
+    file.write_text("questions:\n  - {id: a, text: x}\n  - {id: b, text: y}\n", "utf-8")
     settings = ["generation.max_new_tokens", "2"]
 
     def asked():

@@ -46,7 +46,7 @@ def test_a_hubs_model_is_downloaded_quantized_asked_and_then_needs_no_network(na
     assert first.returncode == 0, first.stderr
     assert "modeling_chatglm.py" not in {transfer.name for transfer in hub.transfers}
     [manifest] = (home / "artifacts").glob("*/manifest.json")
-    origin = json.loads(manifest.read_text())["source"]["origin"]
+    origin = json.loads(manifest.read_text("utf-8"))["source"]["origin"]
     assert (origin["kind"], origin["repository"], origin["commit"]) == (name, REPOSITORY, hub.head.sha)
 
     transfers, questions = len(hub.transfers), hub.questions
@@ -55,7 +55,7 @@ def test_a_hubs_model_is_downloaded_quantized_asked_and_then_needs_no_network(na
     asked = run(address.endpoint, "itrex_chat.ask", *model, "--max-new-tokens", "2", "--out", str(tmp_path / "run"))
     assert asked.returncode == 0, asked.stderr
     assert (len(hub.transfers), hub.questions) == (transfers, questions)
-    assert len((tmp_path / "run" / "answers.jsonl").read_text().splitlines()) == 10
+    assert len((tmp_path / "run" / "answers.jsonl").read_text("utf-8").splitlines()) == 10
 
 
 def test_int4_is_answered_without_the_downloaded_files_and_fp32_says_that_it_needs_them(hub, address, home, tmp_path):
@@ -64,7 +64,7 @@ def test_int4_is_answered_without_the_downloaded_files_and_fp32_says_that_it_nee
     dead = "http://127.0.0.1:9"
     asked = run(dead, "itrex_chat.ask", "--model", REPOSITORY, "--max-new-tokens", "2", "--out", str(tmp_path / "run"))
     assert asked.returncode == 1 and "FP32: ModelScope cannot be reached" in asked.stderr
-    answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text("utf-8").splitlines()]
     assert {answer["variant"] for answer in answers} == {"int4"}
 
 

@@ -427,6 +427,6 @@ def test_modelscopes_older_variable_for_the_address_works_without_a_word(at_addr
 def test_a_damaged_record_is_as_good_as_none(server, call, tmp_path):
     first = call("huggingface")
     (record,) = (tmp_path / "hubs").glob("*.json")
-    record.write_text("{")
+    record.write_text("{", "utf-8")
     assert call("huggingface")["origin"] == first["origin"]
     assert names(server) == sorted(DATA)  # the files are still there

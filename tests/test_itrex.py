@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from itrex_chat import MixedPrecisionConfig, PipelineConfig, RtnConfig, build_chatbot, cache, compare, quantize
 from itrex_chat import ask as asking
-from itrex_chat.engines.itrex import environment
+from itrex_chat.engines.itrex import environment, pip
 from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.saved import obtain
 from itrex_chat.foundation.errors import EngineError, ItrexChatError
@@ -158,7 +159,7 @@ def test_groups_of_zeros_and_of_weights_too_small_for_a_scale_are_taken(itrex, m
 def asked(tmp_path):
     """Two short questions in a file."""
     file = tmp_path / "two.yaml"
-    file.write_text("questions:\n  - {id: a, text: 你好}\n  - {id: b, text: 'What is it?'}\n")
+    file.write_text("questions:\n  - {id: a, text: 你好}\n  - {id: b, text: 'What is it?'}\n", "utf-8")
     return str(file)
 
 
@@ -188,7 +189,7 @@ def both(itrex, models, asked, tmp_path):
 
 
 def test_one_comparison_has_both_engines_and_what_itrex_said(both, capsys):
-    content = json.loads((both / "run.json").read_text())["models"]["chatglm3-tiny"]["variants"]
+    content = json.loads((both / "run.json").read_text("utf-8"))["models"]["chatglm3-tiny"]["variants"]
     assert {name: facts["state"] for name, facts in content.items()} == {
         "fp32": "done",
         "bf16": "done",
@@ -214,10 +215,10 @@ def test_one_comparison_has_both_engines_and_what_itrex_said(both, capsys):
         and "quantization, once" in out
         and "makes int4_clip where int4_fullrange is asked for" in out
     )
-    written = json.loads((both / "comparison.json").read_text())["models"][0]
+    written = json.loads((both / "comparison.json").read_text("utf-8"))["models"][0]
     figures = {figure["variant"]: figure for figure in written["figures"]}
     assert figures["itrex-fp32"]["identical"] == figures["itrex-fp32"]["answers"]
-    assert figures["itrex-int4"]["build_seconds"] > 0 and "<html" in (both / "comparison.html").read_text()
+    assert figures["itrex-int4"]["build_seconds"] > 0 and "<html" in (both / "comparison.html").read_text("utf-8")
 
 
 def test_itrexs_chatbot_has_the_names_of_its_own(itrex, models, tmp_path, monkeypatch):
@@ -264,7 +265,7 @@ def test_what_itrex_keeps_to_itself_is_told(itrex, home, models, tmp_path):
     """Its error is a global, its result None."""
     folder = tmp_path / "view"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64}))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 64}), "utf-8")
     with Process(folder, "llama", "fp32", home) as process, pytest.raises(EngineError, match="build_chatbot said"):
         process.load(
             variant="fp32", quantization=None, artifact=None, matrices={}, frequencies=[], trust=False, own=None
@@ -274,7 +275,7 @@ def test_what_itrex_keeps_to_itself_is_told(itrex, home, models, tmp_path):
 def own_code(folder: Path, ran: Path) -> Path:
     """A model that says it is a Qwen and brings its own code, which leaves a file where it ran."""
     tiny_models.standard(folder, "qwen2")
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     config |= {
         "model_type": "qwen",
         "torch_dtype": "float32",
@@ -285,17 +286,18 @@ def own_code(folder: Path, ran: Path) -> Path:
         },
     }
     config.pop("dtype", None)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
     (folder / "configuration_tiny.py").write_text(
-        "from transformers import Qwen2Config\nclass TinyConfig(Qwen2Config):\n    model_type = 'qwen'\n"
+        "from transformers import Qwen2Config\nclass TinyConfig(Qwen2Config):\n    model_type = 'qwen'\n", "utf-8"
     )
     (folder / "modeling_tiny.py").write_text(
         "from transformers import Qwen2ForCausalLM\nfrom .configuration_tiny import TinyConfig\n"
-        f"open({str(ran)!r}, 'w').close()\nclass TinyForCausalLM(Qwen2ForCausalLM):\n    config_class = TinyConfig\n"
+        f"open({str(ran)!r}, 'w').close()\nclass TinyForCausalLM(Qwen2ForCausalLM):\n    config_class = TinyConfig\n",
+        "utf-8",
     )
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     tokenizer["model"]["merges"] = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
     return folder
 
 
@@ -349,7 +351,7 @@ def test_without_itrex_the_other_variants_still_run(no_itrex, models, asked, tmp
         )
         == 1
     )
-    states = json.loads((tmp_path / "run" / "run.json").read_text())["models"]["qwen2-tiny"]["variants"]
+    states = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["models"]["qwen2-tiny"]["variants"]
     assert states["int4"]["state"] == "done" and states["itrex-int4"]["state"] == "failed"
     assert f"ITREX is not installed. Install it: {environment.INSTALL}" in capsys.readouterr().err
 
@@ -377,8 +379,10 @@ def test_the_users_own_environment_is_adopted(itrex, tmp_path, monkeypatch):
 
 def test_an_environment_that_is_gone_is_named(itrex, tmp_path, monkeypatch):
     monkeypatch.setenv("ITREX_CHAT_ENGINES", str(tmp_path))
-    record = json.loads((ENGINES / "itrex.json").read_text()) | {"python": str(tmp_path / "gone" / "bin" / "python")}
-    (tmp_path / "itrex.json").write_text(json.dumps(record))
+    record = json.loads((ENGINES / "itrex.json").read_text("utf-8")) | {
+        "python": str(tmp_path / "gone" / "bin" / "python")
+    }
+    (tmp_path / "itrex.json").write_text(json.dumps(record), "utf-8")
     with pytest.raises(EngineError, match="is gone"):
         environment.find()
 
@@ -387,6 +391,38 @@ def test_a_damaged_environment_is_seen_and_a_whole_one_is_found_at_once(itrex):
     if itrex.adopted:
         pytest.skip("it is the user's own")
     assert environment.missing_files(ENGINES / "itrex") == [] and environment.install() == itrex
+
+
+FULL = "OSError: [Errno 28] No space left on device"
+
+
+@pytest.mark.parametrize(
+    "said, reason",
+    [
+        (f"ERROR: Exception:\nTraceback (most recent call last):\n  File ...\n{FULL}\n\n", FULL),
+        (
+            f"ERROR: Could not install packages due to an {FULL}\n\nnote: this\n",
+            f"Could not install packages due to an {FULL}",
+        ),
+        ("Collecting torch\n", "it died (exit code 2)"),
+    ],
+)
+def test_what_stopped_pip_is_told_with_its_own_last_words(tmp_path, said, reason):
+    (tmp_path / "itrex" / "bin").mkdir(parents=True)
+    interpreter = tmp_path / "itrex" / "bin" / "python"
+    interpreter.write_text(f"#!/bin/sh\ncat <<'END'\n{said}END\nexit 2\n", "utf-8")
+    interpreter.chmod(0o755)
+    with pytest.raises(EngineError) as error:
+        pip.Steps(tmp_path / "itrex", "digest").install("packages", ["x"])
+    assert f"({reason}; the log is {tmp_path / 'itrex.log'})" in str(error.value) and "the disk" in str(error.value)
+
+
+def test_what_stopped_an_environment_is_told(tmp_path):
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!/bin/sh\necho '{FULL}' >&2\nexit 1\n", "utf-8")
+    interpreter.chmod(0o755)
+    with pytest.raises(EngineError, match=re.escape(FULL)):
+        pip.Steps(tmp_path / "itrex", "digest").environment(str(interpreter))
 
 
 def test_doctor_names_a_package_that_is_missing(no_itrex, monkeypatch):

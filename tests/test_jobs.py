@@ -173,9 +173,19 @@ def test_an_artifact_that_changed_since_it_was_verified_is_verified_again(models
     assert loaded.trusted != prepared.trusted and obtain(recipe).artifact.verify() is None
 
 
+@pytest.mark.parametrize("variable", ["ITREX_CHAT_KERNEL", "ITREX_CHAT_INSTRUCTIONS"])
+def test_a_kernel_that_cannot_be_had_is_told_before_anything_is_quantized(models, monkeypatch, home, variable):
+    monkeypatch.setenv(variable, "avx9")
+    with pytest.raises(RunError, match="cannot be 'avx9'"):
+        list(InProcess().run(Prepare(recipe=recipes.load(str(models("qwen2"))), variants=("int4",), tokens=9)))
+    assert not home.exists()
+
+
 def test_nothing_that_lies_in_the_working_folder_is_imported_by_a_worker(models, tmp_path, monkeypatch):
     for name in ("torch", "tqdm", "itrex_chat", "json"):
-        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit('ran')\n")
+        (tmp_path / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit('ran')\n", "utf-8"
+        )
     monkeypatch.chdir(tmp_path)
     recipe = recipes.load(str(models("qwen2")), ["generation.max_new_tokens", "2"])
     [*_events, prepared] = LocalExecutor().run(Prepare(recipe=recipe, variants=("fp32",), tokens=100))

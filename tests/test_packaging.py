@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from itrex_chat import doctor
 from itrex_chat.foundation import command_line
+from itrex_chat.foundation.errors import EngineError
 
 ROOT = Path(__file__).resolve().parent.parent
 CALENDAR = ("packaging",)  # a major release there is a year
@@ -79,7 +80,9 @@ def test_the_lower_ends_are_tried_with_the_locks_torch():
 
 
 def test_make_sets_up_again_when_the_lock_has_changed():
-    rule = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith(".venv/.installed:"))
+    rule = next(
+        line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if line.startswith(".venv/.installed:")
+    )
     assert {"requirements.lock", "setup.cfg", "setup.sh"} <= set(rule.split())
 
 
@@ -122,6 +125,28 @@ def test_doctor_fails_where_a_package_is_outside_of_its_range(monkeypatch, capsy
     monkeypatch.setattr(doctor, "requires", lambda name: ["PyYAML<6,>=5.1"])
     assert doctor.main([]) == command_line.FAILED
     assert "[!!] PyYAML is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("variable, wrong", [("INSTRUCTIONS", "avx9"), ("KERNEL", "avx9")])
+def test_doctor_says_what_cannot_be_had_and_all_the_rest(monkeypatch, capsys, variable, wrong):
+    monkeypatch.setenv(f"ITREX_CHAT_{variable}", wrong)
+    assert doctor.main([]) == command_line.FAILED
+    shown = capsys.readouterr().out
+    assert shown.count("[!!]") == 1 and "cannot be 'avx9'" in shown and f"unset ITREX_CHAT_{variable}" in shown
+    assert "memory:" in shown and "cache:" in shown and "engine native: works" not in shown
+
+
+@pytest.mark.parametrize(
+    "error", [EngineError("It is broken."), RuntimeError("It is broken."), OSError("It is broken.")]
+)
+def test_doctor_goes_on_where_a_part_of_it_cannot(monkeypatch, error):
+    def broken():
+        raise error
+
+    monkeypatch.setattr(doctor, "_processor", broken)
+    texts = [(finding.state, finding.text) for finding in doctor.examine()]
+    assert [text for state, text in texts if state == doctor.BAD and "It is broken." in text]
+    assert any(text.startswith("cache:") for _state, text in texts)
 
 
 @pytest.mark.parametrize("file", ["setup.cfg", "requirements.lock", "pyproject.toml"])

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from executors import Watched
+from test_compare import answer as answered
+from test_compare import record
 
 from itrex_chat import measure as measuring_verb
 from itrex_chat.artifacts import obtain
@@ -207,6 +210,15 @@ def test_a_run_is_measured_on_its_answers_token_by_token(models, tmp_path, text,
             assert all(0 <= p <= 1 for p in (*tokens.p, *scores.p))
 
 
+def test_a_run_of_one_variant_is_not_measured_against_nothing(tmp_path, capsys):
+    run = record(tmp_path / "run", [answered("int4", "a", "x", [1, 2])]).folder
+    content = json.loads((run / "run.json").read_text("utf-8"))
+    content["spec"]["models"] = [{"label": "m", "recipe": {}}]
+    (run / "run.json").write_text(json.dumps(content), "utf-8")
+    assert measuring_verb.main([str(run)]) == 1
+    assert "answers of INT4 alone" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "content, reason", [(b"\xff\xfe", "UTF-8"), (b"", "fewer than two tokens"), (None, "cannot be read")]
 )
@@ -219,8 +231,27 @@ def test_a_text_that_cannot_be_measured_is_named(recipe, tmp_path, content, reas
     assert "bad.txt" in str(error.value)
 
 
+def test_texts_have_names_of_their_own_and_each_is_measured_once(recipe, tmp_path, monkeypatch):
+    for name in ("answers", "a.txt", "b/a.txt", "c.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"What is {name}? " * 9, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    texts = [Path(name) for name in ("answers", "a.txt", "b/a.txt", "c.txt", "./c.txt", str(tmp_path / "c.txt"))]
+    answers = [Passage(ANSWERS, "q", (1, 2, 3, 4), 2)]
+    measured = measuring.measure(recipe, "fp32", [], answers, texts)
+    corpora = list(dict.fromkeys(passage.corpus for passage in measured.passages))
+    assert corpora == [ANSWERS, *(str(tmp_path / name) for name in ("answers", "a.txt", "b/a.txt")), "c.txt"]
+    assert len(measured.passages) == 5
+
+
+@pytest.mark.parametrize("limit", [-1, 0, 1])
+def test_too_few_tokens_of_a_text_are_no_fault_of_the_text(recipe, text, limit):
+    with pytest.raises(RunError, match="at least 2 tokens"):
+        measuring.measure(recipe, "fp32", ["int4"], [], [text], limit)
+
+
 def test_a_damaged_record_of_a_measurement_says_how_to_mend_it(tmp_path):
-    (tmp_path / "quality.json").write_text(json.dumps({"format": 1, "models": {"m": {"baseline": "fp32"}}}))
+    (tmp_path / "quality.json").write_text(json.dumps({"format": 1, "models": {"m": {"baseline": "fp32"}}}), "utf-8")
     with pytest.raises(RunError, match="measure again"):
         quality_record.read(tmp_path)
 

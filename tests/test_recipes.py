@@ -37,7 +37,7 @@ def test_settings_override_a_recipe():
 
 def test_a_recipe_file_of_ones_own_works(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("source: {modelscope: me/model}\nquantization: {weight_dtype: int4_clip}\n")
+    file.write_text("source: {modelscope: me/model}\nquantization: {weight_dtype: int4_clip}\n", "utf-8")
     recipe = recipes.load(str(file))
     assert (recipe.name, recipe.quantization.weight_dtype) == ("mine", "int4_clip")
 
@@ -63,12 +63,12 @@ def test_a_hubs_repository_is_its_recipe_or_one_with_defaults():
         ("quantisation: {}", "no key quantisation. Did you mean quantization"),
         ("quantization: {group_sise: 32}", "quantization.group_sise. Did you mean group_size"),
         ("quantization: {group_size: 33}", "cannot be 33"),
-        ("quantization: {group_size: '32'}", "must be int"),
+        ("quantization: {group_size: '32'}", "must be a whole number, not '32'"),
         ("quantization: {weight_dtype: int4}", "cannot be 'int4'"),
         ("quantization: {head: fp32}", "quantization.head cannot be 'fp32'"),
         ("quantization: {compute_dtype: fp16}", "compute_dtype cannot be 'fp16'"),
         ("quantization: 4", "must be a section"),
-        ("name: [a]", "name must be str"),
+        ("name: [a]", "name must be a text"),
         ("languages: [de]", "languages cannot be 'de'"),
         ("source: {hub: github}", "source.hub cannot be 'github'"),
         ("source: {package: {name: x}}", "source.package"),
@@ -83,7 +83,7 @@ def test_a_hubs_repository_is_its_recipe_or_one_with_defaults():
 )
 def test_a_recipe_that_cannot_be_meant_is_named(content, sentence, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(content)
+    file.write_text(content, "utf-8")
     with pytest.raises(ItrexChatError, match=sentence):
         recipes.load(str(file))
 
@@ -108,6 +108,9 @@ def test_a_model_that_does_not_exist_is_named_with_what_does(model, sentence):
     "settings, sentence",
     [
         (["quantization.groupsize", "64"], "Did you mean group_size"),
+        (["temperature", "1"], "Did you mean generation.temperature"),
+        (["generation.do_sample", "1"], "must be true or false, not 1"),
+        (["generation.seed", "1.5"], "must be a whole number, not 1.5"),
         (["quantization.group_size"], "no value"),
         (["quantization.group_size.x", "1"], "group_size must be"),
         (["", "1"], "no key"),
@@ -136,7 +139,9 @@ def test_included_questions_come_first():
 
 def test_a_question_set_of_ones_own_works_with_numbers_as_ids(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("system: be brief\nquestions:\n  - {id: 1, text: 你好}\n  - {id: 2, text: '2+2?', expected: 4}\n")
+    file.write_text(
+        "system: be brief\nquestions:\n  - {id: 1, text: 你好}\n  - {id: 2, text: '2+2?', expected: 4}\n", "utf-8"
+    )
     chosen = questions.load(str(file))
     assert (chosen.name, chosen.system) == ("mine", "be brief")
     assert [(q.id, q.expected) for q in chosen.questions] == [("1", ""), ("2", "4")]
@@ -153,27 +158,54 @@ def test_a_question_set_of_ones_own_works_with_numbers_as_ids(tmp_path):
         ("questions: [{id: a, text: ' '}]", "has no text"),
         ("questions: [a]", "must have the fields"),
         ("questions: [{id: a, text: b}, {id: a, text: c}]", "two questions have the id a"),
-        ("questions: {a: b}", "questions must be list"),
-        ("questions: [{id: a, text: [b]}]", "text must be str"),
+        ("questions: {a: b}", "questions must be a list"),
+        ("questions: [{id: a, text: [b]}]", "text must be a text"),
         ("language: fr\nquestions: [{id: a, text: b}]", "language cannot be 'fr'"),
         ("[", "not valid YAML"),
         ("", "must hold keys"),
         ("includes: [nowhere]", "no question set nowhere"),
-        ("questions:", "questions must be list"),
+        ("questions:", "questions must be a list"),
     ],
 )
 def test_a_question_set_that_cannot_be_meant_is_named(content, sentence, tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(content)
+    file.write_text(content, "utf-8")
     with pytest.raises(QuestionSetError, match=sentence):
         questions.load(str(file))
 
 
 def test_a_question_set_that_includes_itself_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text(f"includes: ['{file}']\nquestions: [{{id: a, text: b}}]")
+    file.write_text(f"includes: ['{file}']\nquestions: [{{id: a, text: b}}]", "utf-8")
     with pytest.raises(QuestionSetError, match="includes itself"):
         questions.load(str(file))
+
+
+def test_a_question_set_includes_what_lies_beside_it(tmp_path, monkeypatch):
+    folder = tmp_path / "sets"
+    (folder / "parts").mkdir(parents=True)
+    (folder / "mine.yaml").write_text("includes: [parts/more.yaml]\nquestions: [{id: a, text: a}]", "utf-8")
+    (folder / "parts" / "more.yaml").write_text("includes: [../last.yaml]\nquestions: [{id: b, text: b}]", "utf-8")
+    (folder / "last.yaml").write_text("questions: [{id: c, text: c}]", "utf-8")
+    (tmp_path / "last.yaml").write_text("questions: [{id: wrong, text: wrong}]", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert [question.id for question in questions.load("sets/mine.yaml").questions] == ["c", "b", "a"]
+    (folder / "last.yaml").write_text("includes: [parts/../mine.yaml]\nquestions: [{id: c, text: c}]", "utf-8")
+    with pytest.raises(QuestionSetError, match="includes itself"):
+        questions.load("sets/mine.yaml")
+    (folder / "last.yaml").unlink()
+    with pytest.raises(QuestionSetError, match=r"no question set sets/parts/../last.yaml"):
+        questions.load("sets/mine.yaml")
+
+
+def test_a_recipes_path_is_as_seen_from_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("source: {path: ../model.gguf}", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert recipes.load("recipes/mine.yaml").source.path == str(tmp_path / "model.gguf")
+    given = recipes.load("recipes/mine.yaml", ["source.path", "other.gguf"])
+    monkeypatch.chdir("/")
+    assert recipes.overridden(given, []).source.path == str(tmp_path / "other.gguf")
 
 
 def test_a_misspelt_question_set_gets_a_hint():

@@ -127,7 +127,7 @@ def test_a_record_that_lacks_a_part_is_compared_or_named_but_never_a_crash(old, 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', "[" * 100_000, "\x00"])
 def test_what_is_no_record_is_named_as_damaged(old, text):
-    (old / RUN).write_text(text)
+    (old / RUN).write_text(text, "utf-8")
     with pytest.raises(RunError, match="run.json is damaged"):
         RunRecord.read(old)
 
@@ -146,7 +146,7 @@ def test_answers_of_older_versions_are_read_whatever_the_order_of_their_keys(old
         for name, value in reversed(dataclasses.asdict(ANSWER).items())
         if name not in ("drafted_tokens", "accepted_tokens")
     }
-    (old / ANSWERS).write_text(json.dumps(values | {"text": "a\ud800", "more": 1}) + "\n")
+    (old / ANSWERS).write_text(json.dumps(values | {"text": "a\ud800", "more": 1}) + "\n", "utf-8")
     [answer] = RunRecord.read(old).answers
     assert answer == dataclasses.replace(ANSWER, text="a?") and answer.drafted_tokens == answer.accepted_tokens == 0
 
@@ -154,7 +154,7 @@ def test_answers_of_older_versions_are_read_whatever_the_order_of_their_keys(old
 @pytest.mark.parametrize("values", [{"token_ids": "abc"}, {"ttft": "soon"}, {"text": None}, {"id": 5}, {"tpot": []}])
 def test_an_answer_that_was_edited_to_other_types_is_named_by_its_line(old, values):
     line = json.dumps(dataclasses.asdict(ANSWER) | values)
-    (old / ANSWERS).write_text(json.dumps(dataclasses.asdict(ANSWER)) + f"\n{line}\n")
+    (old / ANSWERS).write_text(json.dumps(dataclasses.asdict(ANSWER)) + f"\n{line}\n", "utf-8")
     with pytest.raises(RunError, match="line 2 is not an answer"):
         RunRecord.read(old)
 
@@ -171,7 +171,7 @@ def test_a_run_is_named_by_its_folder_or_its_answers_and_the_newest_with_answers
         latest()
     for name in ("1", "2", "3"):
         shutil.copytree(OLD, home / "runs" / name)
-    (home / "runs" / "3" / ANSWERS).write_text("")
+    (home / "runs" / "3" / ANSWERS).write_text("", "utf-8")
     assert latest() == folder_of(latest() / ANSWERS) == folder_of(latest()) == home / "runs" / "2"
     assert [answer.id for answer in answers_of(latest(), "fp32")] == ["a", "b"]
     with pytest.raises(RunError, match="no answers of BF16"):
@@ -189,3 +189,16 @@ def test_a_record_keeps_its_schemas(old):
     record.close()
     keeps_its_schemas(old)
     assert schema("run")["properties"]["format"]["const"] == Run.of(content(old)).format
+
+
+def test_a_folder_whose_name_no_json_can_hold_is_kept_with_a_question_mark(tmp_path):
+    record = RunRecord.start(tmp_path, {"models": [], "variants": None, "questions": None})
+    built = {
+        "folder": "/\udcff/m-int4-0123",
+        "bytes": 1,
+        "statistics": {"weights": 1, "bytes_after": 1, "seconds": 1.0},
+    }
+    record.model("m").update({"artifacts": {"int4": built}})
+    record.save()
+    record.close()
+    assert RunRecord.read(tmp_path).model("m").artifacts["int4"].folder == "/?/m-int4-0123"

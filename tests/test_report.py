@@ -112,7 +112,7 @@ def test_the_json_keeps_its_schema(run):
 
 def test_an_interrupted_run_says_what_is_missing(tmp_path):
     made = record(tmp_path / "run", [answer("fp32", "a", "x", [1])], {"fp32": {"state": "asking"}})
-    content = json.loads((made.folder / "run.json").read_text())
+    content = json.loads((made.folder / "run.json").read_text("utf-8"))
     recipe = {"quantization": {"weight_dtype": "int4_fullrange"}}
     content |= {
         "complete": False,
@@ -122,11 +122,11 @@ def test_an_interrupted_run_says_what_is_missing(tmp_path):
             "models": [{"label": "m", "recipe": recipe}, {"label": "later", "recipe": recipe}],
         },
     }
-    (made.folder / "run.json").write_text(json.dumps(content))
-    with (made.folder / "answers.jsonl").open("a") as file:
+    (made.folder / "run.json").write_text(json.dumps(content), "utf-8")
+    with (made.folder / "answers.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"id": "b", "model": "m", "vari')
     comparison = comparing.compare([made.folder / "answers.jsonl"])
-    for text in (as_html(comparison), (made.folder / "comparison.md").read_text().replace("\\", "")):
+    for text in (as_html(comparison), (made.folder / "comparison.md").read_text("utf-8").replace("\\", "")):
         assert "FP32: 1 of 2 questions answered. The run was interrupted" in text
         assert "INT4: 0 of 2 questions answered. The run was interrupted" in text
         assert "later: no answers yet" in text

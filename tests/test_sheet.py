@@ -45,7 +45,7 @@ def save(
 def fill(run: Path, sheet: Path, stars: dict[str, str]) -> list[list[str]]:
     """Give each variant its stars, as somebody who knows the key."""
     [key_file] = (run / "sheets").glob("*.json")
-    key = json.loads(key_file.read_text())["items"]
+    key = json.loads(key_file.read_text("utf-8"))["items"]
     content = rows(sheet)
     for row in content[1:]:
         row[4:] = [stars[key[row[0]][side]] for _criterion in CRITERIA for side in "AB"]
@@ -68,7 +68,7 @@ def test_sides_are_drawn_by_lot(run, tmp_path):
     for number in range(16):
         assert verb.main(["make", str(tmp_path / f"{number}.csv"), "--run", str(run)]) == 0
     for key in (run / "sheets").glob("*.json"):
-        drawn |= {entry["A"] for entry in json.loads(key.read_text())["items"].values()}
+        drawn |= {entry["A"] for entry in json.loads(key.read_text("utf-8"))["items"].values()}
     assert drawn == {"fp32", "int4"}
 
 
@@ -81,7 +81,9 @@ def test_a_filled_sheet_comes_back_as_it_was_meant(sheet, run, capsys, form):
     assert all(rating["scores"] == {name: {"fp32": 4, "int4": 2} for name in CRITERIA} for rating in given)
     text = as_text(comparing.compare([run]))
     assert "★ 4.0  ★ 2.0" in text and "-2.0" in text
-    assert "★ 4.0" in (run / "comparison.html").read_text("utf-8") and "★ 2.0" in (run / "comparison.md").read_text()
+    assert "★ 4.0" in (run / "comparison.html").read_text("utf-8") and "★ 2.0" in (run / "comparison.md").read_text(
+        "utf-8"
+    )
 
 
 def test_a_sheet_in_chinese_is_read_by_a_program_that_speaks_english(run, tmp_path, capsys):
@@ -123,6 +125,8 @@ def change(row: int, column: int, value: str):
         (lambda content: content.append(content[1]), "stands there twice"),
         (lambda content: content[1].pop(), "row 2"),
         (lambda content: content.clear(), "is empty"),
+        (lambda content: content.__setitem__(slice(1, None), []), "is empty"),
+        (lambda content: content.__setitem__(slice(None), [["a line of a text"]]), "the first row"),
     ],
 )
 def test_a_tampered_or_half_filled_sheet_is_refused_with_the_place(sheet, run, capsys, tamper, reason):

@@ -40,7 +40,7 @@ def test_quantize_ask_and_compare_give_english_answers_of_both_variants(tmp_path
     comparison = comparing.compare([record.folder])
     [model] = comparison.models
     assert model.weights_were_quantized and model.figures[1].weight_bytes < model.figures[0].weight_bytes / 3
-    assert json.loads((record.folder / "comparison.json").read_text())["models"][0]["baseline"] == "fp32"
+    assert json.loads((record.folder / "comparison.json").read_text("utf-8"))["models"][0]["baseline"] == "fp32"
 
 
 def logits(compute_dtype: str, kernel: str, monkeypatch, ids):

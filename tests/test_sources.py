@@ -71,7 +71,7 @@ def test_a_damaged_memory_of_digests_is_forgotten(tmp_path):
     file = tmp_path / "file"
     file.write_bytes(b"a")
     for damage in ("{", "[]", '{"x": 1}', f'{{"{file}": [1]}}'):
-        (tmp_path / "digests.json").write_text(damage)
+        (tmp_path / "digests.json").write_text(damage, "utf-8")
         assert DigestMemo(tmp_path).sha256([file])[file] == sha256(file)
 
 
@@ -151,6 +151,6 @@ def test_a_package_that_is_not_there_or_lacks_the_file_is_named(index, home):
 
 def test_a_recipe_without_the_chosen_hubs_repository_is_named(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("source: {hub: huggingface, modelscope: a/b}")
+    file.write_text("source: {hub: huggingface, modelscope: a/b}", "utf-8")
     with pytest.raises(SourceError, match="names no repository on huggingface"):
         sources.resolve(recipes.load(str(file)))

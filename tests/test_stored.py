@@ -30,16 +30,16 @@ def test_what_cannot_be_used_is_named_in_a_sentence(tmp_path, content, reason):
 
 
 def test_what_is_right_is_read(tmp_path):
-    (tmp_path / "file.json").write_text('{"format": 1, "a": 5}')
+    (tmp_path / "file.json").write_text('{"format": 1, "a": 5}', "utf-8")
     assert stored.read(tmp_path / "file.json", 1, lambda found: found["a"]) == 5
 
 
 @pytest.mark.parametrize("room, name", [(given.ratings_of, given.RATINGS), (judgements.read, judgements.FILE)])
 def test_ratings_and_judgements_of_another_version_are_not_called_damaged(tmp_path, room, name):
     assert not room(tmp_path)
-    (tmp_path / name).write_text(json.dumps({"format": 9}))
+    (tmp_path / name).write_text(json.dumps({"format": 9}), "utf-8")
     with pytest.raises(RunError, match="another version"):
         room(tmp_path)
-    (tmp_path / name).write_text(json.dumps({"format": 1, "judge": "x", "models": [], "sheets": [5]}))
+    (tmp_path / name).write_text(json.dumps({"format": 1, "judge": "x", "models": [], "sheets": [5]}), "utf-8")
     with pytest.raises(RunError, match="damaged"):
         room(tmp_path)

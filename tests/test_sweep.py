@@ -33,7 +33,7 @@ def test_a_sweep_tells_recipes_apart_and_leaves_nothing_behind(models, text, tmp
         )
         == 0
     )
-    content = json.loads((out / "sweep.json").read_text())
+    content = json.loads((out / "sweep.json").read_text("utf-8"))
     first, second = content["recipes"]
     assert content["schema"] == 1 and first["difference"] is None
     assert second["difference"]["high"] < 0 and second["disk_bytes"] > first["disk_bytes"]
@@ -61,7 +61,7 @@ def test_the_loss_is_attributed_to_steps_and_layers(models, text, tmp_path, monk
     assert [layer.number for layer in found.layers] == [0, 1]
     assert all(0 < layer.kld_mean.value < found.steps[0].kld_mean.value * 1.5 for layer in found.layers)
     assert "<svg" in (out / "attribution.html").read_text("utf-8")
-    assert json.loads((out / "attribution.json").read_text())["kernel"] == "reference"
+    assert json.loads((out / "attribution.json").read_text("utf-8"))["kernel"] == "reference"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def write(
     rope_factors: np.ndarray | None = None,
 ) -> Path:
     """Convert `folder` (llama or qwen2), matrices to `quantized` where it is given."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     kind = config["model_type"]
     writer = gguf.GGUFWriter(path, kind)
     writer.add_block_count(config["num_hidden_layers"])
@@ -50,7 +50,7 @@ def write(
 
 def _add_vocabulary(writer, folder: Path, size: int, template: str | None) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    content = json.loads((folder / "tokenizer.json").read_text())
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     tokens = [tokenizer.id_to_token(number) or f"[PAD{number}]" for number in range(size)]
     control = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"}
     kinds = [
@@ -62,7 +62,7 @@ def _add_vocabulary(writer, folder: Path, size: int, template: str | None) -> No
     writer.add_token_types(kinds)
     writer.add_token_merges([" ".join(pair) if isinstance(pair, list) else pair for pair in content["model"]["merges"]])
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     writer.add_chat_template(template or settings["chat_template"])
 
 

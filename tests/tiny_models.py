@@ -137,7 +137,10 @@ def fast_tokenizer(folder: Path, template: str = CHATML) -> None:
     tokenizer.add_tokens([AddedToken("<think>", normalized=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"chat_template": template, "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"})
+        json.dumps(
+            {"chat_template": template, "eos_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+        ),
+        "utf-8",
     )
 
 
@@ -245,10 +248,10 @@ def sharded(folder: Path, tensors: dict[str, torch.Tensor], parts: int) -> None:
         file = f"model-{part + 1:05d}-of-{parts:05d}.safetensors"
         save_file({name: tensors[name] for name in chosen}, folder / file)
         homes |= dict.fromkeys(chosen, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": homes}), "utf-8")
 
 
 def described(folder: Path, config: dict) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
     return folder

@@ -70,7 +70,7 @@ def _llama_cpp(model: Model) -> Entry:
 
 def _openvino(model: Model) -> Entry:
     folder = model.openvino()
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     # An untied embedding is INT8 with a zero point and a float16 scale for each row.
     embedding = 0 if config["tie_word_embeddings"] else config["vocab_size"] * (config["hidden_size"] + 3)
     return Entry(

@@ -117,8 +117,8 @@ def _write(folder: Path, config: dict, tensors: Iterator, tokenizer: dict[str, b
         if sum(tensor.nbytes for tensor in shard.values()) >= SHARD:
             finish()
     finish()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": homes}))
-    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float16"}, indent=2))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": homes}), "utf-8")
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float16"}, indent=2), "utf-8")
     for name, content in tokenizer.items():
         (folder / name).write_bytes(content)
 

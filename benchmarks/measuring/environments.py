@@ -34,7 +34,7 @@ class Environment:
         folder.parent.mkdir(parents=True, exist_ok=True)
         done, wanted = folder / ".done", json.dumps([self.steps, self.variables])
         with FileLock(f"{folder}.lock"):
-            if not done.is_file() or done.read_text() != wanted:
+            if not done.is_file() or done.read_text("utf-8") != wanted:
                 print(f"making {folder} (once; the log is {folder}.log)", file=sys.stderr, flush=True)
                 self._make(folder)
                 write_text(done, wanted)
@@ -42,7 +42,7 @@ class Environment:
 
     def _make(self, folder: Path) -> None:
         venv.create(folder, clear=True, with_pip=True)
-        with open(f"{folder}.log", "w") as log:
+        with open(f"{folder}.log", "w", encoding="utf-8") as log:
             for step in self.steps:
                 run = subprocess.run(
                     ["nice", "-n", "19", folder / "bin" / "python", "-m", "pip", *step],
@@ -60,7 +60,7 @@ def llama_cpp() -> Environment:
     flags = ["-DGGML_NATIVE=ON", "-DLLAVA_BUILD=OFF"]
     if clang := _clang():
         flags += [f"-DCMAKE_C_COMPILER={clang}", f"-DCMAKE_CXX_COMPILER={clang.replace('clang', 'clang++')}"]
-    elif " amx_tile" in Path("/proc/cpuinfo").read_text():
+    elif " amx_tile" in Path("/proc/cpuinfo").read_text("utf-8"):
         raise Unavailable("llama.cpp needs clang on a processor with AMX (Debian: apt-get install clang)")
     return Environment(
         "llama.cpp",

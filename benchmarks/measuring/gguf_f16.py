@@ -32,7 +32,7 @@ def main(folder: Path, target: Path) -> None:
     import numpy as np
     from safetensors import safe_open
 
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text("utf-8"))
     heads, kind = config["num_attention_heads"], config["model_type"]
     writer = gguf.GGUFWriter(target, kind)
     writer.add_block_count(config["num_hidden_layers"])
@@ -47,7 +47,7 @@ def main(folder: Path, target: Path) -> None:
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_tokenizer_model("no_vocab")
-    homes = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    homes = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))["weight_map"]
     files = {name: safe_open(folder / name, "numpy") for name in sorted(set(homes.values()))}
     for name, home in homes.items():
         shape = files[home].get_slice(name).get_shape()

@@ -91,7 +91,7 @@ class Model:
 
     def itrex(self) -> Path:
         """The dense folder with a configuration in the words of transformers 4.38."""
-        config = json.loads((self.dense() / "config.json").read_text())
+        config = json.loads((self.dense() / "config.json").read_text("utf-8"))
         folder = self.folder / f"itrex-{config['model_type']}"  # ITREX goes by the folder's name
         folder.mkdir(exist_ok=True)
         for file in self.dense().glob("model*"):
@@ -108,7 +108,8 @@ class Model:
     def made(self) -> dict[str, Made]:
         """The formats that exist, and what each took."""
         return {
-            file.parent.name: Made(**json.loads(file.read_text())) for file in sorted(self.folder.glob("*/made.json"))
+            file.parent.name: Made(**json.loads(file.read_text("utf-8")))
+            for file in sorted(self.folder.glob("*/made.json"))
         }
 
     def _format(self, name: str, command: Callable[[], list]) -> Path:

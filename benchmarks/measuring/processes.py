@@ -37,7 +37,7 @@ def start(command: list, variables: dict[str, str], folder: Path | str = HERE, *
         [str(part) for part in command],
         cwd=folder,
         env=os.environ | VARIABLES | search | variables,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         preexec_fn=_go_first,
         **streams,
@@ -63,5 +63,5 @@ def convert(command: list, variables: dict[str, str] | None = None) -> Made:
 
 
 def _go_first() -> None:
-    with open("/proc/self/oom_score_adj", "w") as score:
+    with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as score:
         score.write("1000")

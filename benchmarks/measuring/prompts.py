@@ -50,7 +50,9 @@ def _print(model: str) -> None:
     gguf = source.weights[0] if source.format == "gguf" else None
     tokenizer = load_tokenizer(source.folder, open_checkpoint(source).family, recipe.chat, gguf)
     print(
-        json.dumps({"chat": tokenizer.prompt([Message("user", QUESTION)]), "long": tokenizer.encode(TEXT.read_text())})
+        json.dumps(
+            {"chat": tokenizer.prompt([Message("user", QUESTION)]), "long": tokenizer.encode(TEXT.read_text("utf-8"))}
+        )
     )
 
 

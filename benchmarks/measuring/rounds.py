@@ -139,7 +139,9 @@ def _round(
 
 def _busy() -> float:
     """CPU seconds that all programs of the machine have used."""
-    user, nice, system, _idle, _wait, *rest = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+    user, nice, system, _idle, _wait, *rest = map(
+        int, Path("/proc/stat").read_text("utf-8").split("\n", 1)[0].split()[1:]
+    )
     return (user + nice + system + sum(rest[:3])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -156,7 +158,10 @@ def _drop(results: Results, contestant: Contestant, reason: str) -> None:
 
 def _run(entry: Entry, job: dict, threads: int, log: Path) -> list[dict]:
     """The lines that a worker told. Raises Unavailable with the reason of its failure."""
-    with log.open("w") as errors, tempfile.TemporaryDirectory() as scratch:  # some write files where they run
+    with (
+        log.open("w", encoding="utf-8") as errors,
+        tempfile.TemporaryDirectory() as scratch,
+    ):  # some write files where they run
         process = start(
             [entry.python, "-m", entry.module],
             {"OMP_NUM_THREADS": str(threads)} | entry.variables,

@@ -55,7 +55,7 @@ class Stopwatch:
 
 def serve(load: Callable[[], Callable[..., Any]]) -> None:
     """Do the job on standard input with the engine class that `load()` imports."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
+    out = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # libraries print to standard output what they like
 
     def tell(kind: str, **values: Any) -> None:
@@ -94,5 +94,5 @@ def work(job: dict, load: Callable[[], Callable[..., Any]], tell: Callable[..., 
 
 def peak_memory() -> int:
     """Bytes; of this program alone, not of what the process was before it."""
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))

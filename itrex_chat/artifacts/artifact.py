@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itrex_chat.artifacts import manifest as manifests
+from itrex_chat.foundation import files
 from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import ArtifactError, CheckpointError
 from itrex_chat.foundation.language import _
@@ -147,7 +148,8 @@ class Artifact:
         path = self.folder / self.manifest["tensors"][name]
         try:
             if self._file is None or self._file[0] != path:
-                self._file = path, safe_open(path, "pt")
+                with files.reached(path) as reached:
+                    self._file = path, safe_open(reached, "pt")
             tensor = self._file[1].get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise ArtifactError(

@@ -191,7 +191,8 @@ def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: 
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        with files.reached(path.parent) as folder:
+            save_file(tensors, folder / path.name, metadata={"format": "pt"})
     except Exception as error:  # safetensors' own type hides the number of the system's error
         if "No space left" in str(error) or "os error 28" in str(error):
             raise OSError(28, os.strerror(28)) from error

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import read_file
+from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Chat
@@ -165,7 +166,8 @@ def _converted(folder: Path) -> bytes:
 
     logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        with files.reached(folder) as reached:
+            tokenizer = AutoTokenizer.from_pretrained(str(reached), trust_remote_code=False, local_files_only=True)
         return tokenizer.backend_tokenizer.to_str().encode()
     except Exception:  # whatever is missing, the remedy is the same
         raise TokenizerError(

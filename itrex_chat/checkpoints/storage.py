@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.sources.gguf_header import TensorPlace, read_header
@@ -44,7 +45,7 @@ class SafetensorsFiles:
         self._dtypes: dict[str, torch.dtype | str] = {}
         for path in paths:
             try:
-                with safe_open(path, "pt") as file:
+                with files.reached(path) as reached, safe_open(reached, "pt") as file:
                     for name in file.keys():  # noqa: SIM118  a safe_open has keys but is not iterable
                         _refuse_twice(name, path, self._homes)
                         part = file.get_slice(name)
@@ -60,14 +61,14 @@ class SafetensorsFiles:
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         self.dtype(name)
         try:
-            with safe_open(self._homes[name], "pt") as file:
+            with files.reached(self._homes[name]) as reached, safe_open(reached, "pt") as file:
                 return file.get_slice(name)[start:stop].clone()
         except (SafetensorError, OSError) as error:
             raise _damaged(self._homes[name], error) from None
 
     def home(self, name: str) -> Path | None:
         """The file that holds a tensor, if it says that it is of PyTorch, as other readers want it."""
-        with safe_open(self._homes[name], "pt") as file:
+        with files.reached(self._homes[name]) as reached, safe_open(reached, "pt") as file:
             return self._homes[name] if (file.metadata() or {}).get("format") == "pt" else None
 
     def description(self) -> str:
@@ -157,13 +158,13 @@ def open_storage(format: str, paths: tuple[Path, ...]) -> Storage:
 
 def _unpickle(path: Path) -> dict[str, torch.Tensor]:
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), files.reached(path) as reached:
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                content = torch.load(reached, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError as error:
                 if "mmap" not in str(error):
                     raise
-                content = torch.load(path, map_location="cpu", weights_only=True)  # the format before torch 1.6
+                content = torch.load(reached, map_location="cpu", weights_only=True)  # the format before torch 1.6
     except pickle.UnpicklingError:
         raise CheckpointError(
             _(

@@ -3,6 +3,7 @@
 import http.client
 import json
 import time
+import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -119,5 +120,7 @@ class Endpoint:
 
 def _reason(error: Exception) -> str:
     """What the system says; of anything else the kind alone, since its text quotes the server, or our headers."""
-    quotes = isinstance(error, http.client.HTTPException | ValueError)
-    return type(error).__name__ if quotes else " ".join(str(error).split())
+    if isinstance(error, http.client.HTTPException | ValueError):
+        return type(error).__name__
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return " ".join(str(getattr(cause, "strerror", None) or cause).split())

@@ -48,8 +48,8 @@ def address(named: str | None) -> str:
 
 def _unnamed() -> str:
     return _(
-        "Name the endpoint with --endpoint or {variable}, such as https://api.openai.com/v1 or "
-        "http://localhost:8000/v1.",
+        "Name the endpoint with --endpoint or {variable}: an address that begins with http:// or https://, such as "
+        "https://api.openai.com/v1 or http://localhost:8000/v1.",
         variable=ADDRESS,
     )
 

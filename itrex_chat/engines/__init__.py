@@ -28,7 +28,7 @@ class Engine(Protocol):
     gives_logits: bool
 
     def check(self, variant: Variant) -> None:
-        """Raise EngineError, saying what to do, where this engine cannot compute a variant here."""
+        """Raise EngineError or KernelError, saying what to do, where this engine cannot compute a variant here."""
 
     def on_disk(
         self, recipe: Recipe, variant: Variant, options: EngineOptions, trusted: dict[str, str] | None = None

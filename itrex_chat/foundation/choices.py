@@ -25,3 +25,14 @@ def one_of(key: str, value: object, choices: Iterable[object], error: type[Excep
                 choices=", ".join(map(str, choices)),
             )
         )
+
+
+def called(kind: type) -> str:
+    """What values of a type that YAML has are called."""
+    return {
+        str: _("a text"),
+        int: _("a whole number"),
+        float: _("a number"),
+        bool: _("true or false"),
+        list: _("a list"),
+    }.get(kind) or _("a section")

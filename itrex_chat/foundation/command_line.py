@@ -11,10 +11,11 @@ import traceback
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from itrex_chat.foundation import files, starting
 from itrex_chat.foundation.errors import ItrexChatError
-from itrex_chat.foundation.harmless import encodable, for_terminal
+from itrex_chat.foundation.harmless import encodable, for_terminal, tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.starting import INTERRUPTED
@@ -23,10 +24,17 @@ FAILED = 1
 BUG = 70  # EX_SOFTWARE of sysexits.h
 
 
-def run(command: Callable[[argparse.Namespace], int | None], arguments: argparse.Namespace) -> int:
-    """Run a command; its exit code. Whatever goes wrong is a sentence; where a bug arose is kept in a file."""
+def run(
+    command: Callable[[argparse.Namespace], int | None], parser: argparse.ArgumentParser, argv: list[str] | None = None
+) -> int:
+    """Run a command with what a user typed; its exit code. Raises SystemExit for what the parser does not know, and help."""
+    return framed(lambda: command(parser.parse_args(argv)))
+
+
+def framed(work: Callable[[], int | None]) -> int:
+    """Do something that a user started; its exit code. Whatever goes wrong is a sentence; where a bug arose is kept in a file."""
     try:
-        code = command(arguments) or 0
+        code = work() or 0
         sys.stdout.flush()
         return code
     except ItrexChatError as error:
@@ -93,12 +101,22 @@ def _logged() -> str:
     return os.devnull
 
 
-def parser(verb: str, description: str) -> argparse.ArgumentParser:
+def set_streams() -> None:
+    """Standard streams that can be written: closed ones go nowhere, and a terminal without UTF-8 shows ? instead of failing."""
     starting.open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows ? instead of failing
-    return argparse.ArgumentParser(prog=f"python -m itrex_chat.{verb}", description=description)
+            stream.reconfigure(errors="replace")
+
+
+class _Parser(argparse.ArgumentParser):
+    def print_help(self, file: Any = None) -> None:
+        tell(self.format_help(), end="", file=file)  # argparse would ignore what stands against it
+
+
+def parser(verb: str, description: str) -> argparse.ArgumentParser:
+    set_streams()
+    return _Parser(prog=f"python -m itrex_chat.{verb}", description=description)
 
 
 def invocation(verb: str) -> str:

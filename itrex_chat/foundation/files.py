@@ -34,6 +34,46 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+@contextlib.contextmanager
+def results_in(folder: Path, error: type[ItrexChatError]) -> Iterator[None]:
+    """A folder for what long work will give: made and tried before it; gone again where nothing came of it.
+
+    Raises `error` at once where nothing can be written there.
+    """
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    writable(folder, error)
+    try:
+        yield
+    finally:
+        for made in missing:
+            with contextlib.suppress(OSError):  # it has something in it
+                made.rmdir()
+
+
+def writable(folder: Path, error: type[ItrexChatError]) -> None:
+    """Make a folder, if it is not there, and write something into it to try. Raises `error`."""
+    with disk_errors(error, _("Writing to {folder}", folder=folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(bytes(4096))
+
+
+@contextlib.contextmanager
+def reached(path: Path) -> Iterator[Path]:
+    """A file or folder under a name that is the same in UTF-8: libraries in C++ and Rust know names in no other encoding.
+
+    In a locale such as zh_CN.GB18030 its own may not be; then it is reached by a descriptor, which the block holds.
+    """
+    if os.fsencode(path) == str(path).encode("utf-8", "replace"):
+        yield path
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        yield Path(f"/proc/self/fd/{handle}")
+    finally:
+        os.close(handle)
+
+
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as partial:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate becomes a question mark
@@ -111,7 +151,9 @@ def _reason(problem: OSError) -> str:
         errno.EACCES: _("permission denied; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
         errno.EPERM: _("permission denied; choose a folder that can be written (ITREX_CHAT_CACHE for the cache)"),
         errno.ENOENT: _("{path} cannot be made; choose another folder (ITREX_CHAT_CACHE for the cache)", path=path),
-        errno.ENOTDIR: _("{path} is not a folder; choose another one (ITREX_CHAT_CACHE for the cache)", path=path),
+        errno.ENOTDIR: _(
+            "{path} would be inside of a file; choose another folder (ITREX_CHAT_CACHE for the cache)", path=path
+        ),
         errno.EEXIST: _("{path} is not a folder; choose another one (ITREX_CHAT_CACHE for the cache)", path=path),
         errno.EIO: _("the disk reports an error"),
     }

@@ -18,12 +18,12 @@ UNSEEN = (*STEERING, "Co", "Cn", "Zl", "Zp")
 
 def encodable(text: str) -> str:
     """The text with a question mark for each lone surrogate, which no encoding has."""
-    return text.encode("utf-8", "replace").decode("utf-8") if any("\ud800" <= c <= "\udfff" for c in text) else text
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def for_terminal(text: str) -> str:
-    """Text that cannot steer the terminal: control, formatting and private characters are left out."""
-    return _without(text, (*STEERING, "Co"))
+    """Text that cannot steer the terminal: control, formatting and private characters are left out, half ones are marked."""
+    return _without(encodable(text), (*STEERING, "Co"))
 
 
 def tell(text: str, end: str = "\n", file: TextIO | None = None) -> None:

@@ -1,9 +1,11 @@
 """Reading the YAML that users write: files, and the values of `--set`.
 
-It is YAML of keys, texts, numbers, truth values and lists. What a recipe cannot mean is refused where it is written:
-a key that comes twice, aliases (four hundred bytes of them are a billion values), tags, values that no text can hold.
+It is YAML of keys, texts, numbers, truth values and lists. Numbers are those of YAML 1.2: 1e-1 is one, 010 is ten, 1:30
+and 2020-01-01 are texts. What a recipe cannot mean is refused where it is written: a key that comes twice, aliases (four
+hundred bytes of them are a billion values), tags, values that no text can hold.
 """
 
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ LARGEST = 1 << 20  # bytes
 PLAIN = (dict, list, str, int, float, bool, type(None))
 
 
-def read_mapping(path: Path, error: type[Exception]) -> dict:
-    """The keys and values in a YAML file. Raises `error` naming the file."""
+def read_mapping(path: Path, error: type[Exception], texts: bool = False) -> dict:
+    """The keys and values in a YAML file; with `texts` all values are texts, as they stand. Raises `error` naming the file."""
     try:
-        content = parsed(files.text_of(path, error, LARGEST))
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+        content = parsed(files.text_of(path, error, LARGEST), texts)
+    except UnicodeDecodeError:
+        raise error(_("{text} is not a text in UTF-8; save it as one.", text=path)) from None
+    except yaml.YAMLError as problem:
         reason = encodable(" ".join(str(problem).split()))[:300].rstrip(".")
         raise error(_("{file} is not valid YAML: {reason}.", file=path, reason=reason)) from None
     if not isinstance(content, dict):
@@ -30,14 +34,14 @@ def read_mapping(path: Path, error: type[Exception]) -> dict:
     return content
 
 
-def parsed(text: str) -> Any:
-    """What a YAML text says, in plain values. Raises YAMLError for whatever cannot be meant."""
+def parsed(text: str, texts: bool = False) -> Any:
+    """What a YAML text says, in plain values, or in texts alone. Raises YAMLError for whatever cannot be meant."""
     try:
-        return yaml.load(text, _Reader)
+        return yaml.load(text, _Texts if texts else _Reader)
     except yaml.YAMLError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as problem:
-        # of the parser's own constructors: a date without such a day, a number without digits or with 5000, …
+        # of the parser's own constructors: a number without digits or with 5000, …
         raise yaml.YAMLError(str(problem) or type(problem).__name__) from None
 
 
@@ -72,6 +76,10 @@ class _Reader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Texts(_Reader):
+    """The same where nothing but texts is meant: "no" and 3.10 are what they say."""
+
+
 def _refused(problem: str, mark: yaml.Mark) -> yaml.YAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, mark)
 
@@ -80,5 +88,26 @@ def _no_kind_of_ours(reader: _Reader, node: yaml.Node) -> Any:
     raise _refused(_("{value} is not a text, a number, true or false", value=node.tag), node.start_mark)
 
 
+def _decimal(reader: _Reader, node: Any) -> int:
+    return int(reader.construct_scalar(node))
+
+
+def _without(resolvers: dict[str, list], tags: set[str]) -> dict[str, list]:
+    """What a scalar without quotes may be, by its first character, less some kinds."""
+    return {first: [kind for kind in kinds if kind[0] not in tags] for first, kinds in resolvers.items()}
+
+
+KIND = "tag:yaml.org,2002:"
+_Texts.yaml_implicit_resolvers = {}
+_Reader.yaml_implicit_resolvers = _without(
+    yaml.SafeLoader.yaml_implicit_resolvers, {KIND + name for name in ("int", "float", "timestamp")}
+)
+_Reader.add_implicit_resolver(KIND + "int", re.compile(r"[-+]?[0-9]+$"), list("-+0123456789"))
+_Reader.add_implicit_resolver(
+    KIND + "float",
+    re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+.0123456789"),
+)
+_Reader.add_constructor(KIND + "int", _decimal)
 for _tag in ("set", "omap", "pairs", "binary", "timestamp"):
-    _Reader.add_constructor(f"tag:yaml.org,2002:{_tag}", _no_kind_of_ours)
+    _Reader.add_constructor(KIND + _tag, _no_kind_of_ours)

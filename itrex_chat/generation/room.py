@@ -15,11 +15,13 @@ def room_for(prompt: list[int], config: GenerationConfig, context: int, vocabula
                 context=context,
             )
         )
-    if not prompt or max(prompt) >= vocabulary or min(prompt) < 0:
+    if not prompt:
+        raise GenerationError(_("The prompt is empty: neither the question nor the model's template has a token."))
+    if max(prompt) >= vocabulary or min(prompt) < 0:
         raise GenerationError(
             _(
                 "The tokenizer does not fit the model: it gives ids up to {largest} for a vocabulary of {count}.",
-                largest=max(prompt, default=0),
+                largest=max(prompt),
                 count=vocabulary,
             )
         )

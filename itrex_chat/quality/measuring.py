@@ -1,5 +1,7 @@
 """The way through: from passages to the figures of each variant against the baseline."""
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +67,17 @@ def measure(
     limit: int | None = None,
     executor: Executor | None = None,
 ) -> Measurement:
-    """Score variants against the baseline on the answers and on text files (the first `limit` tokens of each).
+    """Score variants against the baseline on the answers and on text files (the first `limit` tokens of each, 2 or more).
 
     Raises RunError where the baseline itself cannot be had; a variant that
     cannot says why in its place. `executor` does the work (None: here).
     """
-    for text in texts:
+    if limit is not None and limit < 2:
+        raise RunError(
+            _("One token alone has none before it to be predicted from; use at least 2 tokens of each text.")
+        )
+    named = _named(texts)
+    for text in named.values():
         _check_text(text)
     executor = executor or LocalExecutor()
     job = PlanScoring(
@@ -78,16 +85,15 @@ def measure(
         baseline=baseline,
         variants=tuple(variants),
         answers=tuple(passage.ids[passage.first :] for passage in answers),
-        texts=tuple(map(str, texts)),
+        texts=tuple(map(str, named.values())),
         tokens=max([WINDOW, *(len(passage.ids) for passage in answers)]),
     )
     plan = next(event for event in executor.run(job) if isinstance(event, Planned))
     passages = list(answers)
-    for text, ids in zip(texts, plan.texts):
-        ambiguous = text.name == ANSWERS or [other.name for other in texts].count(text.name) > 1
-        windows = of_text(str(text) if ambiguous else text.name, list(ids[:limit]))
+    for name, ids in zip(named, plan.texts):
+        windows = of_text(name, list(ids[:limit]))
         if not windows:
-            raise RunError(_("{text} has fewer than two tokens; name a longer one.", text=text))
+            raise RunError(_("{text} has fewer than two tokens; name a longer one.", text=named[name]))
         passages += windows
     if not passages:
         raise RunError(
@@ -155,7 +161,9 @@ class _Scoring:
 
     def score(self, variant: str, scores: Parts | None) -> None:
         """Have a variant go through the passages that are not in the cache yet. Raises RunError."""
-        if missing := (scores or self.reference).missing(self.passages):
+        parts = scores or self.reference
+        if missing := parts.missing(self.passages):
+            files.writable(parts.folder, RunError)
             job = Score(
                 recipe=self.recipe,
                 variant=variant,
@@ -168,6 +176,13 @@ class _Scoring:
                 pass
 
 
+def _named(texts: Sequence[Path]) -> dict[str, Path]:
+    """Each text once, by what it is called in figures: its file's name, or its whole path where others are called so."""
+    paths = [Path(path) for path in dict.fromkeys(map(os.path.abspath, texts))]
+    counts = Counter([ANSWERS, *(path.name for path in paths)])
+    return {path.name if counts[path.name] == 1 else str(path): path for path in paths}
+
+
 def _check_text(text: Path) -> None:
     try:
         if text.stat().st_size > LARGEST_TEXT:
@@ -178,4 +193,4 @@ def _check_text(text: Path) -> None:
     except OSError as error:
         raise RunError(_("{path} cannot be read: {reason}.", path=text, reason=error.strerror)) from None
     except UnicodeDecodeError:
-        raise RunError(_("{text} is not a text in UTF-8.", text=text)) from None
+        raise RunError(_("{text} is not a text in UTF-8; save it as one.", text=text)) from None

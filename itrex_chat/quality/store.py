@@ -48,7 +48,7 @@ class Parts:
         if not path.is_file():
             return None
         try:
-            with safe_open(path, "np") as file:
+            with files.reached(path) as reached, safe_open(reached, "np") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # safe_open does not iterate
                 recorded = (file.metadata() or {}).get("sha256")
         except (SafetensorError, OSError, ValueError):
@@ -75,8 +75,8 @@ class Parts:
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         with files.disk_errors(RunError, _("Writing to the cache {folder}", folder=self.folder)):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with files.replacing(self._path(passage)) as partial:
-                save_file(arrays, partial, {"sha256": _digest(arrays)})
+            with files.replacing(self._path(passage)) as partial, files.reached(self.folder) as folder:
+                save_file(arrays, folder / partial.name, {"sha256": _digest(arrays)})
 
     def nbytes(self, passages: list[Passage]) -> int:
         """Bytes on disk."""

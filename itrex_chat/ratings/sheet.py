@@ -66,9 +66,10 @@ def make(pairs: list[Pair], run: Path, out: Path) -> int:
         }
         shown = (for_spreadsheet(kept_by_spreadsheets(cell)) for cell in cells)
         writer.writerow([item, *shown, *[""] * (2 * len(CRITERIA))])
-    with files.disk_errors(RunError, _("Writing {path}", path=out)):
+    with files.disk_errors(RunError, _("Writing the run {folder}", folder=run)):
         (run / FOLDER).mkdir(exist_ok=True)
         files.write_json(run / FOLDER / f"{name}.json", {"format": FORMAT_VERSION, "items": key})
+    with files.disk_errors(RunError, _("Writing {path}", path=out)):
         files.write_text(out, "\ufeff" + text.getvalue())  # the mark tells spreadsheets that it is UTF-8
     return len(pairs)
 
@@ -79,12 +80,13 @@ def read(sheet: Path, run: Path, rater: str) -> int:
     Raises RunError that names the first rows that were changed, are missing
     or are not filled; nothing is kept then.
     """
-    rows = _rows(sheet)
-    titles, *rows = rows
+    titles, *rows = _rows(sheet)
     if not any(titles == _titles(language) for language in LANGUAGES):
         raise RunError(
             _("{sheet}: the first row is not that of a score sheet; columns must stay as they were.", sheet=sheet)
         )
+    if not rows:
+        raise RunError(_("{sheet} is empty.", sheet=sheet))
     key = _key(rows, run, sheet)
     problems, ratings, seen = [], [], set()
     for number, row in enumerate(rows, 2):
@@ -160,7 +162,7 @@ def _rows(sheet: Path) -> list[list[str]]:
         rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(row)]
     except csv.Error as error:
         raise RunError(_("{sheet} is not a CSV file ({reason}).", sheet=sheet, reason=error)) from None
-    if len(rows) < 2:
+    if not rows:
         raise RunError(_("{sheet} is empty.", sheet=sheet))
     return rows
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.settings.questions import Question, QuestionSet
 
 if TYPE_CHECKING:
@@ -176,8 +177,12 @@ class Run(Part):
 
 
 def checked(kind: type[T], values: Any) -> T:
-    """What plain values, as JSON has them, describe. Raises ValueError where one is missing or of another type."""
-    return adapter(kind).validate_json(json.dumps(plain(values)), strict=True)  # type: ignore[arg-type]  # hashable
+    """What plain values, as JSON has them, describe. Raises ValueError where one is missing or of another type.
+
+    In texts, such as the name of a folder that is not UTF-8, a question mark stands for what no JSON can hold.
+    """
+    text = encodable(json.dumps(plain(values), ensure_ascii=False))
+    return adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]  # hashable
 
 
 def plain(value: Any) -> Any:

@@ -66,8 +66,8 @@ class RunRecord:
 
     @classmethod
     def _open(cls, folder: Path, spec: Spec) -> "RunRecord":
+        files.writable(folder, RunError)
         with files.disk_errors(RunError, _("Writing the run {folder}", folder=folder)):
-            folder.mkdir(parents=True, exist_ok=True)
             lock = _locked(folder)
             try:
                 record = cls._same(folder, spec) if (folder / RUN).exists() else cls._new(folder, spec)

@@ -2,14 +2,15 @@
 
 A set is a YAML file: `name`, `language`, an optional `system` message,
 `questions` with `id` and `text` (and `category`, `expected` for the report),
-and `includes`, other sets whose questions come first.
+and `includes`, other sets whose questions come first: by name, or files as
+seen from the folder of the set that includes them.
 """
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.foundation.choices import did_you_mean, one_of
+from itrex_chat.foundation.choices import called, did_you_mean, one_of
 from itrex_chat.foundation.errors import QuestionSetError
 from itrex_chat.foundation.language import LANGUAGES, _
 from itrex_chat.foundation.places import data_folder, expanded
@@ -43,7 +44,7 @@ def names() -> list[str]:
 
 def load(name: str) -> QuestionSet:
     """The set of that name, or in that file. Raises QuestionSetError."""
-    return _load(name, ())
+    return _load(name, Path(), ())
 
 
 def default_for(languages: tuple[str, ...]) -> QuestionSet:
@@ -51,24 +52,25 @@ def default_for(languages: tuple[str, ...]) -> QuestionSet:
     return load(DEFAULT["zh" if "zh" in languages else "en"])
 
 
-def _load(name: str, including: tuple[str, ...]) -> QuestionSet:
-    file = data_folder("prompts") / f"{name}.yaml" if name in names() else expanded(name)
+def _load(name: str, folder: Path, including: tuple[Path, ...]) -> QuestionSet:
+    """A set by its name, or in a file as seen from `folder`; the files of `including` are being read."""
+    file = data_folder("prompts") / f"{name}.yaml" if name in names() else folder / expanded(name)
     if not os.path.isfile(file):
         raise QuestionSetError(
             _(
                 "There is no question set {name}.{hint} Known: {names}; a YAML file works too.",
-                name=name,
+                name=file if file.suffix in (".yaml", ".yml") else name,
                 hint=did_you_mean(name, names()),
                 names=", ".join(names()),
             )
         )
-    if name in including:
+    if any(os.path.samefile(file, other) for other in including):
         raise QuestionSetError(_("{file} includes itself.", file=file))
     content = _read(file)
     questions = [
         question
         for other in content.get("includes", ())
-        for question in _load(str(other), (*including, name)).questions
+        for question in _load(str(other), file.parent, (*including, file)).questions
     ]
     questions += [_question(entry, number, file) for number, entry in enumerate(content.get("questions", ()), 1)]
     seen = set()
@@ -79,12 +81,12 @@ def _load(name: str, including: tuple[str, ...]) -> QuestionSet:
     if not questions:
         raise QuestionSetError(_("{file} has no questions.", file=file))
     return QuestionSet(
-        content.get("name", file.stem), content.get("language", "en"), tuple(questions), content.get("system", "")
+        content.get("name") or file.stem, content.get("language", "en"), tuple(questions), content.get("system", "")
     )
 
 
 def _read(file: Path) -> dict:
-    content = read_mapping(file, QuestionSetError)
+    content = read_mapping(file, QuestionSetError, texts=True)
     _check(content, SET_FIELDS, str(file))
     one_of(_("{file}: language", file=file), content.get("language", "en"), LANGUAGES, QuestionSetError)
     return content
@@ -94,7 +96,6 @@ def _question(entry: object, number: int, file: Path) -> Question:
     where = _("{file}, question {number}", file=file, number=number)
     if not isinstance(entry, dict):
         raise QuestionSetError(_("{where} must have the fields id and text.", where=where))
-    entry = {field: str(value) if type(value) in (int, float) else value for field, value in entry.items()}
     _check(entry, QUESTION_FIELDS, where)
     for field in ("id", "text"):
         if not entry.get(field, "").strip():
@@ -120,7 +121,7 @@ def _check(given: dict, known: dict, where: str) -> None:
                     "{where}: {field} must be {kind}, not {value!r}.",
                     where=where,
                     field=field,
-                    kind=known[field].__name__,
+                    kind=called(known[field]),
                     value=value,
                 )
             )

@@ -18,7 +18,7 @@ import yaml
 from yacs.config import CfgNode
 
 from itrex_chat.foundation import yaml_file
-from itrex_chat.foundation.choices import did_you_mean, one_of
+from itrex_chat.foundation.choices import called, did_you_mean, one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import LANGUAGES, _
@@ -167,7 +167,7 @@ def load(model: str, settings: Sequence[str] = ()) -> Recipe:
         return read(path, settings)
     if model and os.path.exists(path):  # not Path.exists, which raises errors of its own
         path = path.resolve()
-        name = path.stem if path.is_file() else path.name
+        name = path.stem if path.is_file() else path.name or str(path)
         return _build(_defaults(), name, settings, replace(SourceSpec(), path=str(path)))
     if REPOSITORY.fullmatch(model) and path.suffix != ".gguf":
         return _repository(model, settings)
@@ -219,9 +219,10 @@ def _quantization(values: dict) -> Quantization:
 
 
 def read(file: Path, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe in `file`, a YAML file. Raises RecipeError naming the file and the key."""
+    """The recipe in `file`, a YAML file; its `source.path` is as seen from the file. Raises RecipeError naming the file and the key."""
     node, given = _defaults(), read_mapping(file, RecipeError)
     _merge(node, given, str(file))
+    _locate(node, file.parent)
     return _build(node, file.stem, settings)
 
 
@@ -242,9 +243,17 @@ def _build(node: CfgNode, name: str, settings: Sequence[str], source: SourceSpec
         raise RecipeError(_("--set takes a key and a value; {key} has no value.", key=settings[-1]))
     for key, text in zip(settings[::2], settings[1::2]):
         _check_text(key + text)
-        _merge(node, _nested(key, _parsed(text)), f"--set {key}")
+        value = text if isinstance(_at(node, key), str) else _parsed(text)
+        _merge(node, _nested(key, value), f"--set {key}")
+    _locate(node, Path())
     recipe = from_dict(_plain(node))
     return replace(recipe, name=recipe.name or name, source=source or recipe.source)
+
+
+def _locate(node: CfgNode, folder: Path) -> None:
+    """Make the path of a source, as seen from `folder`, one that means the same from everywhere."""
+    if node.source.path:
+        node.source.path = os.path.abspath(folder / expanded(node.source.path))
 
 
 def _repository(name: str, settings: Sequence[str]) -> Recipe:
@@ -272,29 +281,36 @@ def _merge(node: CfgNode, given: dict, where: str) -> None:
 
 
 def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
-    """Name the first key or type that yacs would refuse, and make whole numbers floats where floats are meant."""
+    """Name the first key or type that yacs would refuse, and make 1 a float and 1e3 an int where such are meant."""
     for key, value in given.items():
         path = f"{prefix}{key}"
         if key not in node:
             raise RecipeError(
-                _("{where}: there is no key {key}.{hint}", where=where, key=path, hint=did_you_mean(key, node))
+                _("{where}: there is no key {key}.{hint}", where=where, key=path, hint=did_you_mean(key, _paths(node)))
             )
         wanted = node[key]
         if isinstance(wanted, float) and type(value) is int:
             given[key] = value = float(value)
+        if type(wanted) is int and type(value) is float and value.is_integer():
+            given[key] = value = int(value)
         if isinstance(wanted, CfgNode) and isinstance(value, dict):
             _check(wanted, value, where, f"{path}.")
         elif isinstance(wanted, CfgNode) or (wanted is not None and type(value) is not type(wanted)):
-            kind = _("a section") if isinstance(wanted, CfgNode) else type(wanted).__name__
             raise RecipeError(
                 _(
                     "{where}: {key} must be {kind}, not {value}.",
                     where=where,
                     key=path,
-                    kind=kind,
+                    kind=called(type(wanted)),
                     value=reprlib.repr(value),
                 )
             )
+
+
+def _paths(node: CfgNode) -> list[str]:
+    """The keys of a section, and those in its sections: "chat", "chat.system", …"""
+    inner = [f"{key}.{path}" for key, value in node.items() if isinstance(value, CfgNode) for path in _paths(value)]
+    return [*node, *inner]
 
 
 def _quoted(given: dict) -> dict:
@@ -305,6 +321,14 @@ def _quoted(given: dict) -> dict:
     }
 
 
+def _at(node: CfgNode, key: str) -> Any:
+    """What is at a key such as "chat.system" now; None where there is no such key."""
+    value: Any = node
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, CfgNode) else None
+    return value
+
+
 def _nested(key: str, value: Any) -> dict:
     for part in reversed(key.split(".")):
         value = {part: value}
@@ -312,7 +336,7 @@ def _nested(key: str, value: Any) -> dict:
 
 
 def _parsed(text: str) -> Any:
-    """The value of a `--set`: YAML, or the text itself where that is none."""
+    """The value of a `--set` where no text is meant: YAML, or the text itself where that is none."""
     try:
         return yaml_file.parsed(text)
     except yaml.YAMLError:

@@ -6,7 +6,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from itrex_chat.foundation import files, progress
+from itrex_chat.foundation import death, files, progress
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
 
@@ -38,9 +38,10 @@ class Steps:
         if run.returncode or not (self.folder / "bin" / "pip").exists():
             raise EngineError(
                 _(
-                    "{python} cannot make an environment with pip in it. Debian, Ubuntu: apt install python3-venv "
-                    "python3-pip",
+                    "{python} cannot make an environment with pip in it ({reason}). Debian, Ubuntu: apt install "
+                    "python3-venv python3-pip",
                     python=interpreter,
+                    reason=_last(run.stderr) or _last(run.stdout) or death.how(run.returncode),
                 )
             )
         self._finished("environment")
@@ -65,21 +66,24 @@ class Steps:
                 errors="replace",
                 env=_variables(),
             )
-            reason = ""
+            reason = last = ""
             with progress.bar(_("installing {what}", what=name), count, "packages") as bar:
                 for line in pip.stdout or ():
                     log.write(line)
                     log.flush()
+                    last = _last(line) or last
                     if line.startswith(("Collecting ", "Processing ", "Requirement already satisfied")):
                         bar.update(1)
                     elif line.startswith("ERROR"):
-                        reason = reason or line.removeprefix("ERROR:").strip().rstrip(".")
+                        reason = reason or _last(line.removeprefix("ERROR:"))
         if pip.wait():
+            if reason == "Exception:":  # one that pip did not foresee; its traceback ends with what it is
+                reason = last
             raise EngineError(
                 _(
-                    "pip could not install ITREX's packages ({reason}; the log is {log}). Check the network and run "
-                    "the same command again: it goes on from here.",
-                    reason=reason or pip.returncode,
+                    "pip could not install ITREX's packages ({reason}; the log is {log}). Check the network and the "
+                    "disk and run the same command again: it goes on from here.",
+                    reason=reason or death.how(pip.returncode),
                     log=self.log,
                 )
             )
@@ -94,6 +98,12 @@ class Steps:
 
     def _finished(self, name: str) -> None:
         files.write_json(self.folder / "steps.json", {"digest": self._digest, "done": {**self._record(), name: True}})
+
+
+def _last(text: str) -> str:
+    """The last line of what a program wrote that has something in it, as part of a sentence."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].rstrip(".")[:300] if lines else ""
 
 
 def torch_index() -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
 from itrex_chat.engines.kept import Kept
 from itrex_chat.foundation import machine
-from itrex_chat.foundation.errors import ItrexChatError, RecipeError
+from itrex_chat.foundation.errors import KernelError, RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.recipe import Recipe
@@ -26,7 +26,10 @@ class NativeEngine:
     gives_logits = True
 
     def check(self, variant: Variant) -> None:
-        """There is nothing that it cannot compute."""
+        """Raise KernelError where the kernel or the instructions that somebody asks for cannot be had."""
+        from itrex_chat.kernels import choose, described
+
+        described(choose())
 
     def on_disk(
         self, recipe: Recipe, variant: Variant, options: EngineOptions, trusted: dict[str, str] | None = None
@@ -150,11 +153,15 @@ class NativeEngine:
                     )
                 )
             else:
-                found.append(Finding(GOOD, _("kernel {name}: usable", name=described(kernel))))
+                try:
+                    found.append(Finding(GOOD, _("kernel {name}: usable", name=described(kernel))))
+                except KernelError as error:
+                    found.append(Finding(BAD, str(error), _("unset ITREX_CHAT_INSTRUCTIONS")))
         try:
-            found.append(Finding(GOOD, _("engine native: works, with the kernel {name}", name=choose().name)))
-        except ItrexChatError as error:
-            found.append(Finding(BAD, str(error), _("unset ITREX_CHAT_KERNEL")))
+            found.append(Finding(GOOD, _("engine native: works, with the kernel {name}", name=described(choose()))))
+        except KernelError as error:
+            if str(error) not in (finding.text for finding in found):
+                found.append(Finding(BAD, str(error), _("unset ITREX_CHAT_KERNEL")))
         return found
 
     def install(self, python: str | None) -> str:
