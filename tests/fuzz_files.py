@@ -3,7 +3,7 @@
     python tests/fuzz_files.py [CASES [FIRST]]
 
 Cases FIRST, FIRST + 1, …; a case is the same whenever it runs. Each may end by itself or in one sentence (an
-ItrexChatError). A traceback, a signal, more than 30 s or a gigabyte, code that was run and text that steers a terminal are
+ItrexChatError). A traceback, a signal, more than 30 s or 512 MB, code that was run and text that steers a terminal are
 findings: the number is printed with the command that repeats it alone, and its files are kept in build/fuzz/findings. How
 every case ended is in build/fuzz/ends.jsonl.
 """

@@ -71,7 +71,7 @@ def read(folder: Path) -> dict:
             _check(manifest)
     except OSError as error:
         raise ArtifactError(_("{path} cannot be read: {reason}.", path=path, reason=files.why(error))) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(_("{path} is damaged.", path=path)) from None
     if manifest.get("format") != FORMAT_VERSION:
         raise ArtifactError(

@@ -14,7 +14,7 @@ import torch
 from fuzzed.values import TEXTS, damaged
 
 MARK = "ran"  # the file that a pickle which was run leaves in the working folder
-INFLATED = 1 << 30  # bytes that a small archive becomes
+INFLATED, ZEROS = 1 << 30, bytes(1 << 20)  # bytes that a small archive becomes
 
 
 class Runs:
@@ -97,13 +97,14 @@ def _rezipped(content: bytes, random: Random) -> bytes:
         entries.append((name, inner))
     elif how == 6:
         entries[at] = random.choice(("../../x", "/tmp/x", "archive/data/0", "data.pkl", name + "\x1b[31m")), inner
-    elif how == 7:
-        entries[at] = name, b"\0" * INFLATED
-    else:
+    elif how == 8:
         entries[at] = name, pickle.dumps(Runs(), 2)
     file = io.BytesIO()
     packed = zipfile.ZIP_DEFLATED if how == 7 or random.random() < 0.2 else zipfile.ZIP_STORED
     with zipfile.ZipFile(file, "w", packed, compresslevel=1) as archive:
-        for name, inner in entries:
-            archive.writestr(name, inner)
+        for number, (name, inner) in enumerate(entries):
+            with archive.open(name, "w", force_zip64=True) as entry:
+                entry.write(inner)
+                for _time in range(INFLATED // len(ZEROS) if (number, how) == (at, 7) else 0):
+                    entry.write(ZEROS)
     return file.getvalue()

@@ -8,7 +8,7 @@ from fuzzed.case import Case
 from fuzzed.values import TEXTS, as_json, damaged, mutated, plain
 from itrex_chat import compare, sheet
 from itrex_chat.comparison import gate
-from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import speaking
 from itrex_chat.foundation.places import cache_home
@@ -31,14 +31,14 @@ FILES = (
     SHEET,
     "sheets/abc123.json",
 )
-CONDITIONS = ("kld_mean>0.1", "speedup<1", "identical<1", "chrf.low<5", "same_top<0.5", "peak_memory>1e9")
+CONDITIONS = ("kld_mean>0.1", "speedup<1", "identical<1", "chrf<5", "same_top<0.5", "peak_memory>1e9")
 
 
 def make(random: Random, folder: Path, seeds: Path) -> Case:
     run = cache_home() / "runs" / random.choice(("20260101-000000", "模型", "a b"))
     shutil.copytree(seeds / "run", run)
     done = []
-    for _time in range(random.choice((1, 1, 2, 3))):
+    for _time in range(random.choice((1, 1, 1, 2))):
         file = run / random.choice(FILES)
         if file.is_file():
             done.append(_change(random, file))
@@ -75,7 +75,10 @@ def _compared(run: Path, condition: str, language: str) -> None:
         for name in compare.FILES:
             content = (run / name).read_text("utf-8")
             assert "\x1b" not in content and "\u202e" not in content, name
-        gate.failures(comparison, [gate.parse(condition)])
+        try:
+            gate.failures(comparison, [gate.parse(condition)])
+        except RunError as error:  # a figure is not there
+            assert str(error)
 
 
 def _change(random: Random, file: Path) -> str:

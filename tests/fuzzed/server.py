@@ -33,7 +33,7 @@ from itrex_chat.settings import recipe as recipes
 
 KINDS = {checkpoints: 30, gguf_files: 20, artifacts: 20, records: 12, texts: 9, replies: 9}
 SECONDS = 30.0
-MEMORY = 1 << 30  # bytes more than this process has; the models are of less than one megabyte
+MEMORY = 512 << 20  # bytes more than this process has; most models are of less than one megabyte
 SENTENCE = 2000  # characters
 OUTPUT, END, WHAT = "output", "end.json", "what"
 STEERS = (b"\x1b", b"\x9b2J", "\u202e".encode(), b"Traceback (most recent call last):\n", b"Exception ignored")
