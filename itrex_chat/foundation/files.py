@@ -53,8 +53,13 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def text_of(path: Path, error: type[Exception], largest: int | None = None, errors: str = "strict") -> str:
+    """The text in a regular file of at most `largest` bytes. Raises `error` with a sentence, UnicodeDecodeError."""
+    return bytes_of(path, error, largest).decode("utf-8", errors)
+
+
 def bytes_of(path: Path, error: type[Exception], largest: int | None = None) -> bytes:
-    """What is in a regular file of at most `largest` bytes. Raises `error` with a sentence; it waits for no pipe."""
+    """The content of a regular file of at most `largest` bytes. Raises `error` with a sentence."""
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
@@ -71,11 +76,6 @@ def bytes_of(path: Path, error: type[Exception], largest: int | None = None) -> 
         raise error(
             _("{path} cannot be read: {reason}.", path=ascii(str(path)), reason=os.strerror(errno.ENOENT))
         ) from None
-
-
-def text_of(path: Path, error: type[Exception], largest: int | None = None, errors: str = "strict") -> str:
-    """The text in a regular file of at most `largest` bytes. Raises `error` with a sentence, UnicodeDecodeError."""
-    return bytes_of(path, error, largest).decode("utf-8", errors)
 
 
 def is_name(text: object) -> bool:

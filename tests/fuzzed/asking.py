@@ -5,12 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from executors import InProcess
+
 from fuzzed.values import STEERING
-from itrex_chat import native
+from itrex_chat import compare, native
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.jobs import protocol
 from itrex_chat.jobs.job import Ask, Prepare
+from itrex_chat.jobs.passage import Passage
+from itrex_chat.quality import measuring
+from itrex_chat.quality import record as quality_record
+from itrex_chat.quality.passages import ANSWERS
+from itrex_chat.runs import asking
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.questions import Question
+from itrex_chat.settings.questions import Question, QuestionSet
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.worker import tasks
 
@@ -52,10 +60,11 @@ def way(random: Random, quantized: bool = False) -> tuple[str, list[str], str]:
 
 
 def asker(random: Random, path: Path) -> Callable[[], None]:
-    """A function that asks the model in `path`, in a way that is chosen now."""
+    """A function that asks the model in `path`, in a way that is chosen now: most take the least that there is to take."""
     level = _level(random)
     variant, settings, text = way(random)
-    return lambda: ask(recipes.load(str(path), settings), variant, text, level)
+    use = random.choices((ask, whole_run, measured), (16, 2, 1))[0]
+    return lambda: use(recipes.load(str(path), settings), variant, text, level)
 
 
 def ask(recipe: Recipe, variant: str, text: str, level: str = "") -> None:
@@ -73,6 +82,25 @@ def ask(recipe: Recipe, variant: str, text: str, level: str = "") -> None:
     )
     for event in tasks.perform(protocol.job_from(protocol.as_line(job))):  # type: ignore[arg-type]
         assert protocol.event_from(protocol.as_line(event)) == event
+
+
+def whole_run(recipe: Recipe, variant: str, text: str, level: str) -> None:
+    """A whole run, kept and compared."""
+    os.environ["ITREX_CHAT_INSTRUCTIONS"] = level
+    asked = QuestionSet("x", "en", (Question("a", encodable(text) or "x"), Question("b", "What?", "", "x")), "Answer.")
+    record = asking.ask([recipe], list(dict.fromkeys(("fp32", variant))), asked, executor=InProcess())
+    compare.compare([record.folder])
+
+
+def measured(recipe: Recipe, variant: str, text: str, level: str) -> None:
+    """What `measure` computes, on the text and on an answer."""
+    os.environ["ITREX_CHAT_INSTRUCTIONS"] = level
+    file = Path("text")
+    file.write_text(encodable(text) * 3, "utf-8")
+    passages = [Passage(ANSWERS, "a", (5, 9, 7, 5, 9), 2), Passage(ANSWERS, "b", (5, 9), 1)]
+    found = measuring.measure(recipe, "fp32", [variant], passages, [file], executor=InProcess())
+    quality_record.write(Path(), {recipe.name: quality_record.of(found)})
+    quality_record.read(Path())
 
 
 def _level(random: Random) -> str:

@@ -21,8 +21,7 @@ from typing import NoReturn
 
 import torch
 
-from fuzzed import artifacts, checkpoints, gguf_files, pickles, records, replies, texts, wrongs
-from fuzzed.asking import ask
+from fuzzed import artifacts, asking, checkpoints, gguf_files, pickles, records, replies, texts, wrongs
 from fuzzed.case import Case
 from itrex_chat import native
 from itrex_chat.foundation import machine
@@ -55,13 +54,18 @@ def main(library: Path, seeds: Path, folder: Path) -> None:
 def _warm(seeds: Path, folder: Path) -> None:
     """Import and compute all that good models need, in this thread alone: a fork has no others."""
     warm = folder / f"warm-{os.getpid()}"
+    warm.mkdir()
     os.environ["ITREX_CHAT_CACHE"] = str(warm)
     torch.set_num_threads(1)
     machine.threads = lambda: 1
     for name in (*checkpoints.LAYOUTS, *checkpoints.LARGE):
-        ask(recipes.load(str(seeds / "checkpoints" / name), ["generation.max_new_tokens", "2"]), "fp32", "hi")
-    ask(recipes.load(str(seeds / "gguf" / "llama-f32.gguf")), "int4", "hi")
+        asking.ask(recipes.load(str(seeds / "checkpoints" / name), ["generation.max_new_tokens", "2"]), "fp32", "hi")
+    recipe = recipes.load(str(seeds / "gguf" / "llama-f32.gguf"))
+    os.chdir(warm)
+    for use in (asking.whole_run, asking.measured):
+        use(recipe, "int4", "hi", "")
     machine.threads = lambda: 2
+    os.chdir(folder)
     shutil.rmtree(warm)
 
 
