@@ -1,5 +1,6 @@
 """Folders with `config.json`, weights and a vocabulary: changed in one or two places, or made of sizes that fit together."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -79,12 +80,10 @@ def _files(random: Random, model: Path) -> str:
     elif how == 2:
         file.symlink_to(file)
     elif how == 3:
-        import os
-
         os.mkfifo(file)
     elif how == 4:
         for name in (file.name, random.choice(("model-00003-of-00002.safetensors", "model.gguf", "pytorch_model.bin"))):
-            (model / name).write_bytes(content)
+            written(model / name, content)
     elif how == 5:
         file.with_name(random.choice(("模型.safetensors", "a\x1b[31m.safetensors", file.name + ".old"))).write_bytes(
             content
