@@ -3,7 +3,7 @@
 # make check: the formatter, the linter and the type checker; they change nothing.
 # make lower: the lower ends of setup.cfg's ranges, in an environment of their own (build/lower), and the tests that use them most.
 # make lock: write what is installed in .venv into requirements.lock.
-# make fuzz: 20,000 random cases of the native kernels under sanitizers (needs a C compiler only; CASES says how many).
+# make fuzz: 20,000 random cases of the native kernels, and 20,000 of files and replies, under sanitizers (needs gcc; CASES says how many).
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
 RUN = .venv/bin/python
@@ -38,8 +38,9 @@ lock: .venv/.installed
 	mv requirements.lock.new requirements.lock
 
 CASES = 20000
-fuzz:
-	python3 tests/fuzzing.py $(CASES)
+fuzz: .venv/.installed
+	$(RUN) tests/fuzzing.py $(CASES)
+	$(RUN) tests/fuzz_files.py $(CASES)
 
 SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)
 

@@ -49,7 +49,7 @@ def level(request, monkeypatch):
             if request.param == "amx" and not fuzzing.has_tiles():
                 if reason := fuzzing.missing():
                     pytest.skip(f"tiles cannot be emulated: {reason}")
-                here.setattr(native, "__file__", str(fuzzing.library(native_cases.LIBRARY).with_name("__init__.py")))
+                here.setattr(native, "__file__", str(fuzzing.library().with_name("__init__.py")))
                 native._load.cache_clear()
             native_cases.use(request.param, here)
             yield request.param

@@ -1,13 +1,14 @@
-"""Builds of the native kernels for tests: fuzz_native.c with sanitizers (`make fuzz`), and a library with emulated tiles.
+"""Builds of the native kernels for tests: fuzz_native.c and a library with sanitizers (`make fuzz`), one with emulated tiles.
 
-    python tests/fuzzing.py [CASES [FIRST]]
+    python tests/fuzzing.py [CASES [FIRST]]    cases of fuzz_native.c; those of files are in fuzz_files.py
 
-In both, AMX tiles are emulated where the processor has none. Objects are kept
+In all, AMX tiles are emulated where the processor has none. Objects are kept
 in build/fuzz by the digest of what they are made of, so that only what changed
 is compiled again.
 """
 
 import hashlib
+import importlib.machinery
 import os
 import shutil
 import subprocess
@@ -16,8 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-pthread")
-LIBRARY = ("-O2", "-fPIC", "-pthread", "-fvisibility=hidden", "-DEMULATE_TILES")
+SHARED = ("-fPIC", "-fvisibility=hidden", "-pthread")
+SANITIZE = (*SHARED, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1")
+EMULATE = "-DEMULATE_TILES"
+NAME = f"_kernels{importlib.machinery.EXTENSION_SUFFIXES[0]}"
 # The check for leaks needs ptrace, which containers often forbid; where it is allowed, ASAN_OPTIONS=detect_leaks=1 is clean.
 ENVIRONMENT = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0"), "UBSAN_OPTIONS": "print_stacktrace=1"}
 
@@ -46,16 +49,27 @@ def missing() -> str | None:
 
 def build() -> Path:
     """The driver, compiled from the kernels' sources as they are now. Raises CalledProcessError."""
-    flags = SANITIZE if has_tiles() else (*SANITIZE, "-DEMULATE_TILES")
-    objects = _compiled([*_kernels(), TOP / "tests/fuzz_native.c"], flags)
-    return _made(_named("fuzz_native", objects), [*flags, *map(str, objects), "-lm"])
+    objects = _compiled([*_kernels(), TOP / "tests/fuzz_native.c"], _sanitized())
+    return _made(_named("fuzz_native", objects), [*SANITIZE, *map(str, objects), "-lm"])
 
 
-def library(name: str) -> Path:
-    """The kernels with emulated tiles, in a folder of their own under that name. Raises CalledProcessError."""
-    objects = _compiled(_kernels(), LIBRARY)
-    folder = _named("emulated", objects)
-    return _made(folder / name, ["-shared", *map(str, objects), "-lm"])
+def library() -> Path:
+    """The kernels with emulated tiles, in a folder of their own. Raises CalledProcessError."""
+    objects = _compiled(_kernels(), (*SHARED, "-O2", EMULATE))
+    return _made(_named("emulated", objects) / NAME, ["-shared", *map(str, objects), "-lm"])
+
+
+def sanitized_library() -> Path:
+    """The kernels with sanitizers, for a process that `preloaded` was loaded into first. Raises CalledProcessError."""
+    objects = _compiled(_kernels(), _sanitized())
+    return _made(_named("sanitized", objects) / NAME, ["-shared", *SANITIZE, *map(str, objects), "-lm"])
+
+
+def preloaded() -> list[str]:
+    """The libraries for LD_PRELOAD: the sanitizers', and the one whose functions they stand before; [] where there are none."""
+    asked = [[compiler(), f"-print-file-name={name}"] for name in ("libasan.so", "libstdc++.so")]
+    found = [subprocess.run(command, capture_output=True, text=True).stdout.strip() for command in asked]
+    return found if all(os.path.isabs(path) for path in found) else []
 
 
 def has_tiles() -> bool:
@@ -70,6 +84,10 @@ def run(cases: int, first: int = 0) -> subprocess.CompletedProcess:
     return subprocess.run(
         [build(), str(cases), str(first)], env=os.environ | ENVIRONMENT, capture_output=True, text=True
     )
+
+
+def _sanitized() -> tuple[str, ...]:
+    return SANITIZE if has_tiles() else (*SANITIZE, EMULATE)
 
 
 def _kernels() -> list[Path]:

@@ -171,3 +171,10 @@ def test_a_report_in_markdown_gains_nothing_from_hostile_names(run):
     assert "<img" not in report and "\n# heading" not in report
     assert all(not line or line.startswith("    ") for line in commands.splitlines())
     assert all(line.startswith(("|", ">", "▸", "**")) or " | " not in line for line in report.splitlines())
+
+
+def test_an_error_is_one_line_and_not_endless_whatever_it_quotes():
+    told = str(RunError("The file a\r\nitrex_chat: done\x85b\u2028c cannot be read."))
+    assert told == "The file a itrex_chat: done b c cannot be read."
+    told = str(RunError(f"The file {'x' * 10**6} cannot be read."))
+    assert told.startswith("The file xxx") and told.endswith("xxx cannot be read.") and len(told) < 2000

@@ -1,9 +1,7 @@
 """Nothing that a checkpoint, a GGUF file or an artifact says about itself may hurt: it is answered from, or refused in a sentence."""
 
-import copy
 import json
 import os
-import random
 import re
 import shutil
 import struct
@@ -28,7 +26,14 @@ from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.native_pass import Rows
 from itrex_chat.engines.native.weights import load_dense, load_quantized
-from itrex_chat.foundation.errors import ArtifactError, CheckpointError, GenerationError, KernelError, SourceError
+from itrex_chat.foundation.errors import (
+    ArtifactError,
+    CheckpointError,
+    GenerationError,
+    KernelError,
+    SourceError,
+    TokenizerError,
+)
 from itrex_chat.generation.loop import generate
 from itrex_chat.generation.sampling import NotFinite, Sampler
 from itrex_chat.kernels import KERNELS
@@ -39,7 +44,6 @@ from itrex_chat.settings.recipe import Chat
 from itrex_chat.sources.gguf_header import read_header
 
 FAMILIES = ("chatglm3", "qwen", "baichuan2", "llama", "mistral", "qwen2", "qwen3", "glm", "glm4")
-SEED = 20261124
 LONGEST = 30  # seconds for one model
 
 
@@ -85,10 +89,6 @@ def endings(folders: list[Path]) -> list[str]:
         if done.returncode:
             found.append(f"signal or exit {done.returncode}: {done.stderr[-300:]}")
     return found
-
-
-def is_harmless(how: str) -> bool:
-    return how.startswith(("answered", "refused"))
 
 
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
@@ -170,6 +170,14 @@ FORGED: tuple[tuple[tuple[str, ...], object], ...] = (
     (("tensors", "model.norm.weight"), 5),
     (("tensors", "another.weight"), "model.safetensors"),
     (("files",), []),
+    (("files", "x" * 300), {"size": 1, "sha256": ""}),
+    (("files", "a\0b"), {"size": 1, "sha256": ""}),
+    (("source", "stored"), 0.5),
+    (("source", "origin"), "here"),
+    (("statistics",), {}),
+    (("statistics", "weights"), 0),
+    (("statistics", "linear"), {"INT4": "many"}),
+    (("statistics", "more"), 1),
     (("recipe",), {}),
 )
 
@@ -336,12 +344,24 @@ def test_a_number_among_the_tensors_of_a_safetensors_file_is_refused(copied):
         opened(folder)
 
 
-@pytest.mark.parametrize("listed", [{}, [], None, {"a": 5}, {"a": 5, "b": "c"}, {"a": ""}, {"a": ["b"]}])
+@pytest.mark.parametrize(
+    "listed", [{}, [], None, {"a": 5}, {"a": 5, "b": "c"}, {"a": ""}, {"a": ["b"]}, {"a": "x" * 300}, {"a": "\0"}]
+)
 def test_an_index_that_lists_no_weight_file_is_refused(listed, copied):
     folder = copied("qwen")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}), "utf-8")
     with pytest.raises(SourceError):
         sources.local(folder)
+
+
+@pytest.mark.parametrize(
+    "lines", [b"", b"IQ== 1", b"IQ== 0\nIg== 0", b"IQ== 0\nIg== 99999999999999999999", b"IQ== -1\nIg== 0"]
+)
+def test_ranks_that_are_not_a_vocabulary_are_refused(lines, copied):
+    folder = copied("qwen")
+    (folder / "qwen.tiktoken").write_bytes(lines)
+    with pytest.raises(TokenizerError, match="is damaged"):
+        load_tokenizer(folder, "qwen")
 
 
 @pytest.mark.parametrize("name", ["x-00001-of-00000.gguf", "x-00000-of-00002.gguf", "x-00003-of-00002.gguf"])
@@ -429,86 +449,5 @@ def test_token_ids_below_zero_in_gguf_metadata_name_no_token(whole_gguf, tmp_pat
     assert all(number >= 0 for number in load_tokenizer(odd.parent, "llama", Chat(), odd).stop_ids)
 
 
-# What a mutation puts in the place of a value.
-ODD = (
-    *(0, -1, 1, 2, 3, 5, 7, 64, 4096, 1 << 24, 1 << 31, 1 << 40, 10**30, -(1 << 40)),
-    *(0.0, 0.5, -2.5, 1e-30, 1e30, 1e308, float("nan"), float("inf"), float("-inf")),
-    *(True, False, None, "", "default", "yarn", "16", [], [4, 4], [None], {}, {"a": 1}, "x" * 500),
-)
-
-
-def mutated(content: dict, source: random.Random) -> dict:
-    """A copy with one to three values changed, at any depth."""
-    content = copy.deepcopy(content)
-    for _time in range(source.randint(1, 3)):
-        inner = content
-        while True:
-            key = source.choice(sorted(inner)) if isinstance(inner, dict) else source.randrange(len(inner))
-            if not isinstance(inner[key], dict | list) or not inner[key] or source.random() < 0.15:
-                break
-            inner = inner[key]
-        old = inner[key]
-        scaled = [old * 2, old + 1, -old, old * 1000] if type(old) in (int, float) else []
-        inner[key] = source.choice([*ODD, *scaled, *scaled])
-    return content
-
-
 def linked(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to, copy_function=os.link))
-
-
-def replaced(path: Path, text: str) -> None:
-    path.unlink()  # it is a link
-    path.write_text(text, "utf-8")
-
-
-def test_mutated_configurations_of_all_families_are_answered_from_or_refused(models, tmp_path):
-    source, folders = random.Random(SEED), []
-    for number in range(126):
-        family = FAMILIES[number % len(FAMILIES)]
-        folder = linked(models(family), tmp_path / f"{family}-{number}")
-        content = mutated(json.loads((folder / "config.json").read_text("utf-8")), source)
-        replaced(folder / "config.json", json.dumps(content))
-        folders.append(folder)
-    check_harmless(folders)
-
-
-def test_mutated_manifests_are_answered_from_or_refused(artifact, tmp_path):
-    source, folders = random.Random(SEED + 1), []
-    content = manifest.read(artifact.folder)
-    for number in range(120):
-        folder = linked(artifact.folder, tmp_path / f"artifact-{number}")
-        part = source.choice(["decoder", "decoder", "decoder", "matrices", "tensors", "files", None])
-        odd = content | {part: mutated(content[part], source)} if part else mutated(content, source)
-        (folder / manifest.FILE).unlink()
-        manifest.write(folder, odd)
-        folders.append(folder)
-    check_harmless(folders)
-
-
-def test_mutated_gguf_metadata_is_answered_from_or_refused(whole_gguf, tmp_path):
-    source, folders = random.Random(SEED + 2), []
-    keys = [
-        *("llama.block_count", "llama.context_length", "llama.embedding_length", "llama.feed_forward_length"),
-        *("llama.attention.head_count", "llama.attention.head_count_kv", "llama.attention.key_length"),
-        *("llama.attention.layer_norm_rms_epsilon", "llama.rope.freq_base", "llama.rope.dimension_count"),
-        *("llama.rope.scaling.type", "llama.rope.scaling.factor", "llama.vocab_size"),
-        *("tokenizer.ggml.eos_token_id", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.pre"),
-        *("tokenizer.ggml.model", "tokenizer.chat_template", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"),
-    ]
-    values = [
-        *((U32, number) for number in (0, 1, 2, 3, 16, 64, 4096, (1 << 32) - 1)),
-        *((I32, number) for number in (-1, -4096)),
-        *((FLOAT, number) for number in (0.0, -1.0, 1e30, float("nan"), float("inf"))),
-        *((TEXT, "linear"), (TEXT, "yarn"), (TEXT, "gpt2"), (BOOL, True), (LIST, [4, 4]), (LIST, ["a", "b"])),
-    ]
-    for number in range(60):
-        changes = {source.choice(keys).replace(".", "__"): source.choice(values) for _key in range(2)}
-        folders.append(rewritten(whole_gguf, tmp_path / f"g{number}" / "odd.gguf", **changes).parent)
-    check_harmless(folders)
-
-
-def check_harmless(folders: list[Path]) -> None:
-    found = endings(folders)
-    assert [f"{folder.name}: {how}" for folder, how in zip(folders, found) if not is_harmless(how)] == []
-    assert any(how.startswith("refused") for how in found)

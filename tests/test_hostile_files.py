@@ -15,9 +15,10 @@ import torch
 
 from itrex_chat import cache, sources
 from itrex_chat.artifacts import ArtifactStore, obtain
+from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.foundation import files
-from itrex_chat.foundation.errors import QuestionSetError, RecipeError, RunError
+from itrex_chat.foundation.errors import QuestionSetError, RecipeError, RunError, SourceError, TokenizerError
 from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.store import Parts
@@ -255,6 +256,25 @@ def test_a_working_folder_that_was_deleted_is_a_sentence_or_no_matter(tmp_path):
     assert run.returncode == 1 and run.stderr == (
         "itrex_chat: The working folder does not exist any more; change to another one.\n"
     )
+
+
+@pytest.mark.parametrize("kind", ["pipe", "memory", "long"])
+def test_a_model_s_place_that_is_no_file_is_a_sentence_and_not_waited_for(tmp_path, kind):
+    path = tmp_path / ("模" * 200 if kind == "long" else "model.gguf")
+    if kind != "long":
+        unreadable(path, kind)
+    with pytest.raises(SourceError):
+        sources.local(path)
+    source = recipes.SourceSpec(path=str(path))
+    assert ArtifactStore().made_from(recipes.Recipe("x", source)) is None
+
+
+def test_a_vocabulary_that_is_a_pipe_is_not_waited_for(models, tmp_path):
+    folder = Path(shutil.copytree(models("qwen"), tmp_path / "copy"))
+    (folder / "qwen.tiktoken").unlink()
+    unreadable(folder / "qwen.tiktoken", "pipe")
+    with pytest.raises(TokenizerError, match="cannot be read"):
+        load_tokenizer(folder, "qwen")
 
 
 def test_a_text_that_never_ends_is_not_measured_on():

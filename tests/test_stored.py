@@ -18,6 +18,8 @@ from itrex_chat.ratings import given, judgements
         ("[]", "is damaged"),
         ("{", "is damaged"),
         (b"\xff", "is damaged"),
+        ("[" * 100_000, "is damaged"),
+        ('{"format": 1, "a": ' + "1" * 5000 + "}", "is damaged"),
         (None, "cannot be read"),
     ],
 )

@@ -1,17 +1,28 @@
 """The manifest of an artifact, and the key that says what is in it."""
 
-import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Quantization
 
-TEXTS = ("key", "created", "name", "family", "variant")
-OBJECTS = ("content", "recipe", "source", "statistics", "decoder", "matrices", "tensors", "files")
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("key", "created", "name", "family", "variant"), str),
+    **dict.fromkeys(("content", "decoder", "matrices", "tensors", "files"), dict),
+    "numerics": int,
+    "recipe": {"source": dict, "quantization": {"weight_dtype": str, "group_size": int, "head": str}},
+    "source": {"origin": dict, "stored": str, "files": dict, "bytes": int},
+    "statistics": {
+        **dict.fromkeys(("linear", "regrouped"), dict),
+        **dict.fromkeys(("weights", "bytes_before", "bytes_after", "peak_memory"), int),
+        **dict.fromkeys(("block_bits", "seconds"), float),
+        "embedding": str,
+    },
+}
 FILE = "manifest.json"
 FORMAT_VERSION = 1
 NUMERICS_VERSION = 1  # raise it when the integers or scales of the same weights change
@@ -53,14 +64,14 @@ def read(folder: Path) -> dict:
     try:
         if not path.exists():
             raise ArtifactError(_("{path} is missing: the artifact is not complete.", path=path))
-        manifest = json.loads(files.text_of(path, ArtifactError, LARGEST))
+        manifest = stored.parsed_json(files.text_of(path, ArtifactError, LARGEST))
         if manifest.pop("digest") != sha256_of_json(manifest):
             raise ValueError
         if manifest.get("format") == FORMAT_VERSION:
             _check(manifest)
     except OSError as error:
         raise ArtifactError(_("{path} cannot be read: {reason}.", path=path, reason=files.why(error))) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(_("{path} is damaged.", path=path)) from None
     if manifest.get("format") != FORMAT_VERSION:
         raise ArtifactError(
@@ -75,19 +86,27 @@ def read(folder: Path) -> dict:
 
 def _check(manifest: dict) -> None:
     """What all readers rely on. Raises ValueError, KeyError, TypeError or AttributeError where it is not so."""
-    for names, kind in ((TEXTS, str), (OBJECTS, dict)):
-        if not all(isinstance(manifest[name], kind) for name in names):
-            raise TypeError
-    files, quantization = manifest["files"], manifest["recipe"]["quantization"]
-    if not all(type(file["size"]) is int and isinstance(file["sha256"], str) for file in files.values()):
-        raise TypeError
-    if any("/" in name or "\\" in name or name in ("", ".", "..") for name in files):
+    _check_kinds(manifest, KINDS)
+    recorded, statistics = manifest["files"], manifest["statistics"]
+    for file in recorded.values():
+        _check_kinds(file, {"size": int, "sha256": str})
+    if not all(map(files.is_name, recorded)):
         raise ValueError
-    if not all(isinstance(home, str) and home in files for home in manifest["tensors"].values()):
+    if not all(isinstance(home, str) and home in recorded for home in manifest["tensors"].values()):
         raise ValueError
     for bits, group_size in manifest["matrices"].values():
         if type(bits) is not int or type(group_size) is not int:
             raise TypeError
-    for name in ("weight_dtype", "group_size", "head"):
-        quantization[name]
-    manifest["source"]["files"], manifest["numerics"]
+    if statistics.keys() != KINDS["statistics"].keys() or statistics["weights"] < 1:
+        raise ValueError
+    if any(type(count) is not int for name in ("linear", "regrouped") for count in statistics[name].values()):
+        raise TypeError
+
+
+def _check_kinds(values: dict, kinds: dict) -> None:
+    """Each of the keys is there, with a value of its type, or with values that are as the types below it say."""
+    for name, kind in kinds.items():
+        if isinstance(kind, dict):
+            _check_kinds(values[name], kind)
+        elif type(values[name]) is not kind and (kind, type(values[name])) != (float, int):
+            raise TypeError

@@ -59,7 +59,7 @@ class ArtifactStore:
         digest cannot change, so they need not be there to be compared. A local
         path is compared by its files as long as they are there.
         """
-        if recipe.source.path and Path(recipe.source.path).exists():
+        if recipe.source.path and os.path.exists(recipe.source.path):  # not Path.exists, which raises errors of its own
             return None
         source, settings = recipe.as_dict()["source"], content_settings(recipe.quantization)
         fitting = [

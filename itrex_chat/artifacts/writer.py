@@ -6,7 +6,6 @@ digests in `progress.json`, and the next one goes on behind them.
 """
 
 import contextlib
-import json
 import os
 import shutil
 import time
@@ -25,7 +24,7 @@ from itrex_chat.artifacts.description import model_card, transformers_config
 from itrex_chat.artifacts.store import PARTIAL
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
-from itrex_chat.foundation import files, progress
+from itrex_chat.foundation import files, progress, stored
 from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
@@ -202,7 +201,7 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def _finished(folder: Path) -> dict[str, str]:
     """The weight files that an interrupted writing finished and that are still whole."""
     try:
-        recorded = json.loads((folder / PROGRESS).read_text("utf-8"))
+        recorded = stored.parsed_json((folder / PROGRESS).read_text("utf-8"))
     except (OSError, ValueError):
         recorded = {}
     for path in folder.iterdir():

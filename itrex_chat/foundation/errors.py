@@ -4,9 +4,22 @@ Every error that a user can cause or mend is an `ItrexChatError`; the command
 line prints its sentence and exits non-zero. Any other exception is a bug.
 """
 
+import re
+
+LINE_ENDS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+LONGEST = 1600  # characters of a sentence
+
 
 class ItrexChatError(Exception):
-    """Base of all errors that name what is wrong with which input and what to do next."""
+    """Base of all errors that name what is wrong with which input and what to do next.
+
+    A sentence is one line and not endless, whatever the names are that it quotes.
+    """
+
+    def __init__(self, sentence: object):
+        told = LINE_ENDS.sub(" ", str(sentence))
+        half = LONGEST // 2
+        super().__init__(told if len(told) <= LONGEST else f"{told[:half]} … {told[-half:]}")
 
 
 class RecipeError(ItrexChatError, ValueError):

@@ -13,8 +13,11 @@ T = TypeVar("T")
 
 
 def parsed_json(text: str) -> Any:
-    """What a JSON text says. Raises ValueError for no JSON, and for whole numbers that no machine counts to."""
-    return json.loads(text, parse_int=_whole)
+    """What a JSON text says. Raises ValueError for no JSON, whole numbers that no machine counts to, and endless nesting."""
+    try:
+        return json.loads(text, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("values within values within values") from None
 
 
 def _whole(digits: str) -> int:
@@ -36,5 +39,5 @@ def read(path: Path, version: int, made: Callable[[dict], T], error: type[ItrexC
         return made(content)
     except ItrexChatError:
         raise  # a ValueError, too, for some
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise error(_("{path} is damaged.", path=path)) from None

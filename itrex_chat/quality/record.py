@@ -101,7 +101,7 @@ def read(folder: Path) -> dict[str, ModelQuality]:
         if content["format"] != FORMAT_VERSION:
             raise RunError(_("{path} was written by another version of this program.", path=path))
         return {label: _model(values) for label, values in content["models"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(
             _("{path} is damaged; measure again: python -m itrex_chat.measure {folder}", path=path, folder=folder)
         ) from None

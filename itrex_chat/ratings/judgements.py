@@ -1,7 +1,6 @@
 """`judgements.json` in a run's folder, and what it says of a variant."""
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +86,8 @@ def _judges(run: Path) -> dict[str, Models]:
 def _format(path: Path) -> object:
     """The number of the file's format; None where there is none, which `stored.read` puts into words."""
     try:
-        return json.loads(path.read_text("utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return stored.parsed_json(path.read_text("utf-8"))["format"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -5,10 +5,12 @@ code in a repository is neither downloaded nor read.
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
@@ -87,16 +89,24 @@ def at_hand(recipe: Recipe, home: Path | None = None) -> bool:
 def local(path: Path) -> Source:
     """A folder or a `.gguf` file on this machine."""
     origin = {"kind": "local", "path": str(path)}
-    if path.is_dir():
+    if os.path.isdir(path):  # not Path.is_dir, which raises errors of its own
         return _folder(path, origin)
-    if not path.exists():
+    if not os.path.exists(path):
         raise SourceError(_("{path} is not there any more.", path=path))
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise SourceError(
-                _("{path} is not a GGUF file. Name a .gguf file or a folder with config.json and weights.", path=path)
-            )
+    if not os.path.isfile(path) or _magic(path) != b"GGUF":
+        raise SourceError(
+            _("{path} is not a GGUF file. Name a .gguf file or a folder with config.json and weights.", path=path)
+        )
     return _gguf(path, origin)
+
+
+def _magic(path: Path) -> bytes:
+    """The first bytes of a file, by which its format is told."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as error:
+        raise SourceError(_("{path} cannot be read: {reason}.", path=path, reason=files.why(error))) from None
 
 
 def _folder(folder: Path, origin: dict) -> Source:
@@ -123,11 +133,11 @@ def _folder(folder: Path, origin: dict) -> Source:
         raise SourceError(
             _("{folder} has a config.json but no weights: no .safetensors, .bin or .gguf file.", folder=folder)
         )
-    files = _indexed(folder, weights)
+    listed = _indexed(folder, weights)
     return Source(
         folder,
-        "safetensors" if files[0].suffix == ".safetensors" else "bin",
-        files,
+        "safetensors" if listed[0].suffix == ".safetensors" else "bin",
+        listed,
         tuple(folder / name for name in selection.descriptions(names)),
         origin,
     )
@@ -145,7 +155,7 @@ def _indexed(folder: Path, names: list[str]) -> tuple[Path, ...]:
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise SourceError(_("{index} is damaged: it does not list the weight files.", index=index)) from None
     for name in listed:
-        if not isinstance(name, str) or "/" in name or "\\" in name or not (folder / name).is_file():
+        if not files.is_name(name) or not (folder / name).is_file():
             raise SourceError(
                 _(
                     "{folder}: the weight file {name} that {index} lists is missing; download it again.",

@@ -5,12 +5,11 @@ time and modification time vouch for it. The change time cannot be set back by
 a program, so an edit is always seen.
 """
 
-import json
 from pathlib import Path
 
 from filelock import FileLock
 
-from itrex_chat.foundation import files, progress
+from itrex_chat.foundation import files, progress, stored
 from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
@@ -40,7 +39,10 @@ class DigestMemo:
 
     def _read(self) -> dict:
         try:
-            return {path: (stamp, digest) for path, (stamp, digest) in json.loads(self.file.read_text("utf-8")).items()}
+            return {
+                path: (stamp, digest)
+                for path, (stamp, digest) in stored.parsed_json(self.file.read_text("utf-8")).items()
+            }
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 

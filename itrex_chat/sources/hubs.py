@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
@@ -84,7 +84,7 @@ def _stem(spec: SourceSpec) -> str:
 def _read(record: Path, spec: SourceSpec) -> dict | None:
     """What an earlier download of the same found at the hub, if there was one."""
     try:
-        known = json.loads(record.read_text("utf-8"))
+        known = stored.parsed_json(record.read_text("utf-8"))
         origin = known["origin"]
         same = (origin["repository"], origin["revision"]) == (_repository(spec), spec.revision)
         return known if same and origin["commit"] and known["folder"] and known["files"] else None
