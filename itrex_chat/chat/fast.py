@@ -105,6 +105,8 @@ class FastTokenizer:
                 documents=None,
                 **self._named,
             )
+        except MemoryError:
+            raise
         except Exception as error:  # whatever the template raises
             reason = " ".join(str(error).split())[:200].rstrip(".")
             raise TokenizerError(
@@ -165,6 +167,8 @@ def _converted(folder: Path) -> bytes:
 
     logging.set_verbosity_error()
     try:
+        if any(path.is_fifo() for path in folder.iterdir()):
+            raise ValueError("a pipe would be waited for")
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         return tokenizer.backend_tokenizer.to_str().encode()
     except Exception:  # whatever is missing, the remedy is the same

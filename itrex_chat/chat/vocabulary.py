@@ -1,24 +1,21 @@
 """Reading the vocabulary files of the original families."""
 
 import base64
+import os
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.foundation.language import _
 
 
 def read_file(folder: Path, name: str) -> bytes:
     """A vocabulary file. Raises TokenizerError when the folder has none."""
-    try:
-        return (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise TokenizerError(
-            _("{folder} has no tokenizer: the file {name} is missing.", folder=folder, name=name)
-        ) from None
-    except OSError as error:
-        raise TokenizerError(_("{path} cannot be read: {reason}.", path=folder / name, reason=error.strerror)) from None
+    if not os.path.lexists(folder / name):
+        raise TokenizerError(_("{folder} has no tokenizer: the file {name} is missing.", folder=folder, name=name))
+    return files.bytes_of(folder / name, TokenizerError)
 
 
 def sentencepiece(content: bytes, folder: Path) -> SentencePieceProcessor:

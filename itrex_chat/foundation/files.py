@@ -54,6 +54,11 @@ def sync_folder(folder: Path) -> None:
 
 def text_of(path: Path, error: type[Exception], largest: int | None = None, errors: str = "strict") -> str:
     """The text in a regular file of at most `largest` bytes. Raises `error` with a sentence, UnicodeDecodeError."""
+    return bytes_of(path, error, largest).decode("utf-8", errors)
+
+
+def bytes_of(path: Path, error: type[Exception], largest: int | None = None) -> bytes:
+    """The content of a regular file of at most `largest` bytes. Raises `error` with a sentence."""
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
@@ -61,11 +66,9 @@ def text_of(path: Path, error: type[Exception], largest: int | None = None, erro
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             if largest is not None and found.st_size > largest:
                 raise error(_("{file} is too large to be what its name says.", file=path))
-            return file.read().decode("utf-8", errors)
+            return file.read()
     except OSError as problem:
         raise error(_("{path} cannot be read: {reason}.", path=path, reason=why(problem))) from None
-    except UnicodeDecodeError:
-        raise
     except ValueError as problem:  # a name with a null character, or one that the locale cannot say
         if isinstance(problem, ItrexChatError):
             raise

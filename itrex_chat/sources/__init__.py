@@ -91,12 +91,16 @@ def local(path: Path) -> Source:
         return _folder(path, origin)
     if not path.exists():
         raise SourceError(_("{path} is not there any more.", path=path))
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise SourceError(
-                _("{path} is not a GGUF file. Name a .gguf file or a folder with config.json and weights.", path=path)
-            )
+    if not path.is_file() or _begins(path) != b"GGUF":
+        raise SourceError(
+            _("{path} is not a GGUF file. Name a .gguf file or a folder with config.json and weights.", path=path)
+        )
     return _gguf(path, origin)
+
+
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4)
 
 
 def _folder(folder: Path, origin: dict) -> Source:
