@@ -36,8 +36,7 @@ def missing() -> str | None:
     folder = TOP / "build" / "fuzz"
     folder.mkdir(parents=True, exist_ok=True)
     source, program = folder / f"trial-{os.getpid()}.c", folder / f"trial-{os.getpid()}"
-    source.write_text("int main(void) { return 0; }
-", "utf-8")
+    source.write_text("int main(void) { return 0; }\n", "utf-8")
     try:
         built = subprocess.run([compiler(), *SANITIZE, str(source), "-o", str(program)], capture_output=True, text=True)
         ran = built.returncode == 0 and subprocess.run([program], env=os.environ | ENVIRONMENT, capture_output=True)

@@ -101,14 +101,14 @@ def tokenizer(folder):
 
 def answer(decoder, tokenizer, settings, drafter=None):
     *pieces, response = generate(decoder, tokenizer, PROMPT, GenerationConfig(**settings), drafter)
-    return pieces, response
+    return "".join(pieces), response
 
 
 def same_with_and_without(decoder, tokenizer, settings, drafter):
     """The answer with a drafter, after a look at the one without."""
-    plain_pieces, plain = answer(decoder, tokenizer, settings)
-    pieces, response = answer(decoder, tokenizer, settings, drafter)
-    assert (pieces, response.token_ids, response.finish_reason) == (plain_pieces, plain.token_ids, plain.finish_reason)
+    plain_text, plain = answer(decoder, tokenizer, settings)
+    text, response = answer(decoder, tokenizer, settings, drafter)
+    assert (text, response.token_ids, response.finish_reason) == (plain_text, plain.token_ids, plain.finish_reason)
     assert (response.drafted_tokens, response.accepted_tokens) == (drafter.drafted, drafter.accepted)
     assert response.drafted_tokens > 0
     return response

@@ -39,14 +39,14 @@ def tokenizer(models):
 
 def answer(decoder, tokenizer, prompt=PROMPT, **settings):
     *pieces, response = generate(decoder, tokenizer, prompt, GenerationConfig(**(REPEATING | settings)))
-    return pieces, response
+    return "".join(pieces), response
 
 
 def same_with_and_without(decoder, tokenizer, prompt=PROMPT, **settings):
     """The answer with prompt lookup, after a look at the one without."""
-    plain_pieces, plain = answer(decoder, tokenizer, prompt, prompt_lookup=False, **settings)
-    pieces, response = answer(decoder, tokenizer, prompt, prompt_lookup=True, **settings)
-    assert pieces == plain_pieces
+    plain_text, plain = answer(decoder, tokenizer, prompt, prompt_lookup=False, **settings)
+    text, response = answer(decoder, tokenizer, prompt, prompt_lookup=True, **settings)
+    assert text == plain_text
     assert (response.token_ids, response.text, response.finish_reason) == (
         plain.token_ids,
         plain.text,

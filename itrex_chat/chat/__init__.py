@@ -5,11 +5,14 @@ token, whatever it looks like (one exception: `baichuan2.py`).
 """
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from itrex_chat.chat.messages import Message
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.settings.recipe import Chat
+
+if TYPE_CHECKING:
+    from itrex_chat.chat.confined import ConfinedTokenizer
 
 CHINESE_SAMPLE = "今天天气很好，我们一起去公园散步，然后回家做饭吃吧。"
 
@@ -37,27 +40,14 @@ class ChatTokenizer(AnswerTokenizer, Protocol):
     def files(self) -> dict[str, bytes]: ...
 
 
-def load_tokenizer(folder: Path, family: str, chat: Chat = Chat(), gguf: Path | None = None) -> ChatTokenizer:
-    """The tokenizer in a model's or artifact's `folder`, or in a GGUF file. Raises TokenizerError."""
-    if gguf is not None:
-        from itrex_chat.chat.gguf import tokenizer_from_gguf
+def load_tokenizer(folder: Path, family: str, chat: Chat = Chat(), gguf: Path | None = None) -> "ConfinedTokenizer":
+    """The tokenizer in a model's or artifact's `folder`, or in a GGUF file: in a process of its own, with bounds.
 
-        return tokenizer_from_gguf(gguf, chat)
-    if family == "chatglm3":
-        from itrex_chat.chat.chatglm3 import ChatGLM3Tokenizer
+    Raises TokenizerError.
+    """
+    from itrex_chat.chat.confined import ConfinedTokenizer
 
-        return ChatGLM3Tokenizer(folder, chat)
-    if family == "qwen":
-        from itrex_chat.chat.qwen import QwenTokenizer
-
-        return QwenTokenizer(folder, chat)
-    if family == "baichuan2":
-        from itrex_chat.chat.baichuan2 import Baichuan2Tokenizer
-
-        return Baichuan2Tokenizer(folder, chat)
-    from itrex_chat.chat.fast import tokenizer_from_folder
-
-    return tokenizer_from_folder(folder, chat)
+    return ConfinedTokenizer(folder, family, chat, gguf)
 
 
 def spoken_languages(tokenizer: ChatTokenizer) -> tuple[str, ...]:

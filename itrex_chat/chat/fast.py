@@ -106,6 +106,8 @@ class FastTokenizer:
                 documents=None,
                 **self._named,
             )
+        except MemoryError:
+            raise
         except Exception as error:  # whatever the template raises
             reason = " ".join(str(error).split())[:200].rstrip(".")
             raise TokenizerError(
@@ -166,6 +168,8 @@ def _converted(folder: Path) -> bytes:
 
     logging.set_verbosity_error()
     try:
+        if any(path.is_fifo() for path in folder.iterdir()):
+            raise ValueError("a pipe would be waited for")
         with files.reached(folder) as reached:
             tokenizer = AutoTokenizer.from_pretrained(str(reached), trust_remote_code=False, local_files_only=True)
         return tokenizer.backend_tokenizer.to_str().encode()

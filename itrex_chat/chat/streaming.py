@@ -1,5 +1,6 @@
 """Text of an answer while its tokens arrive, never half a character."""
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -8,25 +9,35 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\ufffd"
 LONGEST_UNFINISHED = 3  # a character has at most four bytes, so at most three await the rest
+DECODED_AGAIN = 16  # ids, before what came of them is left behind
+PAUSE = 0.03  # seconds: faster than one reads, and asking the tokenizer's process costs a hundredth of it at most
 
 
 class TextStream:
     """Turns ids, given one at a time, into pieces of text that join to the text of all.
 
     The end of the text is held back while it may be the beginning of a
-    character whose last bytes are still to come. Only the ids since the last
-    finished piece and one piece before are decoded again.
+    character whose last bytes are still to come. With a new id only the last
+    ones are decoded again, at least those of the finished piece before it.
+    For `pause` seconds after a decoding there is none; what comes meanwhile
+    is in the piece after it.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], strip_newline: bool = False):
-        self._decode, self._strip = decode, strip_newline
+    def __init__(self, decode: Callable[[list[int]], str], strip_newline: bool = False, pause: float = 0):
+        self._decode, self._strip, self._pause = decode, strip_newline, pause
+        self._decoded_at = -pause
         self._ids: list[int] = []
-        self._context = self._fresh = 0  # where the ids of the previous and of the current piece begin
-        self._shown = 0  # characters of the current piece that were handed out
+        self._context = 0  # where the ids that are decoded again begin,
+        self._shown = 0  # how many characters of their text were handed out,
+        self._fresh = 0  # and where the ids behind the last finished piece begin
 
     def add(self, token: int) -> str:
-        """The text that `token` completes; often none."""
+        """The text that `token` completes, and those before it that have not been decoded; often none."""
         self._ids.append(token)
+        now = time.monotonic()
+        if now - self._decoded_at < self._pause:
+            return ""
+        self._decoded_at = now
         return self._stripped(self._advance(final=False))
 
     def end(self) -> str:
@@ -34,13 +45,15 @@ class TextStream:
         return self._stripped(self._advance(final=True))
 
     def _advance(self, final: bool) -> str:
-        before = self._decode(self._ids[self._context : self._fresh])
-        text = self._decode(self._ids[self._context :])[len(before) :]
+        text = self._decode(self._ids[self._context :])
         unfinished = 0 if final else min(len(text) - len(text.rstrip(REPLACEMENT)), LONGEST_UNFINISHED)
         piece = text[self._shown : len(text) - unfinished]
         self._shown += len(piece)
-        if not unfinished and text:
-            self._context, self._fresh, self._shown = self._fresh, len(self._ids), 0
+        if piece and not unfinished:
+            if len(self._ids) - self._context > DECODED_AGAIN:
+                self._context = self._fresh
+                self._shown = len(self._decode(self._ids[self._context :]))
+            self._fresh = len(self._ids)
         return piece
 
     def _stripped(self, piece: str) -> str:

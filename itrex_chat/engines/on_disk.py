@@ -8,10 +8,11 @@ from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import EMBEDDING
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import verified
-from itrex_chat.chat import ChatTokenizer, load_tokenizer
+from itrex_chat.chat import load_tokenizer
 from itrex_chat.settings.recipe import Recipe
 
 if TYPE_CHECKING:
+    from itrex_chat.chat.confined import ConfinedTokenizer
     from itrex_chat.checkpoints import Checkpoint
 
 
@@ -34,7 +35,7 @@ class OnDisk:
         """Of one value of the embedding."""
         return self.checkpoint.dtype(EMBEDDING).itemsize if self.checkpoint else 2
 
-    def tokenizer(self, recipe: Recipe) -> ChatTokenizer:
+    def tokenizer(self, recipe: Recipe) -> "ConfinedTokenizer":
         """Raises TokenizerError."""
         if self.artifact:
             return load_tokenizer(self.artifact.folder, self.artifact.family, recipe.chat)

@@ -38,15 +38,17 @@ def available_memory() -> int:
     return max(0, min(left))
 
 
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes.
+def peak_memory(process: int | None = None) -> int:
+    """The most memory that this process, or another one of ours, has had, in bytes.
 
     Not getrusage's figure where Linux has a better one: that counts what the
     parent had before it started this program.
     """
-    for line in _lines(Path("/proc/self/status")):
+    for line in _lines(Path(f"/proc/{process or 'self'}/status")):
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
+    if process is not None:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

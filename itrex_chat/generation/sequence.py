@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from itrex_chat.chat import AnswerTokenizer
-from itrex_chat.chat.streaming import TextStream
+from itrex_chat.chat.streaming import PAUSE, TextStream
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Chunk
 from itrex_chat.foundation.errors import GenerationError
@@ -74,7 +74,7 @@ class Sequence:
         self._draft: list[int] = []
         self._sampler = Sampler(config, prompt, vocabulary)
         self._stop_ids = tokenizer.stop_ids
-        self._stream = TextStream(tokenizer.decode, tokenizer.strips_newline)
+        self._stream = TextStream(tokenizer.decode, tokenizer.strips_newline, PAUSE)
         self._chosen = 0  # tokens, a stop token included
         self._first = self._last = self._started = started or time.perf_counter()
         place.begin(len(prompt))

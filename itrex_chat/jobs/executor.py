@@ -4,16 +4,13 @@ The local one does it in a process of this machine, started for it. Another kind
 """
 
 import dataclasses
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Protocol
 
-from itrex_chat.foundation import death
+from itrex_chat.foundation import death, processes
 from itrex_chat.foundation.errors import MemoryShortage, RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.foundation.places import CHECKOUT
 from itrex_chat.jobs import protocol
 from itrex_chat.jobs.event import Event, Failed, Loaded, Planned, Prepared
 from itrex_chat.jobs.job import Job
@@ -80,17 +77,14 @@ class LocalExecutor:
 
 
 def _started() -> subprocess.Popen[str]:
-    """A worker of this package, wherever the working folder is: nothing that lies there is imported."""
-    search = [str(CHECKOUT)] if CHECKOUT else []
-    search += filter(None, [os.environ.get("PYTHONPATH")])
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", WORKER],
+        processes.command(WORKER),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",
         errors="surrogatepass",
-        env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(search)},
+        env=processes.environment(PYTHONUNBUFFERED="1"),
         start_new_session=True,  # an interrupt is ours to handle
     )
 

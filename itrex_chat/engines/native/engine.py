@@ -90,7 +90,7 @@ class NativeEngine:
             disk_bytes, stored, origin = checkpoint.source.size(), checkpoint.description, checkpoint.source.origin
         facts = Facts(
             seconds=time.perf_counter() - started,
-            memory=machine.peak_memory(),
+            memory=machine.peak_memory() + tokenizer.peak_memory(),
             threads=torch.get_num_threads(),
             kernel=multiplies,
             why=why_not_faster(kernel),

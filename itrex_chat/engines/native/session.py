@@ -1,10 +1,12 @@
-"""A session whose decoder is in this process."""
+"""A session whose decoder is in this process, and whose tokenizer in one of its own."""
 
 from collections.abc import Iterator, Sequence
 
-from itrex_chat.chat import ChatTokenizer, Message
+from itrex_chat.chat import Message
+from itrex_chat.chat.confined import ConfinedTokenizer
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.engines.session import Session
+from itrex_chat.foundation import machine
 from itrex_chat.generation.loop import generate
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.event import Facts
@@ -14,9 +16,9 @@ from itrex_chat.settings.variant import Variant
 
 
 class NativeSession(Session):
-    tokenizer: ChatTokenizer
+    tokenizer: ConfinedTokenizer
 
-    def __init__(self, recipe: Recipe, variant: Variant, tokenizer: ChatTokenizer, facts: Facts, decoder: Decoder):
+    def __init__(self, recipe: Recipe, variant: Variant, tokenizer: ConfinedTokenizer, facts: Facts, decoder: Decoder):
         super().__init__(recipe, variant, tokenizer, facts)
         self._decoder = decoder
 
@@ -29,3 +31,9 @@ class NativeSession(Session):
 
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
         return generate(self._decoder, self.tokenizer, prompt, config)
+
+    def peak_memory(self) -> int:
+        return machine.peak_memory() + self.tokenizer.peak_memory()
+
+    def close(self) -> None:
+        self.tokenizer.close()
