@@ -61,7 +61,7 @@ static float *near_one(size_t n) {
     return out;
 }
 
-static double half_value(uint16_t half) {
+static double half_plainly(uint16_t half) {
     const int exponent = half >> 10 & 31, fraction = half & 1023;
     const double value = exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
     return half & 0x8000 ? -value : value;
@@ -106,7 +106,7 @@ static void quantized(Matrix *m, int scale_kind) {
                 for (int k = 0; k < per_word; k++) {
                     const int i = word * per_word + k, integer = (int)(value >> (bits * k) & ((1u << bits) - 1));
                     m->w[(size_t)(first + o) * l->in + i] =
-                        (integer - (1 << (bits - 1))) * half_value(s[(size_t)(i / l->group) * sstride + o]);
+                        (integer - (1 << (bits - 1))) * half_plainly(s[(size_t)(i / l->group) * sstride + o]);
                 }
             }
         }
@@ -123,11 +123,13 @@ static Matrix a_matrix(int format, int in, int out, int group, int compute, int 
     Matrix m = {.l = {.format = format, .compute = compute, .in = in, .out = out, .group = group}};
     const size_t count = (size_t)in * out;
     m.w = take(8 * count);
-    if (format > BF16)
+    if (!dense_bytes(&m.l))
         quantized(&m, scale_kind);
     else {
+        m.l.compute = format == BF16 && compute == WITH_BF16 ? WITH_BF16 : WITH_FP32;
         float *w = floats(count);
-        uint16_t *halves = take(2 * count);
+        const int odd = below(2);  // as a file may have them
+        uint16_t *halves = (uint16_t *)take(2 * (count + odd)) + odd;
         for (size_t i = 0; i < count; i++) {
             w[i] *= 0.1f;
             if (format == BF16) {
@@ -135,10 +137,11 @@ static Matrix a_matrix(int format, int in, int out, int group, int compute, int 
                 w[i] = bf16_value(w[i]);
                 memcpy(&u, &w[i], 4);
                 halves[i] = (uint16_t)(u >> 16);
-            }
+            } else if (format == FP16)
+                w[i] = (float)half_plainly(halves[i] = a_scale(scale_kind == 1 ? 2 : scale_kind));
             m.w[i] = w[i];
         }
-        m.l.weight = format == BF16 ? (void *)halves : (void *)w;
+        m.l.weight = format == FP32 ? (void *)w : (void *)halves;
     }
     m.l.bias = below(2) ? floats(out) : NULL;
     return m;
@@ -146,7 +149,6 @@ static Matrix a_matrix(int format, int in, int out, int group, int compute, int 
 
 // What both factors of a product are rounded to. Tiles take many rows in BF16 where INT8 would do.
 static int rounding(const Linear *l, int rows) {
-    if (l->format <= BF16) return l->format == BF16 ? WITH_BF16 : WITH_FP32;
     return l->compute == WITH_INT8 && rows > ROWS && !strcmp(levels[level_used], "amx") ? WITH_BF16 : l->compute;
 }
 
@@ -167,7 +169,7 @@ static double product(const Matrix *m, int rounded, const float *x, int o, doubl
             if (step >= 0x1p-126f)
                 for (int k = i; k < end; k++) term += rint(x[k] * (1 / step)) * (double)step * w[k];
         } else if (as_bf16)
-            term = (double)bf16_value(x[i]) * (l->format > BF16 ? bf16_value((float)w[i]) : w[i]);
+            term = (double)bf16_value(x[i]) * (dense_bytes(l) ? w[i] : bf16_value((float)w[i]));
         else
             term = x[i] * w[i];
         for (int k = i; k < end; k++) inputs += fabs(x[k]), weights += fabs(w[k]);

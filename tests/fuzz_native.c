@@ -19,8 +19,8 @@ int itrex_step(const Model *, const Cache *, int rows, float *x, const int64_t *
 
 static int fuzz_product(void) {
     static const int some_rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 18, 22, 23, 24, 25, 33, 70};
-    const int format = below(4), group = 32 << below(3);
-    const int in = format > BF16 ? group * between(1, 4) : between(1, 200);
+    const int format = below(5), group = 32 << below(3), dense = format <= FP16;
+    const int in = dense ? below(8) ? between(1, 200) : between(200, 3000) : group * between(1, 4);
     const int out = below(4) ? between(1, 50) : 16 * between(1, 8);
     int rows = some_rows[below(19)];
     if (rows * in * out > 200000) rows = between(1, 9);
@@ -57,7 +57,7 @@ static int fuzz_product(void) {
             CHECK(u == 0xffffffffu, "written between the rows");
         }
     }
-    if (out % 2 == 0 && format > BF16) {
+    if (out % 2 == 0 && !dense) {
         float *whole = take(4 * (size_t)rows * out), *gated = take(2 * (size_t)rows * out), *plain = take(2 * (size_t)rows * out);
         for (int r = 0; r < rows; r++) memcpy(whole + (size_t)r * out, y + r * ldy, 4 * (size_t)out);
         itrex_swiglu(whole, rows, out / 2, plain, 1);
@@ -223,7 +223,7 @@ static const Linear *a_layer(int in, int out) {
         int group = 32 << below(3);
         while (group > 32 && in % group) group /= 2;
         Linear *l = take(sizeof *l);
-        *l = a_matrix(in % group ? below(2) : below(4), in, count, group, below(3), 5).l;
+        *l = a_matrix(in % group ? below(3) : below(5), in, count, group, below(3), 5).l;
         l->next = NULL;
         if (first)
             first->next = l;

@@ -48,9 +48,14 @@ class Checkpoint:
         return list(tensors(self.decoder))
 
     def dtype(self, name: str) -> torch.dtype:
-        """What the tensor is stored as; float32 where it was quantized or is computed."""
+        """What `rows` gives: what the tensor is stored as; float32 where it is computed, and for all of a GGUF file."""
         origin = self._origins[name]
         return torch.float32 if origin.transform == "normalized" else self._storage.dtype(origin.tensor)
+
+    def stored(self, name: str) -> torch.dtype:
+        """What holds the tensor's values exactly: what it is stored as; float32 where it was quantized or is computed."""
+        origin = self._origins[name]
+        return torch.float32 if origin.transform == "normalized" else self._storage.stored(origin.tensor)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of a tensor, a fresh copy in its stored dtype. Raises CheckpointError."""

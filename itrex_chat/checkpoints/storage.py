@@ -21,15 +21,19 @@ from itrex_chat.foundation.language import _
 from itrex_chat.sources.gguf_header import TensorPlace, read_header
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+GGUF_FLOATS = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}  # by ggml type
 SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Storage(Protocol):
-    """`shapes` by tensor name; `dtype` as stored; `rows` [start, stop) of the first dimension."""
+    """`shapes` by tensor name; `dtype` that `rows` [start, stop) of the first dimension have; `stored`, the one that the
+    file has them in, which is another where a GGUF file has 16 bits."""
 
     shapes: dict[str, tuple[int, ...]]
 
     def dtype(self, name: str) -> torch.dtype: ...
+
+    def stored(self, name: str) -> torch.dtype: ...
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor: ...
 
@@ -57,6 +61,8 @@ class SafetensorsFiles:
 
     def dtype(self, name: str) -> torch.dtype:
         return _float(self._dtypes[name], name, self._homes[name])
+
+    stored = dtype
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         self.dtype(name)
@@ -91,6 +97,8 @@ class PickleFiles:
     def dtype(self, name: str) -> torch.dtype:
         return _float(self._dtypes[name], name, self._homes[name])
 
+    stored = dtype
+
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         self.dtype(name)
         return _unpickle(self._homes[name])[name][start:stop].clone(memory_format=torch.contiguous_format)
@@ -116,6 +124,10 @@ class GgufFiles:
 
     def dtype(self, name: str) -> torch.dtype:
         return torch.float32
+
+    def stored(self, name: str) -> torch.dtype:
+        """float32 also for what was quantized."""
+        return GGUF_FLOATS.get(self._places[name].kind, torch.float32)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         import gguf

@@ -2,18 +2,44 @@
 
 A layer says apart how its matrix is stored ("fp32", "fp16", "bf16", "int4", "int8") and what it computes in ("fp32",
 "bf16", "int8"): what activations are rounded to before they are multiplied. Sums are float32 in all of them.
+
+A matrix of 16 bits that is computed in FP32 gives the bits of the same values stored in FP32: every product in PyTorch
+is one of panels, some outputs each, which are widened into one buffer where they have to be. Panels of a few MB stay in
+the cache between the widening and the product, and are no slower than a whole matrix.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch.nn import functional as F
 
+from itrex_chat.native import large_pages
+
 if TYPE_CHECKING:
     from itrex_chat.kernels import PackedWeight
 
 STORAGE = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+PANEL = 2 << 20  # values, unless these are fewer outputs than FEWEST
+FEWEST = 256  # outputs of a panel: fewer take longer
+
+
+class _Wide(threading.local):
+    """Where panels are widened: one place for all matrices of a thread, as new memory costs more than the widening does."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0)
+
+    def take(self, rows: int, columns: int) -> torch.Tensor:
+        """float32 [rows, columns], to be written; whoever takes next writes there, too."""
+        if len(self._memory) < rows * columns:
+            with torch.inference_mode(False):  # to be written in any mode
+                self._memory = large_pages.alone(rows * columns)
+        return self._memory[: rows * columns].view(rows, columns)
+
+
+_WIDE = _Wide()
 
 
 class Linear(Protocol):
@@ -28,8 +54,8 @@ class Linear(Protocol):
 
 @dataclass(frozen=True)
 class DenseLinear:
-    """A matrix [out, in] of floats, stored in its own dtype, computed in `compute`: "fp32", or "bf16" where that is how
-    it is stored."""
+    """A matrix [out, in] of floats, contiguous, stored in its own dtype, computed in `compute`: "fp32", or "bf16" where
+    that is how it is stored."""
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
@@ -48,13 +74,39 @@ class DenseLinear:
         return self.weight.shape[0]
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.into(x, torch.empty(len(x), self.out_features))
+
+    def into(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """The product in `out`, float32 [rows, out], whose rows may lie apart."""
         if self.compute == "fp32":
-            return F.linear(x, self.weight.float(), self.bias)
-        y = F.linear(x.to(self.weight.dtype), self.weight).float()
-        return y if self.bias is None else y.add_(self.bias)
+            return self._in_panels(x, out)
+        out.copy_(F.linear(x.to(self.weight.dtype), self.weight))
+        return out if self.bias is None else out.add_(self.bias)
+
+    def _in_panels(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        outputs, inputs = self.weight.shape
+        size = _panel(outputs, inputs)
+        wide = None if self.storage == "fp32" else _WIDE.take(size, inputs)
+        for start in range(0, outputs, size):
+            stop = min(start + size, outputs)
+            panel, part = self.weight[start:stop], out[:, start:stop]
+            if wide is not None:
+                panel = wide[: stop - start].copy_(panel)
+            if self.bias is None:
+                torch.mm(x, panel.t(), out=part)
+            else:
+                torch.addmm(self.bias[start:stop], x, panel.t(), out=part)
+        return out
 
     def nbytes(self) -> int:
         return self.weight.nbytes
+
+
+def _panel(outputs: int, inputs: int) -> int:
+    """The outputs of a panel, but perhaps the last one's: as many in each as can be."""
+    most = max(FEWEST, PANEL // inputs)
+    each = -(-outputs // -(-outputs // most))
+    return -(-each // 16) * 16
 
 
 @dataclass(frozen=True)

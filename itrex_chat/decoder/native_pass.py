@@ -22,8 +22,6 @@ from itrex_chat.decoder.mlp import GatedMlp
 from itrex_chat.kernels.native import NativeWeight
 from itrex_chat.native import large_pages
 
-COMPUTED = (("fp32", "fp32"), ("bf16", "bf16"))  # storage and arithmetic of the dense matrices that the kernels know
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -183,7 +181,7 @@ def _runs(linear: Linear) -> bool:
 
 @_runs.register
 def _runs_dense(linear: DenseLinear) -> bool:
-    return (linear.storage, linear.compute) in COMPUTED and linear.weight.is_contiguous()
+    return linear.weight.is_contiguous()
 
 
 @_runs.register
@@ -210,12 +208,7 @@ def _multiply(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> None:
 
 @_multiply.register
 def _multiply_dense(linear: DenseLinear, x: torch.Tensor, out: torch.Tensor) -> None:
-    if linear.storage != "fp32":
-        out.copy_(linear(x))
-    elif linear.bias is None:
-        torch.mm(x, linear.weight.t(), out=out)
-    else:
-        torch.addmm(linear.bias, x, linear.weight.t(), out=out)
+    linear.into(x, out)
 
 
 @_multiply.register

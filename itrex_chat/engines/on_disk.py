@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itrex_chat.architecture.config import DecoderConfig
-from itrex_chat.architecture.layout import EMBEDDING
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.settings.recipe import Recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from itrex_chat.chat.confined import ConfinedTokenizer
     from itrex_chat.checkpoints import Checkpoint
 
@@ -30,10 +31,17 @@ class OnDisk:
         found = self.checkpoint or self.artifact
         return found.decoder if found else None
 
-    @property
-    def embedding_bytes(self) -> int:
-        """Of one value of the embedding."""
-        return self.checkpoint.dtype(EMBEDDING).itemsize if self.checkpoint else 2
+    def stored(self, name: str) -> "torch.dtype":
+        """What holds a tensor's values as the originals have them; by an artifact, what most of them are in."""
+        import torch
+
+        if self.checkpoint:
+            return self.checkpoint.stored(name)
+        told = self.artifact.manifest["source"]["stored"] if self.artifact else ""
+        return {
+            **dict.fromkeys(("float16", "GGUF F16"), torch.float16),
+            **dict.fromkeys(("bfloat16", "GGUF BF16"), torch.bfloat16),
+        }.get(told, torch.float32)
 
     def tokenizer(self, recipe: Recipe) -> "ConfinedTokenizer":
         """Raises TokenizerError."""

@@ -18,7 +18,7 @@ from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import KernelError
 from itrex_chat.foundation.language import _
 
-FORMATS = {"fp32": 0, "bf16": 1, "int4": 2, "int8": 3}
+FORMATS = {"fp32": 0, "bf16": 1, "fp16": 2, "int4": 3, "int8": 4}
 COMPUTE = {"int8": 0, "bf16": 1, "fp32": 2}
 INSTRUCTIONS = ("portable", "avx2", "avx_vnni", "avx512", "amx")
 NO_MEMORY, REFUSED = 1, 2  # what functions of the library give; 0 where it is done

@@ -1,7 +1,7 @@
 // The inner loops, written once. A file that includes this has defined
 //   NAME(x)   x with the level's suffix;  LEVEL its table's name;  LABEL its name in words
 //   LANES     float lanes of a vector;  HALVES = 16 / LANES
-//   halves(p) LANES float16 values as floats
+//   halves(p), bf16s(p)  LANES float16 or bfloat16 values as floats
 //   dot4, dot8(sums, w, x)   to each int32 lane add the products of its 4 unsigned bytes with the 4 signed bytes of x
 //             (dot4: bytes below 16)
 //   nearest(v)    floats to int32, halves to even
@@ -22,6 +22,11 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 #define LOADI(p) (*(const vi *)(p))
 #define LOADU(p) (*(const vu *)(p))
 #define TOF(v) __builtin_convertvector(v, vf)
+#if defined(__x86_64__)
+#define IN_REGISTER(v) __asm__("" : "+v"(v))  // read once, not by each instruction that takes it
+#else
+#define IN_REGISTER(v)
+#endif
 
 ALWAYS vf splat(float x) { return x - (vf){0}; }
 ALWAYS vi splati(int32_t x) { return x - (vi){0}; }
@@ -203,76 +208,131 @@ ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups,
         for (int h = 0; h < HALVES; h++) out[r * HALVES + h] = sums[r][h];
 }
 
-// 4 outputs of a row-major matrix with R rows. Values that do not fill a vector come last.
-ALWAYS vf bf16_load(const uint16_t *p) {
-    typedef uint16_t vh __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-    return (vf)(__builtin_convertvector(*(const vh *)p, vu) << 16);
+// LANES values of a row of a row-major matrix from value i on.
+ALWAYS vf dense_load(int format, const uint8_t *row, int i) {
+    if (format == FP32) return LOADF((const float *)row + i);
+    return format == BF16 ? (vf)bf16s(row + 2 * (size_t)i) : (vf)halves(row + 2 * (size_t)i);
 }
-ALWAYS void dense_rows(int bf16, int R, int outputs, const void *weight, int in, const Input *input, int row, float *out) {
-    const float *x = input->x + (size_t)row * input->ld;
-    vf sums[4][4];
+// A row-major matrix with a few rows of inputs. The sums of 16 outputs are kept while the inputs are gone through in parts
+// that stay in the first-level cache, and in registers for some rows and outputs at a time. Each sum is that of FP32 weights
+// whatever the format, and added up in the same order whatever else is computed: vector by vector, the last one with zeros.
+#define DENSE_ROWS 6
+#define DENSE_PART 4096  // inputs of all rows together
+#if LANES == 16
+#define DENSE_OUTPUTS(R) 4  // with 32 registers
+#else
+#define DENSE_OUTPUTS(R) ((R) < 4 ? 4 : 2)  // with 16
+#endif
+// The inputs [i, end), whole vectors, of `outputs` rows of the matrix with R rows of inputs, added to sums [outputs, ROWS].
+// `ahead` bytes from where a row is read the next reading is prefetched; 0 where it has been.
+ALWAYS void dense_part(int format, int R, int outputs, const uint8_t *weight, size_t bytes, const float *x, size_t ld, int i,
+                       int end, size_t ahead, vf *sums) {
+    const int line = format == FP32 ? 16 : 32;
+    vf s[4][DENSE_ROWS];
     for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < R; r++) sums[o][r] = (vf){0};
-    const size_t bytes = (size_t)in * (bf16 ? 2 : 4);
-    const int whole = in - in % LANES;
-    for (int i = 0; i < whole; i += LANES) {
-        vf v[4];
-        for (int o = 0; o < outputs; o++) {
-            const uint8_t *p = (const uint8_t *)weight + o * bytes;
-            if (bf16)
-                v[o] = bf16_load((const uint16_t *)p + i);
-            else
-                v[o] = LOADF((const float *)p + i);
-            if (i % (64 / (bf16 ? 2 : 4)) == 0) __builtin_prefetch(p + (size_t)i * (bf16 ? 2 : 4) + DENSE_PREFETCH, 0, 3);
-        }
-        for (int o = 0; o < outputs; o++)
-            for (int r = 0; r < R; r++) sums[o][r] += v[o] * LOADF(x + r * input->ld + i);
-    }
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < R; r++) {
-            float sum = total(sums[o][r]);
-            for (int i = whole; i < in; i++) {
-                float v;
-                if (bf16) {
-                    uint32_t u = (uint32_t)((const uint16_t *)weight)[(size_t)o * in + i] << 16;
-                    memcpy(&v, &u, 4);
-                } else
-                    v = ((const float *)weight)[(size_t)o * in + i];
-                sum += v * x[r * input->ld + i];
+        for (int r = 0; r < R; r++) s[o][r] = sums[o * ROWS + r];
+    while (i < end) {
+        if (ahead)
+            for (int o = 0; o < outputs; o++)
+                __builtin_prefetch(weight + o * bytes + (size_t)i * (64 / line) + ahead, 0, 3);
+        for (const int stop = i + line < end ? i + line : end; i < stop; i += LANES) {
+            vf v[4];
+            for (int o = 0; o < outputs; o++) v[o] = dense_load(format, weight + o * bytes, i);
+            for (int r = 0; r < R; r++) {
+                vf from = LOADF(x + r * ld + i);
+                if (outputs > 1) IN_REGISTER(from);
+                for (int o = 0; o < outputs; o++) s[o][r] += v[o] * from;
             }
-            out[r * BLOCK + o] = sum;
         }
-}
-ALWAYS void dense_block(int bf16, int R, const Linear *l, const Input *in, int row, int first, int count, float *y,
-                        size_t ldy, int add) {
-    float out[4 * BLOCK];
-    const size_t bytes = (size_t)l->in * (bf16 ? 2 : 4);
-    for (int o = 0; o < count; o += 4) {
-        const void *w = (const uint8_t *)l->weight + (size_t)(first + o) * bytes;
-        if (count - o >= 4)
-            dense_rows(bf16, R, 4, w, l->in, in, row, out + o);
-        else
-            for (int n = o; n < count; n++)
-                dense_rows(bf16, R, 1, (const uint8_t *)w + (n - o) * bytes, l->in, in, row, out + n);
     }
-    for (int r = 0; r < R; r++)
-        for (int o = 0; o < count; o++) {
-            float value = out[r * BLOCK + o] + (l->bias ? l->bias[first + o] : 0.0f);
-            float *to = y + (row + r) * ldy + o;
-            *to = add ? *to + value : value;
-        }
+    for (int o = 0; o < outputs; o++)
+        for (int r = 0; r < R; r++) sums[o * ROWS + r] = s[o][r];
 }
-
 #define KEYS_AHEAD 16  // positions
 #define HEADS 4  // that share the reading of keys and values
 #define EACH_OF_FOUR(R, CALL) \
     switch (R) { case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; default: CALL(4); }
+#define EACH_OF_SIX(R, CALL)                                                                  \
+    switch (R) {                                                                              \
+        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;               \
+        case 4: CALL(4); break; case 5: CALL(5); break; default: CALL(6);                     \
+    }
 #define EACH_COUNT(R, CALL)                                                                   \
     switch (R) {                                                                              \
         case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;               \
         case 4: CALL(4); break; case 5: CALL(5); break; case 6: CALL(6); break;               \
         case 7: CALL(7); break; default: CALL(8);                                             \
     }
+
+// The same for any number of rows and outputs of those that are summed together, both at most 16.
+ALWAYS void dense_sums(int format, int rows, int outputs, const uint8_t *weight, size_t bytes, const float *x, size_t ld, int i,
+                       int end, size_t ahead, vf *sums) {
+    const int parts = (rows + DENSE_ROWS - 1) / DENSE_ROWS;
+    for (int part = 0; part < parts; part++) {
+        const int row = rows * part / parts, R = rows * (part + 1) / parts - row;
+        const float *from = x + row * ld;
+        int o = 0;
+#define CALL(R)                                                                                                       \
+    for (; o + DENSE_OUTPUTS(R) <= outputs; o += DENSE_OUTPUTS(R))                                                    \
+        dense_part(format, R, DENSE_OUTPUTS(R), weight + o * bytes, bytes, from, ld, i, end, part ? 0 : ahead,        \
+                   sums + o * ROWS + row);                                                                            \
+    for (; o < outputs; o++)                                                                                          \
+        dense_part(format, R, 1, weight + o * bytes, bytes, from, ld, i, end, part ? 0 : ahead, sums + o * ROWS + row)
+        EACH_OF_SIX(R, CALL)
+#undef CALL
+    }
+}
+// 16 outputs, or the last ones, with at most 16 rows.
+ALWAYS void dense_block(int format, const Linear *l, const Input *in, int row, int rows, int first, int count, float *y,
+                        size_t ldy, int add) {
+    const size_t size = format == FP32 ? 4 : 2, bytes = l->in * size;
+    const uint8_t *w = (const uint8_t *)l->weight + first * bytes;
+    const float *x = in->x + (size_t)row * in->ld;
+    const int whole = l->in - l->in % LANES;
+    vf sums[BLOCK * ROWS];
+    for (int o = 0; o < count; o++)
+        for (int r = 0; r < rows; r++) sums[o * ROWS + r] = (vf){0};
+    if (rows < 4) {  // row by row: what is behind the end of a row begins with the next ones
+        const int last = whole - (int)(DENSE_PREFETCH / size), parted = last > 0 ? last - last % LANES : 0;
+        for (int o = 0; o < count; o += 4) {
+            const int n = count - o < 4 ? count - o : 4;
+            const size_t ahead = (whole - parted) * size;
+            dense_sums(format, rows, n, w + o * bytes, bytes, x, in->ld, 0, parted, ahead, sums + o * ROWS);
+            dense_sums(format, rows, n, w + o * bytes, bytes, x, in->ld, parted, whole, ahead + (n - 1) * bytes, sums + o * ROWS);
+        }
+    } else {
+        const int part = DENSE_PART / rows / 64 * 64;
+        for (int i = 0; i < whole; i += part) {
+            const int end = i + part < whole ? i + part : whole;
+            const size_t ahead = end < whole ? part * size : count * bytes - i * size;
+            dense_sums(format, rows, count, w, bytes, x, in->ld, i, end, ahead, sums);
+        }
+    }
+    if (whole < l->in)  // the last ones in a vector with zeros
+        for (int o = 0; o < count; o++) {
+            uint8_t weights[4 * LANES] = {0};
+            memcpy(weights, w + o * bytes + whole * size, bytes - whole * size);
+            for (int r = 0; r < rows; r++) {
+                float inputs[LANES] = {0};
+                memcpy(inputs, x + r * in->ld + whole, 4 * (l->in - whole));
+                sums[o * ROWS + r] += dense_load(format, weights, 0) * LOADF(inputs);
+            }
+        }
+    for (int r = 0; r < rows; r++)
+        for (int o = 0; o < count; o++) {
+            const float value = total(sums[o * ROWS + r]) + (l->bias ? l->bias[first + o] : 0.0f);
+            float *to = y + (row + r) * ldy + o;
+            *to = add ? *to + value : value;
+        }
+}
+#define DENSE(name, format)                                                                                              \
+    static void NAME(name)(const Linear *l, const Input *in, int row, int rows, int first, int count, float *y,          \
+                           size_t ldy, int add) {                                                                        \
+        dense_block(format, l, in, row, rows, first, count, y, ldy, add);                                                \
+    }
+DENSE(dense_fp32, FP32)
+DENSE(dense_bf16, BF16)
+DENSE(dense_fp16, FP16)
 
 #define PRODUCT(name, CALL)                                                                                  \
     static void NAME(name)(const Linear *l, const Input *in, const uint8_t *p, int row, int R, vf *out) {    \
@@ -302,18 +362,11 @@ PRODUCT(int8_bf16, CALL)
 static void NAME(blocks)(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
     for (int b = first; b < last; b++) {
         const int start = b * BLOCK, count = l->out - start < BLOCK ? l->out - start : BLOCK;
-        if (l->format == FP32 || l->format == BF16) {
-            for (int row = 0; row < in->rows;) {
-                const int R = in->rows - row >= 4 ? 4 : in->rows - row;
-#define CALL(n) dense_block(0, n, l, in, row, start, count, y + start, ldy, add)
-#define CALL_BF16(n) dense_block(1, n, l, in, row, start, count, y + start, ldy, add)
-                if (l->format == FP32)
-                    EACH_OF_FOUR(R, CALL)
-                else
-                    EACH_OF_FOUR(R, CALL_BF16)
-#undef CALL
-#undef CALL_BF16
-                row += R;
+        if (dense_bytes(l)) {
+            for (int row = 0; row < in->rows; row += ROWS) {
+                const int rows = in->rows - row < ROWS ? in->rows - row : ROWS;
+                (l->format == FP32 ? NAME(dense_fp32) : l->format == BF16 ? NAME(dense_bf16) : NAME(dense_fp16))(
+                    l, in, row, rows, start, count, y + start, ldy, add);
             }
             continue;
         }

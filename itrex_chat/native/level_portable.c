@@ -8,6 +8,7 @@
 #define LEVEL portable_level
 #define LABEL "portable"
 #define halves portable_halves
+#define bf16s portable_bf16s
 #define nearest portable_nearest
 #define dot4 portable_dot
 #define dot8 portable_dot
@@ -30,17 +31,20 @@ static inline portable_vf portable_halves(const uint8_t *p) {
     for (int i = 0; i < 4; i++) {
         uint16_t half;
         memcpy(&half, p + 2 * i, 2);
-        uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13, sign = (uint32_t)(half & 0x8000) << 16;
-        float value;
-        memcpy(&value, &magnitude, 4);
-        value *= 0x1p112f;  // the exponent's bias; right for subnormal values too
-        if ((half & 0x7c00) == 0x7c00) magnitude |= 0x7f800000, memcpy(&value, &magnitude, 4);
-        uint32_t bitmap;
-        memcpy(&bitmap, &value, 4);
-        bitmap |= sign;
-        memcpy(&value, &bitmap, 4);
-        out[i] = value;
+        out[i] = half_value(half);
     }
+    return out;
+}
+
+static inline portable_vf portable_bf16s(const uint8_t *p) {
+    uint32_t bitmaps[4];
+    for (int i = 0; i < 4; i++) {
+        uint16_t half;
+        memcpy(&half, p + 2 * i, 2);
+        bitmaps[i] = (uint32_t)half << 16;
+    }
+    portable_vf out;
+    memcpy(&out, bitmaps, sizeof out);
     return out;
 }
 

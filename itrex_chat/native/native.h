@@ -6,6 +6,7 @@
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #if defined(__clang__) ? __clang_major__ >= 14 : __GNUC__ >= 11
 #define MODERN_COMPILER  // knows AVX-VNNI and AMX
@@ -25,10 +26,11 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-enum Format { FP32, BF16, INT4, INT8 };
+enum Format { FP32, BF16, FP16, INT4, INT8 };
 enum Compute { WITH_INT8, WITH_BF16, WITH_FP32 };  // what activations are rounded to
 
-// A matrix [out, in]: row-major in FP32 and BF16, in blocks in INT4 and INT8. `next` is one whose outputs follow.
+// A matrix [out, in]: row-major in FP32, BF16 and FP16, in blocks in INT4 and INT8. `next` is one whose outputs follow.
+// What is row-major is computed in FP32, its values widened as they are read; BF16 also with activations rounded to it.
 typedef struct Linear {
     int32_t format, compute, in, out, group, reserved;
     const void *weight;
@@ -89,10 +91,13 @@ int has_vnni512(void);
 // What a caller is told instead of memory being written that is not there.
 enum { DONE, NO_MEMORY, REFUSED };
 
+// Bytes of a value of a row-major matrix; 0 for one in blocks.
+static inline int dense_bytes(const Linear *l) { return l->format == FP32 ? 4 : l->format <= FP16 ? 2 : 0; }
 // Whether a matrix can be of these sizes.
 static inline int sound(const Linear *l) {
     if (!l || !l->weight || l->in < 1 || l->out < 1 || l->format < FP32 || l->format > INT8) return 0;
-    return l->format <= BF16 || (l->group >= 32 && l->group % 32 == 0 && l->in % l->group == 0);
+    if (dense_bytes(l)) return l->compute == WITH_FP32 || (l->compute == WITH_BF16 && l->format == BF16);
+    return l->group >= 32 && l->group % 32 == 0 && l->in % l->group == 0;
 }
 static inline int sound_heads(const Model *m) {
     return m->layers > 0 && m->heads > 0 && m->kv_heads > 0 && m->heads % m->kv_heads == 0 && m->head_dim > 0 &&
@@ -105,6 +110,19 @@ static inline int placed(const Cache *c, int rows, const int64_t *sequence, cons
     for (int r = 0; r < rows; r++)
         if (sequence[r] < 0 || sequence[r] >= c->batch || position[r] < 0 || position[r] >= c->capacity) return 0;
     return 1;
+}
+
+// A float16 value, exactly.
+static inline float half_value(uint16_t half) {
+    uint32_t bitmap = (uint32_t)(half & 0x7fff) << 13;
+    float value;
+    memcpy(&value, &bitmap, 4);
+    value *= 0x1p112f;  // the exponent's bias; right for subnormal values too
+    memcpy(&bitmap, &value, 4);
+    if ((half & 0x7c00) == 0x7c00) bitmap = 0x7f800000 | (uint32_t)(half & 0x3ff) << 13;
+    bitmap |= (uint32_t)(half & 0x8000) << 16;
+    memcpy(&value, &bitmap, 4);
+    return value;
 }
 
 // The inputs of a product (product.c).
@@ -125,7 +143,7 @@ float *cached(const Heads *, float *of, int layer, int row, int kv_head);
 static inline size_t group_bytes(int bits, int group) { return (size_t)BLOCK * group * bits / 8 + 2 * BLOCK; }
 // Bytes of 16 outputs.
 static inline size_t block_bytes(const Linear *l) {
-    if (l->format <= BF16) return (size_t)BLOCK * l->in * (l->format == BF16 ? 2 : 4);
+    if (dense_bytes(l)) return (size_t)BLOCK * l->in * dense_bytes(l);
     return (size_t)(l->in / l->group) * group_bytes(l->format == INT4 ? 4 : 8, l->group);
 }
 // Floats of `attend_tile`'s scratch.

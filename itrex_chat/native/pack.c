@@ -71,11 +71,7 @@ static void unpack_group(const Linear *l, int o, int g, float *out) {
     const uint8_t *p = (const uint8_t *)l->weight + o / BLOCK * block_bytes(l) + g * group_bytes(bits, l->group);
     uint16_t half;
     memcpy(&half, p + 64 * words + 2 * (o % BLOCK), 2);
-    uint32_t bitmap = (uint32_t)(half & 0x7fff) << 13;
-    float scale;
-    memcpy(&scale, &bitmap, 4);
-    scale *= half & 0x8000 ? -0x1p112f : 0x1p112f;
-    if ((half & 0x7c00) == 0x7c00) scale *= half & 0x3ff ? NAN : INFINITY;
+    const float scale = half_value(half);
     for (int i = 0; i < l->group; i++) {
         uint32_t word;
         memcpy(&word, p + 64 * (i / per_word) + 4 * (o % BLOCK), 4);

@@ -8,8 +8,8 @@ static size_t rounded_up(size_t n) { return (n + 255) / 256 * 256; }
 
 // Bytes that `prepare` writes for the rows of a product.
 size_t input_bytes(const Linear *l, int rows) {
-    if (l->format == FP32 || (l->format > BF16 && l->compute == WITH_FP32)) return 0;
-    if (l->format == BF16 || l->compute == WITH_BF16) return rounded_up((size_t)4 * l->in * rows);
+    if (l->compute == WITH_FP32) return 0;
+    if (l->compute == WITH_BF16) return rounded_up((size_t)4 * l->in * rows);
     return rounded_up((size_t)l->in * rows) + 2 * rounded_up((size_t)4 * (l->in / l->group) * rows);
 }
 
@@ -18,7 +18,7 @@ static Input arranged(const Linear *l, int rows, const float *x, size_t ldx, voi
     uint8_t *at = memory;
     if (input_bytes(l, rows) == 0) return in;
     in.ld = l->in;
-    if (l->format == BF16 || l->compute == WITH_BF16) {
+    if (l->compute == WITH_BF16) {
         in.x = (const float *)at;
         return in;
     }
@@ -47,7 +47,7 @@ Input prepare(const Linear *l, int rows, const float *x, size_t ldx, void *memor
 enum Way { FEW_ROWS, VNNI, TILES };
 
 static enum Way way_of(const Linear *l, int rows) {
-    if (rows <= ROWS || l->format <= BF16 || l->compute == WITH_FP32) return FEW_ROWS;
+    if (rows <= ROWS || dense_bytes(l) || l->compute == WITH_FP32) return FEW_ROWS;
     if (has_amx()) return TILES;  // rounds to BF16, which is finer than INT8 by groups
     return l->compute == WITH_INT8 && has_vnni512() ? VNNI : FEW_ROWS;
 }

@@ -32,6 +32,7 @@ HEADS = ("int8", "int4", "none")
 COMPUTE_DTYPES = ("int8", "bf16", "fp32")
 HUBS = ("modelscope", "huggingface")
 CONTROL_TEXTS = ("literal", "published")
+STORAGES = ("stored", "fp32")
 EMBEDDED = "smollm2-135m"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
@@ -111,6 +112,19 @@ class Quantization:
 
 
 @dataclass(frozen=True)
+class Fp32:
+    """How the FP32 variant keeps matrices: `storage` "stored" as the checkpoint has them, also in 16 bits, or "fp32".
+
+    What it computes is the same to the last bit; 16 bits take half the memory and are read in half the time.
+    """
+
+    storage: str = "stored"
+
+    def __post_init__(self) -> None:
+        one_of("fp32.storage", self.storage, STORAGES)
+
+
+@dataclass(frozen=True)
 class Chat:
     """How messages become a prompt, beyond what the model's family defines.
 
@@ -134,6 +148,7 @@ class Recipe:
     family: str = ""  # "" is whatever the checkpoint says
     languages: tuple[str, ...] = ()  # () is found out from the vocabulary
     quantization: Quantization = Quantization()
+    fp32: Fp32 = Fp32()
     generation: GenerationConfig = GenerationConfig()
     chat: Chat = Chat()
 
@@ -143,8 +158,9 @@ class Recipe:
             one_of("languages", language, LANGUAGES)
 
     def as_dict(self) -> dict:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON. `fp32` is left out where nothing is set there: runs of before it have the same digest."""
+        values = asdict(self)
+        return values if self.fp32 != Fp32() else {name: value for name, value in values.items() if name != "fp32"}
 
 
 def names() -> list[str]:
@@ -209,6 +225,7 @@ def from_dict(values: dict) -> Recipe:
         family=values["family"],
         languages=tuple(values["languages"]),
         quantization=_quantization(values["quantization"]),
+        fp32=Fp32(**values.get("fp32", {})),
         generation=GenerationConfig(**values["generation"]),
         chat=Chat(**values["chat"]),
     )

@@ -12,7 +12,7 @@ from itrex_chat.foundation.errors import KernelError, RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.recipe import Recipe
-from itrex_chat.settings.variant import DENSE, NATIVE, Variant
+from itrex_chat.settings.variant import NATIVE, Variant
 
 if TYPE_CHECKING:
     from itrex_chat.engines.native.session import NativeSession
@@ -46,8 +46,9 @@ class NativeEngine:
 
         assert found.decoder is not None
         quantization = variant.applied_to(recipe).quantization
-        embedding_bytes = found.embedding_bytes if variant.precision in DENSE else 2
-        return needed(found.decoder, variant.precision, tokens, quantization, choose(), embedding_bytes)
+        return needed(
+            found.decoder, variant.precision, tokens, quantization, choose(), found.stored, recipe.fp32.storage
+        )
 
     def load(
         self,
@@ -84,7 +85,7 @@ class NativeEngine:
             assert checkpoint is not None
             tokenizer = found.tokenizer(recipe)
             compute_dtype = variant.precision
-            decoder = load_dense(checkpoint, variant.precision)
+            decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage)
             if not decoder.native_pass:
                 multiplies = "torch"
             disk_bytes, stored, origin = checkpoint.source.size(), checkpoint.description, checkpoint.source.origin

@@ -1,9 +1,13 @@
 """How much memory a variant will need, before it is loaded."""
 
+from collections.abc import Callable
+
+import torch
+
 from itrex_chat.architecture.config import DecoderConfig
-from itrex_chat.architecture.layout import TensorSpec, layer, tensors
+from itrex_chat.architecture.layout import EMBEDDING, TensorSpec, layer, tensors
 from itrex_chat.decoder.kv_cache import KVCache
-from itrex_chat.engines.native.weights import DTYPES
+from itrex_chat.engines.native.weights import DTYPES, kept_as
 from itrex_chat.kernels import Kernel
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.settings.recipe import Quantization
@@ -18,23 +22,25 @@ def needed(
     tokens: int,
     quantization: Quantization,
     kernel: Kernel,
-    embedding_bytes: int = 2,
+    stored: Callable[[str], torch.dtype],
+    storage: str = "stored",
 ) -> int:
     """Bytes at the peak of loading a variant and answering prompts of `tokens` in all, prompt and answer.
 
-    `embedding_bytes` is the stored size of one value of the embedding.
+    `stored` says what the originals have a tensor as, `storage` is the recipe's `fp32.storage`.
     """
-    specs = list(tensors(config))
-    per_weight = DTYPES[precision].itemsize if precision in DTYPES else None
+    dense = precision in DTYPES
+    embedding = stored(EMBEDDING) if dense else torch.float16
     weights = largest = 0
-    for spec in specs:
+    for spec in tensors(config):
         if spec.role == "embedding":
-            weights += spec.size * embedding_bytes
+            weights += spec.size * embedding.itemsize
         elif spec.role == "vector":
             weights += spec.size * 4
-        elif per_weight:
-            tied = spec.role == "head" and config.tied_head and per_weight == embedding_bytes
-            weights += 0 if tied else spec.size * per_weight
+        elif dense:
+            dtype = kept_as(stored(spec.name), precision, storage)
+            tied = spec.role == "head" and config.tied_head and dtype == embedding
+            weights += 0 if tied else spec.size * dtype.itemsize
         else:
             weights += int(spec.size * _packed_bytes(spec, BITS[precision], quantization, kernel))
             largest = max(largest, spec.size)

@@ -1,9 +1,11 @@
 """Variants of a model: the same decoder with its linear layers in FP32, BF16, INT4 or INT8.
 
-FP32 and BF16 are read from the checkpoint, INT4 and INT8 from an artifact.
+FP32 and BF16 are read from the checkpoint, INT4 and INT8 from an artifact. FP32 is what is computed: matrices that the
+checkpoint has in 16 bits stay in them (`decoder/linear.py`), unless `fp32.storage` says otherwise.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -30,10 +32,10 @@ T = TypeVar("T", torch.Tensor, QuantizedTensor, QuantizedTensor | torch.Tensor)
 SLAB = 1 << 24  # values converted at a time
 
 
-def load_dense(checkpoint: "Checkpoint", precision: str) -> Decoder:
-    """The FP32 or BF16 variant of a checkpoint. Raises CheckpointError."""
+def load_dense(checkpoint: "Checkpoint", precision: str, storage: str = "stored") -> Decoder:
+    """The FP32 or BF16 variant of a checkpoint; `storage` as in `settings.recipe.Fp32`. Raises CheckpointError."""
     with _bar(checkpoint.decoder, precision) as bar:
-        decoder = load_decoder(DenseWeights(checkpoint, precision, bar))
+        decoder = load_decoder(DenseWeights(checkpoint, precision, storage, bar))
     return decoder.with_native_pass() if choose().name == Native.name else decoder
 
 
@@ -48,12 +50,17 @@ def _bar(config: DecoderConfig, precision: str) -> tqdm:
     return progress.bar(_("loading {variant}", variant=precision), count, "weights")
 
 
-class DenseWeights:
-    """Parts of a decoder from a checkpoint, matrices stored and computed in `precision`; `bar` counts values."""
+def kept_as(stored: torch.dtype, precision: str, storage: str) -> torch.dtype:
+    """What a matrix is kept as in a dense variant, where the checkpoint has it as `stored`."""
+    return stored if precision == "fp32" and storage == "stored" else DTYPES[precision]
 
-    def __init__(self, checkpoint: "Checkpoint", precision: str, bar: tqdm | None = None):
+
+class DenseWeights:
+    """Parts of a decoder from a checkpoint, matrices computed in `precision`; `bar` counts values."""
+
+    def __init__(self, checkpoint: "Checkpoint", precision: str, storage: str = "stored", bar: tqdm | None = None):
         self.config, self._checkpoint, self._bar = checkpoint.decoder, checkpoint, bar
-        self._precision, self._dtype = precision, DTYPES[precision]
+        self._precision, self._storage = precision, storage
         self._specs = {spec.name: spec for spec in tensors(self.config)}
         self._embedding: torch.Tensor | None = None
 
@@ -61,19 +68,25 @@ class DenseWeights:
         return self._matrix([self._specs[name]], torch.float32)
 
     def embedding(self, name: str) -> torch.Tensor:
-        self._embedding = self._matrix([self._specs[name]], self._checkpoint.dtype(name))
+        self._embedding = self._matrix([self._specs[name]], self._checkpoint.stored(name))
         return self._embedding
 
     def linear(self, names: list[str]) -> Linear:
+        """One product where all parts are kept as the same, else one for each that is kept as another."""
         specs = [self._specs[f"{name}.weight"] for name in names]
-        biases = [self._specs[f"{name}.bias"] for name in names if f"{name}.bias" in self._specs]
-        tied, bias = self._embedding if specs[0].role == "head" and self.config.tied_head else None, None
-        if tied is not None and tied.dtype == self._dtype:
+        tied = self._embedding if specs[0].role == "head" and self.config.tied_head else None
+        if tied is not None and tied.dtype == self._dtype(specs[0]):
             return DenseLinear(tied, compute=self._precision)
-        matrix = self._matrix(specs, self._dtype)
-        if biases:
-            bias = self._matrix(biases, torch.float32)
-        return DenseLinear(matrix, bias, self._precision)
+        parts = [self._layer(list(group), dtype) for dtype, group in groupby(specs, self._dtype)]
+        return parts[0] if len(parts) == 1 else StackedLinear(tuple(parts))
+
+    def _dtype(self, spec: TensorSpec) -> torch.dtype:
+        return kept_as(self._checkpoint.stored(spec.name), self._precision, self._storage)
+
+    def _layer(self, specs: list[TensorSpec], dtype: torch.dtype) -> DenseLinear:
+        matrix, names = self._matrix(specs, dtype), [spec.name.removesuffix("weight") + "bias" for spec in specs]
+        biases = [self._specs[name] for name in names if name in self._specs]
+        return DenseLinear(matrix, self._matrix(biases, torch.float32) if biases else None, self._precision)
 
     def _matrix(self, specs: list[TensorSpec], dtype: torch.dtype) -> torch.Tensor:
         """The tensors below each other, converted a slab at a time."""
