@@ -120,7 +120,8 @@ def test_sampling_is_the_same_in_both_engines(itrex, models):
     )
 
 
-def test_itrex_quantizes_once_and_the_saved_model_gives_the_same_tokens(itrex, models, capsys):
+def test_itrex_quantizes_once_and_the_saved_model_gives_the_same_tokens(itrex, models, home, capsys, monkeypatch):
+    monkeypatch.setenv("ITREX_CHAT_CACHE", os.fsdecode(os.fsencode(home) + b"\xc4\xe3"))  # a name that is not UTF-8
     settings = ["--set", "quantization.weight_dtype", "int4_clip"]
     assert quantize.main(["--engine", "itrex", "--model", str(models("qwen2")), *settings]) == 0
     out = capsys.readouterr().out

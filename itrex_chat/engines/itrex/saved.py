@@ -179,7 +179,11 @@ def _compared(view: View, made: Path, layers: dict, kind: str, artifact: Artifac
     """ITREX's integers and scales beside the artifact's, or beside this program's quantization to the same type."""
     different = total = 0
     largest = 0.0
-    with safe_open(made, "pt") as numbers, progress.bar(_("comparing integers"), len(layers), "layers") as bar:
+    with (
+        files.reached(made) as reached,
+        safe_open(reached, "pt") as numbers,
+        progress.bar(_("comparing integers"), len(layers), "layers") as bar,
+    ):
         for name, layer in layers.items():
             integers, scales = numbers.get_tensor(f"{name}.integers"), numbers.get_tensor(f"{name}.scales")
             ours = (

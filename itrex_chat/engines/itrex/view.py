@@ -209,7 +209,8 @@ def _copy(view: View) -> dict[str, str]:
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
     with files.replacing(path) as partial:
         try:
-            save_file(tensors, partial, metadata={"format": "pt"})
+            with files.reached(partial.parent) as folder:
+                save_file(tensors, folder / partial.name, metadata={"format": "pt"})
         except Exception as error:  # safetensors' own type hides the number of the system's error
             if "No space left" in str(error) or "os error 28" in str(error):
                 raise OSError(28, "No space left on device") from error

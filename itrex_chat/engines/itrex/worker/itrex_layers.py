@@ -43,6 +43,15 @@ def _integers(layer, scales):
     return (weights / divisors.repeat_interleave(layer.blocksize, 0)[: layer.in_features]).round_().to(torch.int8)
 
 
+def _opened(path):
+    """A file of tensors, by its descriptor: safetensors takes no name that is not UTF-8, which a locale may have."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return safe_open(f"/proc/self/fd/{handle}", "pt")
+    finally:
+        os.close(handle)
+
+
 def fill(model, folder, artifact, matrices, quantization, own):
     """Give the model ITREX's layers with the artifact's integers, and the `folder`'s other tensors.
 
@@ -51,12 +60,12 @@ def fill(model, folder, artifact, matrices, quantization, own):
     homes, bits = _homes(artifact), quantization["bits"]
 
     def stored(name):
-        with safe_open(os.path.join(artifact, homes[name]), "pt") as file:  # whose pages go with the tensor
+        with _opened(os.path.join(artifact, homes[name])) as file:  # whose pages go with the tensor
             return file.get_tensor(name)
 
-    replaced = safe_open(own, "pt") if own else None
+    replaced = _opened(own) if own else None
     replacements = set(replaced.keys()) if own else ()
-    with safe_open(os.path.join(folder, "rest.safetensors"), "pt") as rest:
+    with _opened(os.path.join(folder, "rest.safetensors")) as rest:
         for name in rest.keys():  # noqa: SIM118  a safe_open has keys but is not iterable
             _assign(model, name, rest.get_tensor(name).float())
     model.tie_weights()
