@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from multiprocessing.pool import ThreadPool
@@ -49,7 +50,10 @@ def run(numbers: Iterable[int]) -> Iterator[dict]:
     library, seeds = fuzzing.sanitized_library(), _seeds()
     folder = Path(tempfile.mkdtemp(prefix="cases-", dir=BUILD))
     free: queue.Queue[Server] = queue.Queue()
-    servers = [Server(library, seeds, folder, number) for number in range(SERVERS)]
+    tokenizers = _Tokenizers(seeds, folder)
+    servers = [
+        Server([library, seeds, folder, tokenizers.place], folder / f"server-{number}.log") for number in range(SERVERS)
+    ]
     for server in servers:
         free.put(server)
 
@@ -67,8 +71,8 @@ def run(numbers: Iterable[int]) -> Iterator[dict]:
                     _keep(folder / str(end["case"]))
                 yield end
     finally:
-        for server in servers:
-            server.close()
+        for process in (*servers, tokenizers):
+            process.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -79,11 +83,11 @@ def is_finding(end: dict) -> bool:
 class Server:
     """A process of `fuzzed/server.py`."""
 
-    def __init__(self, library: Path, seeds: Path, folder: Path, number: int):
-        self._log = folder / f"server-{number}.log"
+    def __init__(self, places: list[Path], log_file: Path):
+        self._log = log_file
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fuzzed.server", str(library), str(seeds), str(folder)],
+                [sys.executable, "-m", "fuzzed.server", *map(str, places)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -108,6 +112,25 @@ class Server:
         self._process.communicate()
 
 
+class _Tokenizers:
+    """The process of `fuzzed/tokenizing.py`."""
+
+    def __init__(self, seeds: Path, folder: Path):
+        self.place, log = folder / "tokenizers", folder / "tokenizers.log"
+        command = [sys.executable, "-m", "fuzzed.tokenizing", str(self.place), str(seeds)]
+        self._process = subprocess.Popen(
+            command, env=os.environ | ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log.open("w")
+        )
+        while not self.place.exists():
+            if self._process.poll() is not None:
+                raise RuntimeError("the tokenizers' process has ended")
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
 def _seeds() -> Path:
     """What the cases are changes of, made once for these sources."""
     sources = [*(fuzzing.TOP / "itrex_chat").rglob("*.py"), *TESTS.glob("tiny_*.py"), TESTS / "fuzzed" / "seeds.py"]
@@ -118,7 +141,9 @@ def _seeds() -> Path:
             shutil.rmtree(old, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="seeds-", dir=BUILD))
         command = [sys.executable, "-m", "fuzzed.seeds", str(new)]
-        subprocess.run(command, env=os.environ | ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+        made = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True)
+        if made.returncode:
+            raise RuntimeError(made.stderr[-3000:])
         new.rename(folder)
     return folder
 

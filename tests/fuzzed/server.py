@@ -1,6 +1,6 @@
 """Does one case after the other, each in a process of its own that is forked from this one, in which everything is imported:
 
-python -m fuzzed.server LIBRARY SEEDS FOLDER    numbers on standard input, a line of JSON for each on standard output
+python -m fuzzed.server LIBRARY SEEDS FOLDER SOCKET    numbers on standard input, a line of JSON for each on standard output
 
 Started by `fuzz_files.py`, with the sanitizers in front. A case takes its randomness from its number and nothing else;
 -1, -2, … are `wrongs.py`'s.
@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import torch
 
-from fuzzed import artifacts, asking, checkpoints, gguf_files, pickles, records, replies, texts, wrongs
+from fuzzed import artifacts, asking, checkpoints, gguf_files, pickles, records, replies, texts, tokenizing, wrongs
 from fuzzed.case import Case
 from itrex_chat import native
 from itrex_chat.foundation import machine
@@ -38,12 +38,13 @@ OUTPUT, END, WHAT = "output", "end.json", "what"
 STEERS = (b"\x1b", b"\x9b2J", "\u202e".encode(), b"Traceback (most recent call last):\n", b"Exception ignored")
 
 
-def main(library: Path, seeds: Path, folder: Path) -> None:
+def main(library: Path, seeds: Path, folder: Path, tokenizers: Path) -> None:
     os.environ["ITREX_CHAT_LANG"] = "en"
     native.__file__ = str(library.with_name("__init__.py"))
     # Each tensor in memory of its own, so that the sanitizer sees where it ends.
     large_pages.zeros = lambda *shape, dtype: torch.zeros(shape, dtype=dtype)
     large_pages.alone = torch.zeros
+    tokenizing.use(tokenizers)
     told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     _warm(seeds, folder)
