@@ -85,7 +85,7 @@ class Server:
 
     def __init__(self, places: list[Path], log_file: Path):
         self._log = log_file
-        with self._log.open("w") as log:
+        with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "fuzzed.server", *map(str, places)],
                 stdin=subprocess.PIPE,
@@ -119,7 +119,7 @@ class _Tokenizers:
         self.place, log = folder / "tokenizers", folder / "tokenizers.log"
         command = [sys.executable, "-m", "fuzzed.tokenizing", str(self.place), str(seeds)]
         self._process = subprocess.Popen(
-            command, env=os.environ | ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log.open("w")
+            command, env=os.environ | ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log.open("w", encoding="utf-8")
         )
         while not self.place.exists():
             if self._process.poll() is not None:
@@ -160,7 +160,7 @@ def main(cases: int = 20000, first: int = 0) -> int:
         sys.exit(f"The cases cannot run here: {reason}.")
     kinds: Counter[str] = Counter()
     longest = largest = {"case": None, "seconds": 0.0, "memory": 0}
-    with ENDS.open("w") as file:
+    with ENDS.open("w", encoding="utf-8") as file:
         for end in run(range(first, first + cases)):
             file.write(json.dumps(end) + "\n")
             kinds[f"{end['what'].partition(':')[0]} {end['how'].partition(':')[0]}"] += 1

@@ -95,7 +95,7 @@ NEVER = {"Regex": "^(a|a|a)*$"}
 def changed(folder: Path, **parts) -> Path:
     tiny_models.fast_tokenizer(folder)
     file = folder / "tokenizer.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | parts))
+    file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | parts), "utf-8")
     return folder
 
 

@@ -77,7 +77,7 @@ def test_originals_are_not_downloaded_for_a_variant_that_would_not_fit_anyway(
     for variable in ("MODELSCOPE_ENDPOINT", "HF_ENDPOINT"):
         monkeypatch.setenv(variable, address.endpoint)
     transfers, questions = len(hub.transfers), hub.questions
-    recipe = recipes.load(REPOSITORY, ["generation.max_new_tokens", "2"])
+    recipe = recipes.load(REPOSITORY, ["generation.max_new_tokens", "2", "fp32.storage", "fp32"])
     left = prepared_needs(recipe)["fp32"] - 1
     monkeypatch.setattr(machine, "available_memory", lambda: left)
     record = ask([recipe], None, None, tmp_path / "run", executor=InProcess())

@@ -103,7 +103,7 @@ def _rezipped(content: bytes, random: Random) -> bytes:
     packed = zipfile.ZIP_DEFLATED if how == 7 or random.random() < 0.2 else zipfile.ZIP_STORED
     with zipfile.ZipFile(file, "w", packed, compresslevel=1) as archive:
         for number, (name, inner) in enumerate(entries):
-            with archive.open(name, "w", force_zip64=True) as entry:
+            with archive.open(name, mode="w", force_zip64=True) as entry:
                 entry.write(inner)
                 for _time in range(INFLATED // len(ZEROS) if (number, how) == (at, 7) else 0):
                     entry.write(ZEROS)

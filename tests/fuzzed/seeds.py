@@ -79,14 +79,14 @@ def _layouts(checkpoints: Path) -> None:
         file = f"pytorch_model-{part:05d}-of-00002.bin"
         torch.save({name: tensors[name] for name in chosen}, checkpoints / "pickles" / file)
         homes |= dict.fromkeys(chosen, file)
-    (checkpoints / "pickles" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": homes}))
+    (checkpoints / "pickles" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": homes}), "utf-8")
     older = checkpoints / "older"
-    vocabulary = json.loads((older / "tokenizer.json").read_text())["model"]
+    vocabulary = json.loads((older / "tokenizer.json").read_text("utf-8"))["model"]
     (older / "tokenizer.json").unlink()
-    (older / "vocab.json").write_text(json.dumps(vocabulary["vocab"]))
-    (older / "merges.txt").write_text("\n".join(" ".join(pair) for pair in vocabulary["merges"]))
-    settings = json.loads((older / "tokenizer_config.json").read_text()) | {"tokenizer_class": "Qwen2Tokenizer"}
-    (older / "tokenizer_config.json").write_text(json.dumps(settings))
+    (older / "vocab.json").write_text(json.dumps(vocabulary["vocab"]), "utf-8")
+    (older / "merges.txt").write_text("\n".join(" ".join(pair) for pair in vocabulary["merges"]), "utf-8")
+    settings = json.loads((older / "tokenizer_config.json").read_text("utf-8")) | {"tokenizer_class": "Qwen2Tokenizer"}
+    (older / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
 
 
 def _gguf_files(checkpoints: Path, folder: Path) -> None:

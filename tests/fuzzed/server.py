@@ -45,7 +45,7 @@ def main(library: Path, seeds: Path, folder: Path, tokenizers: Path) -> None:
     large_pages.zeros = lambda *shape, dtype: torch.zeros(shape, dtype=dtype)
     large_pages.alone = torch.zeros
     tokenizing.use(tokenizers)
-    told = os.fdopen(os.dup(1), "w")
+    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     _warm(seeds, folder)
     for line in sys.stdin:
@@ -110,7 +110,7 @@ def _do(number: int, seeds: Path, folder: Path) -> NoReturn:
         how += "\n" + traceback.format_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    Path(END).write_text(json.dumps({"what": what, "how": how}))
+    Path(END).write_text(json.dumps({"what": what, "how": how}), "utf-8")
     os._exit(0)
 
 
@@ -165,13 +165,13 @@ def _died(status: int) -> str | None:
 
 def _resident(process: int) -> int:
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{process}/statm").read_text("utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
 
 
 def _read(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 if __name__ == "__main__":
