@@ -84,11 +84,11 @@ def test_a_judge_is_not_asked_where_its_judgements_cannot_be_kept(run, capsys, r
 
 def test_what_was_made_for_results_goes_where_there_are_none_and_stays_where_there_are(tmp_path):
     with pytest.raises(EngineError), files.results_in(tmp_path / "a" / "b", RunError):
-        raise EngineError
+        raise EngineError("it did not work")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(EngineError), files.results_in(tmp_path / "a" / "b", RunError):
         (tmp_path / "a" / "b" / "first").touch()
-        raise EngineError
+        raise EngineError("it did not work")
     assert (tmp_path / "a" / "b" / "first").exists()
     (tmp_path / "empty").mkdir()
     with files.results_in(tmp_path / "empty", RunError):
