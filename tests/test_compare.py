@@ -1,7 +1,6 @@
 """Comparing: what differs, by how much, and how it is written down."""
 
 import csv
-import dataclasses
 import io
 import json
 import subprocess
@@ -15,7 +14,7 @@ from itrex_chat.comparison import compare
 from itrex_chat.comparison.likeness import bleu, chrf, contains, equal_tokens, language_of, matches, repetition
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.report.markdown import as_markdown
-from itrex_chat.report.tables import as_csv, disturbed, figure_rows, provenance
+from itrex_chat.report.tables import as_csv, disturbed, figure_rows
 from itrex_chat.report.terminal import aligned, as_text
 from itrex_chat.runs.record import RunRecord
 
@@ -317,13 +316,3 @@ def test_a_speed_that_was_taken_beside_other_programs_is_marked_so(tmp_path):
     [model] = compare([record(tmp_path / "run", [*alone, *beside])]).models
     assert [figures.contention for figures in model.figures] == [0.01, 0.4]
     assert len(disturbed(model)) == 1 and "40 %" in disturbed(model)[0] and disturbed(model)[0].startswith("INT4")
-
-
-def test_fp32_that_is_kept_in_16_bits_says_what_32_bits_would_read(tmp_path):
-    run = record(tmp_path / "run", [answer("fp32", "a", "x", [1]), answer("int4", "a", "y", [2])])
-    [model] = compare([run]).models
-    assert "16 bits" not in provenance(model)
-    base, *others = model.figures
-    kept = dataclasses.replace(base, weight_bytes=2 * 10**9, widened_bytes=4 * 10**9)
-    told = provenance(dataclasses.replace(model, figures=[kept, *others]))
-    assert "reads 2.00 GB a token, where weights in 32 bits would read 4.00 GB" in told

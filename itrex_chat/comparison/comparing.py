@@ -269,7 +269,6 @@ def _figures(
         peak_memory=run.peak_memory,
         disk_bytes=load.disk_bytes,
         weight_bytes=load.weight_bytes,
-        widened_bytes=load.widened_bytes,
         bits_per_weight=8 * statistics.bytes_after / statistics.weights if statistics and not load.engine else None,
         kernel=load.kernel,
         engine=load.engine,

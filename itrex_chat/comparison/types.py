@@ -52,7 +52,6 @@ class Figures:
     bits_per_weight: float | None
     kernel: str
     engine: dict[str, Any] | None = None  # another engine's record: versions, its log, how its integers compare
-    widened_bytes: int | None = None  # of weights kept in 16 bits, what they would be in 32
     contention: float | None = None  # median share of the time that threads waited for a core which something else had
     identical: int | None = None  # answers equal to the baseline's
     equal_tokens: float | None = None  # median

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.kv_cache import KVCache
-from itrex_chat.decoder.linear import DenseLinear, Linear, StackedLinear
+from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass_of
 from itrex_chat.decoder.rotary import turn
 from itrex_chat.native import STEP_ROWS
@@ -137,19 +137,6 @@ class Decoder:
     def weight_bytes(self) -> int:
         """Bytes of the weights that one decoded token reads: all but the embedding."""
         return sum(linear.nbytes() for linear in self.linears())
-
-    def widened_bytes(self) -> int | None:
-        """What `weight_bytes` would be of matrices that are kept in 16 bits and computed in FP32, if they were FP32; None
-        where no matrix is."""
-        parts = [
-            part
-            for linear in self.linears()
-            for part in (linear.parts if isinstance(linear, StackedLinear) else [linear])
-        ]
-        dense = [part for part in parts if isinstance(part, DenseLinear)]
-        if not any(part.compute == "fp32" and part.storage != "fp32" for part in dense):
-            return None
-        return sum(4 * part.weight.numel() for part in dense)
 
     def linears(self) -> list[Linear]:
         return [*(linear for block in self.blocks for linear in block.linears()), self.head]

@@ -12,8 +12,7 @@ class Facts:
 
     Seconds it took, and bytes: `memory` of the process then, `disk_bytes` of its files, `weight_bytes` that one decoded
     token reads. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored, `origin`
-    where they came from. `engine` is what another engine than this program's has to tell. `widened_bytes` is what a token
-    would read of FP32 weights in 32 bits, where they are kept in the 16 bits of the checkpoint.
+    where they came from. `engine` is what another engine than this program's has to tell.
     """
 
     seconds: float
@@ -27,7 +26,6 @@ class Facts:
     stored: str
     origin: dict
     engine: dict | None = None
-    widened_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -203,15 +203,6 @@ def provenance(model: ModelComparison) -> str:
         text += _(
             " They were quantized before, which makes INT4 look better here than it is against the original model."
         )
-    base = model.figures[0]
-    if base.widened_bytes and base.weight_bytes:
-        text += _(
-            " {base} is kept in 16 bits and computed in 32: it reads {kept} a token, where weights in 32 bits would read {wide}; "
-            "against those INT4 gains the more.",
-            base=titled(model.baseline),
-            kept=readable(base.weight_bytes),
-            wide=readable(base.widened_bytes),
-        )
     return text
 
 

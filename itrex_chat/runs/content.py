@@ -76,8 +76,7 @@ class Load(Part):
     """A variant as it was loaded: seconds, bytes of memory, on disk and of weights.
 
     `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
-    from; `engine` is what another engine tells of itself; `widened_bytes` what a token would read of FP32 weights in 32
-    bits, where they are kept in 16. An online model has a `kernel` alone, its name.
+    from; `engine` is what another engine tells of itself. An online model has a `kernel` alone, its name.
     """
 
     kernel: str
@@ -91,7 +90,6 @@ class Load(Part):
     stored: str | None = None
     origin: dict[str, Any] | None = None
     engine: dict[str, Any] | None = None
-    widened_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,6 @@ class NativeEngine:
             compute_dtype=compute_dtype,
             disk_bytes=disk_bytes,
             weight_bytes=decoder.weight_bytes(),
-            widened_bytes=None if variant.bits else decoder.widened_bytes(),
             stored=stored,
             origin=origin,
         )
