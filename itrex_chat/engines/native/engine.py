@@ -43,9 +43,8 @@ class NativeEngine:
 
         assert found.decoder is not None
         quantization = variant.applied_to(recipe).quantization
-        return needed(
-            found.decoder, variant.precision, tokens, quantization, choose(), found.stored, recipe.fp32.storage
-        )
+        storage = recipe.fp32.storage
+        return needed(found.decoder, variant.precision, tokens, quantization, choose(), found.stored, storage).total
 
     def load(
         self,
