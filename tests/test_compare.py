@@ -262,7 +262,7 @@ def test_all_files_are_written_and_agree(two):
     markdown, content = (two.folder / "comparison.md").read_text(), (two.folder / "comparison.json").read_text()
     assert "| FP32 | INT4 |" in markdown and "今天天气**▸**很好" in markdown
     parsed = json.loads(content)
-    assert parsed["schema"] == 3 and parsed["models"][0]["figures"][1]["identical"] == 1
+    assert parsed["schema"] == 4 and parsed["models"][0]["figures"][1]["identical"] == 1
     rows = list(csv.DictReader((two.folder / "comparison.csv").open(encoding="utf-8")))
     assert [(row["variant"], row["id"]) for row in rows] == [("fp32", "a"), ("int4", "a"), ("fp32", "b"), ("int4", "b")]
     assert rows[1]["first_divergent_token"] == "2" and rows[3]["identical"] == "True"
