@@ -53,11 +53,11 @@ def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> 
 
 
 def kept_in_16_bits(decoder: Decoder) -> dict:
-    """What `Facts` tells of matrices that are computed in FP32 and kept in 16 bits; nothing where there are none."""
+    """What `Facts` tells of matrices that are computed in FP32 and kept in 16 bits; nothing where most are not."""
     parts = [part for linear in decoder.linears() for part in parts_of(linear)]
     dense = [part for part in parts if isinstance(part, DenseLinear) and part.compute == "fp32"]
     short = [part for part in dense if part.storage != "fp32"]
-    if not short:
+    if sum(part.nbytes() for part in short) * 2 <= decoder.weight_bytes() - sum(part.nbytes() for part in short):
         return {}
     most = max(short, key=DenseLinear.nbytes).weight.dtype
     return {
