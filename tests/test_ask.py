@@ -103,6 +103,26 @@ def test_every_variant_answers_every_question_and_the_run_says_how(models, asked
     assert "12 answers" in out
 
 
+def test_a_run_says_that_fp32_is_kept_in_16_bits_or_in_32_if_that_was_asked_for(models, asked, tmp_path):
+    lines, loads = {}, {}
+    for storage in ("stored", "fp32"):
+        out = tmp_path / storage
+        code, said, error = finished(
+            run(models("qwen"), asked, out, "--variants", "fp32", "--set", "fp32.storage", storage)
+        )
+        assert code == 0, error
+        assert ("FP32, kept in 16 bits (bfloat16)" in said) == (storage == "stored")
+        lines[storage] = [line["token_ids"] for line in answers(out)]
+        content = json.loads((out / "run.json").read_text())["models"]["qwen-tiny"]
+        loads[storage] = content["variants"]["fp32"]["load"]
+        assert content["needs"]["fp32"] > 6e8
+    stored, wide = loads.values()
+    assert lines["stored"] == lines["fp32"]
+    assert (stored["storage"], stored["wide_bytes"]) == ("bfloat16", wide["weight_bytes"])
+    assert stored["weight_bytes"] * 2 == wide["weight_bytes"] and not wide.keys() & {"storage", "wide_bytes"}
+    assert stored["mapped_bytes"] > stored["weight_bytes"] > 0
+
+
 def test_answers_do_not_depend_on_the_process_they_are_given_in(models, asked, tmp_path):
     from itrex_chat.neuralchat.chatbot import load_chatbot
 

@@ -102,7 +102,7 @@ def test_the_json_keeps_its_schema(run):
     content = json.loads((run / "comparison.json").read_text("utf-8"))
     schema = json.loads(resources.files("itrex_chat.comparison").joinpath("schema.json").read_text("utf-8"))
     jsonschema.validate(content, schema)
-    assert content["schema"] == 3
+    assert content["schema"] == 4
     figure = content["models"][0]["quality"]["variants"]["int4"]["corpora"][1]["figures"]["kld_mean"]
     assert figure["low"] < figure["value"] < figure["high"]
     content["models"][0]["figures"][0]["ttft"] = "soon"

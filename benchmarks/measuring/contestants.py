@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from itrex_chat.foundation.machine import available_memory
+from itrex_chat.settings.recipe import overridden
 from itrex_chat.sources.gguf_header import read_header
 from measuring import environments
 from measuring.models import Model
@@ -40,16 +41,18 @@ class Contestant:
     enter: Callable[[Model], Entry]
 
 
-def _ours(variant: str, kernel: str | None = None) -> Callable[[Model], Entry]:
+def _ours(variant: str, kernel: str | None = None, storage: str = "stored") -> Callable[[Model], Entry]:
     def enter(model: Model) -> Entry:
-        _check_memory(model, BYTES[variant])
+        recipe = overridden(model.recipe, ["fp32.storage", storage])
+        in_16_bits = variant == "fp32" and storage == "stored" and model.stored in ("float16", "bfloat16")
+        _check_memory(model, 2 if in_16_bits else BYTES[variant])
         if variant == "int4":
             model.artifact()
         return Entry(
             Path(sys.executable),
             "peers.this_program",
             Path(),
-            {"variant": variant, "recipe": model.recipe.as_dict()},
+            {"variant": variant, "recipe": recipe.as_dict()},
             {"ITREX_CHAT_KERNEL": kernel or ""} if kernel or variant != "int4" else {},
         )  # set outside: for INT4
 
@@ -107,6 +110,7 @@ VARIANTS = {
         Contestant("int4", "itrex_chat INT4", _ours("int4")),
         Contestant("bf16", "itrex_chat BF16", _ours("bf16")),
         Contestant("fp32", "itrex_chat FP32", _ours("fp32")),
+        Contestant("fp32-wide", "itrex_chat FP32, kept in 32 bits", _ours("fp32", storage="fp32")),
     )
 }
 PEERS = {

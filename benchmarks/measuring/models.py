@@ -46,6 +46,13 @@ class Model:
         """What this program loads: the model as it was given, not a copy."""
         return recipes.load(str(self.dense()) if self.shape else self.given)
 
+    @cached_property
+    def stored(self) -> str:
+        """What most of its weights are stored as: "bfloat16", "GGUF Q4_K"."""
+        from itrex_chat.checkpoints import open_checkpoint
+
+        return open_checkpoint(sources.resolve(self.recipe)).description
+
     def dense(self) -> Path:
         """A folder that transformers reads."""
         arguments = ["--shape", self.given] if self.shape else [self.given]

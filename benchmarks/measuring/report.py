@@ -163,7 +163,7 @@ def _bytes_alone(found: dict[str, Figures]) -> list[str]:
     return [
         f"- INT4 decodes {dense.slower.median:.2f} × as fast as {name.upper()}; bytes alone predict "
         f"{dense.weight_bytes / base.weight_bytes:.2f} ×."
-        for name in ("bf16", "fp32")
+        for name in ("bf16", "fp32", "fp32-wide")
         if base and base.weight_bytes and (dense := found.get(name)) and dense.slower and dense.weight_bytes
     ]
 

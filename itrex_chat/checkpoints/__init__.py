@@ -17,6 +17,7 @@ from itrex_chat.architecture.config import DecoderConfig, from_transformers
 from itrex_chat.architecture.layout import EMBEDDING, HEAD, TensorSpec, tensors
 from itrex_chat.checkpoints import gguf
 from itrex_chat.checkpoints.families import Family, Origin, family_of
+from itrex_chat.checkpoints.places import Place
 from itrex_chat.checkpoints.storage import GgufFiles, SafetensorsFiles, Storage, open_storage
 from itrex_chat.foundation.errors import CheckpointError, ItrexChatError
 from itrex_chat.foundation.language import _
@@ -57,6 +58,12 @@ class Checkpoint:
         origin = self._origins[name]
         return torch.float32 if origin.transform == "normalized" else self._storage.stored(origin.tensor)
 
+    def place(self, spec: TensorSpec) -> Place | None:
+        """Where the tensor lies in a file as it is; None where it is read in another way (`rows`)."""
+        origin = self._origins[spec.name]
+        place = None if origin.transform else self._storage.place(origin.tensor)
+        return place and place.rows(origin.first_row, spec.shape[0])
+
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of a tensor, a fresh copy in its stored dtype. Raises CheckpointError."""
         origin = self._origins[name]
@@ -66,14 +73,18 @@ class Checkpoint:
         if origin.transform == "normalized":
             rows = torch.nn.functional.normalize(rows.float())
         if not torch.isfinite(rows).all():
-            raise CheckpointError(
-                _(
-                    "{folder}: the tensor {name} holds values that are not finite numbers.",
-                    folder=self.source.folder,
-                    name=origin.tensor,
-                )
-            )
+            raise self.not_finite(name)
         return rows
+
+    def not_finite(self, name: str) -> CheckpointError:
+        """What is raised for a tensor with a value that is no finite number."""
+        return CheckpointError(
+            _(
+                "{folder}: the tensor {name} holds values that are not finite numbers.",
+                folder=self.source.folder,
+                name=self._origins[name].tensor,
+            )
+        )
 
     def tensor(self, spec: TensorSpec) -> torch.Tensor:
         return self.rows(spec.name, 0, spec.shape[0])

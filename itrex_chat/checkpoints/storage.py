@@ -3,11 +3,11 @@
 Each kind of file gives the shapes of its tensors and fresh copies of their
 rows. Files are opened anew for each read, so that mapped pages leave the
 process again and reading a model of any size takes the memory of one slab.
+Where the values lie in the file as they are in memory, it says where.
 """
 
-import pickle
-import warnings
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,25 +15,29 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from itrex_chat.checkpoints.pickles import PickleFiles
+from itrex_chat.checkpoints.places import Place, damaged, float_dtype, refuse_scalar, refuse_twice, stored_as
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.sources.gguf_header import TensorPlace, read_header
 
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 GGUF_FLOATS = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}  # by ggml type
 SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Storage(Protocol):
     """`shapes` by tensor name; `dtype` that `rows` [start, stop) of the first dimension have; `stored`, the one that the
-    file has them in, which is another where a GGUF file has 16 bits."""
+    file has them in, which is another where a GGUF file has 16 bits; `place`, None where the values do not lie as they
+    are in memory."""
 
     shapes: dict[str, tuple[int, ...]]
 
     def dtype(self, name: str) -> torch.dtype: ...
 
     def stored(self, name: str) -> torch.dtype: ...
+
+    def place(self, name: str) -> Place | None: ...
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor: ...
 
@@ -47,22 +51,27 @@ class SafetensorsFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._homes: dict[str, Path] = {}
         self._dtypes: dict[str, torch.dtype | str] = {}
+        self._offsets: dict[str, int] = {}
         for path in paths:
             try:
                 with files.reached(path) as reached, safe_open(reached, "pt") as file:
                     for name in file.keys():  # noqa: SIM118  a safe_open has keys but is not iterable
-                        _refuse_twice(name, path, self._homes)
+                        refuse_twice(name, path, self._homes)
                         part = file.get_slice(name)
                         self.shapes[name], self._homes[name] = tuple(part.get_shape()), path
-                        _refuse_scalar(name, path, self.shapes[name])
+                        refuse_scalar(name, path, self.shapes[name])
                         self._dtypes[name] = SAFETENSORS_FLOATS.get(part.get_dtype(), part.get_dtype())
-            except (SafetensorError, OSError) as error:
-                raise _damaged(path, error) from None
+                self._offsets |= _safetensors_offsets(path)
+            except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+                raise damaged(path, error) from None
 
     def dtype(self, name: str) -> torch.dtype:
-        return _float(self._dtypes[name], name, self._homes[name])
+        return float_dtype(self._dtypes[name], name, self._homes[name])
 
     stored = dtype
+
+    def place(self, name: str) -> Place | None:
+        return Place(self._homes[name], self._offsets[name], self.dtype(name), self.shapes[name])
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         self.dtype(name)
@@ -70,7 +79,7 @@ class SafetensorsFiles:
             with files.reached(self._homes[name]) as reached, safe_open(reached, "pt") as file:
                 return file.get_slice(name)[start:stop].clone()
         except (SafetensorError, OSError) as error:
-            raise _damaged(self._homes[name], error) from None
+            raise damaged(self._homes[name], error) from None
 
     def home(self, name: str) -> Path | None:
         """The file that holds a tensor, if it says that it is of PyTorch, as other readers want it."""
@@ -78,33 +87,7 @@ class SafetensorsFiles:
             return self._homes[name] if (file.metadata() or {}).get("format") == "pt" else None
 
     def description(self) -> str:
-        return _stored_as(self._dtypes.values())
-
-
-class PickleFiles:
-    """Tensors in one or several `.bin` files, unpickled with `weights_only` and nothing else."""
-
-    def __init__(self, paths: tuple[Path, ...]):
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self._homes: dict[str, Path] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
-        for path in paths:
-            for name, tensor in _unpickle(path).items():
-                _refuse_twice(name, path, self._homes)
-                _refuse_scalar(name, path, tuple(tensor.shape))
-                self.shapes[name], self._homes[name], self._dtypes[name] = tuple(tensor.shape), path, tensor.dtype
-
-    def dtype(self, name: str) -> torch.dtype:
-        return _float(self._dtypes[name], name, self._homes[name])
-
-    stored = dtype
-
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        self.dtype(name)
-        return _unpickle(self._homes[name])[name][start:stop].clone(memory_format=torch.contiguous_format)
-
-    def description(self) -> str:
-        return _stored_as(self._dtypes.values())
+        return stored_as(self._dtypes.values())
 
 
 class GgufFiles:
@@ -118,7 +101,7 @@ class GgufFiles:
             metadata, places = read_header(path)
             self.metadata = metadata | self.metadata  # the first part of a split file has it all
             for name, place in places.items():
-                _refuse_twice(name, path, self._homes)
+                refuse_twice(name, path, self._homes)
                 self._places[name], self._homes[name] = place, path
         self.shapes = {name: place.shape for name, place in self._places.items()}
 
@@ -128,6 +111,11 @@ class GgufFiles:
     def stored(self, name: str) -> torch.dtype:
         """float32 also for what was quantized."""
         return GGUF_FLOATS.get(self._places[name].kind, torch.float32)
+
+    def place(self, name: str) -> Place | None:
+        found = self._places[name]
+        dtype = GGUF_FLOATS.get(found.kind)
+        return Place(self._homes[name], found.offset, dtype, found.shape) if dtype else None
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         import gguf
@@ -168,87 +156,9 @@ def open_storage(format: str, paths: tuple[Path, ...]) -> Storage:
     return kinds[format](paths)
 
 
-def _unpickle(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        with warnings.catch_warnings(action="ignore"), files.reached(path) as reached:
-            try:
-                content = torch.load(reached, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError as error:
-                if "mmap" not in str(error):
-                    raise
-                content = torch.load(reached, map_location="cpu", weights_only=True)  # the format before torch 1.6
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            _(
-                "{path} holds more than tensors and is not loaded: a pickle can run code. "
-                "Use a checkpoint in safetensors.",
-                path=path,
-            )
-        ) from None
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        RecursionError,
-    ) as error:
-        raise _damaged(path, error) from None
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and _plain(value) for name, value in content.items()
-    ):
-        raise CheckpointError(_("{path} is not a checkpoint: it must hold tensors by name.", path=path))
-    return content
-
-
-def _plain(value: object) -> bool:
-    """Whether it is a tensor whose values lie in memory row by row."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-        and not value.is_nested
-    )
-
-
-def _refuse_twice(name: str, path: Path, homes: dict) -> None:
-    if name in homes:
-        raise CheckpointError(_("The tensor {name} is in two files, the second is {path}.", name=name, path=path))
-
-
-def _refuse_scalar(name: str, path: Path, shape: tuple[int, ...]) -> None:
-    """A tensor is read by its rows; a single number has none."""
-    if not shape:
-        raise CheckpointError(
-            _("{path}: the tensor {name} is a single number; no model that can be used has one.", path=path, name=name)
-        )
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = " ".join(str(error).split()).partition(". ")[0][:160].rstrip(".") or type(error).__name__
-    return CheckpointError(_("{path} is damaged or truncated ({reason}); download it again.", path=path, reason=reason))
-
-
-def _float(dtype: torch.dtype | str, name: str, path: Path) -> torch.dtype:
-    if isinstance(dtype, str) or dtype not in FLOATS:
-        raise CheckpointError(
-            _(
-                "{path}: the tensor {name} is stored as {dtype}; only float32, float16 and bfloat16 "
-                "checkpoints can be used.",
-                path=path,
-                name=name,
-                dtype=dtype,
-            )
-        )
-    return dtype
-
-
-def _stored_as(dtypes: Iterable[torch.dtype | str]) -> str:
-    """The commonest dtype, such as "bfloat16"."""
-    names = [str(dtype).removeprefix("torch.") for dtype in dtypes]
-    return max(set(names), key=names.count) if names else "empty"
+def _safetensors_offsets(path: Path) -> dict[str, int]:
+    """Where each tensor begins, in bytes from the file's start. The file has a header, which was read before."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {name: 8 + length + told["data_offsets"][0] for name, told in header.items() if name != "__metadata__"}

@@ -10,7 +10,7 @@ from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.pairs import Pair
 from itrex_chat.ratings.summary import Rated
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,10 @@ class Figures:
     peak_memory: int | None
     disk_bytes: int | None
     weight_bytes: int | None
+    read_rate: float | None  # bytes of weights read in a second of decoding, where each token is a pass
+    storage: str | None  # the 16 bits that matrices of FP32 are kept in
+    wide_bytes: int | None  # what a token would read if they were kept in 32
+    mapped_bytes: int | None  # of weights read where they lie in files, a part of the peak memory
     bits_per_weight: float | None
     kernel: str
     engine: dict[str, Any] | None = None  # another engine's record: versions, its log, how its integers compare

@@ -136,6 +136,14 @@ class QuantizedLinear:
         return self.packed.nbytes()
 
 
+def parts_of(linear: Linear) -> "tuple[DenseLinear | QuantizedLinear, ...]":
+    """A layer's matrices."""
+    if isinstance(linear, StackedLinear):
+        return linear.parts
+    assert isinstance(linear, (DenseLinear, QuantizedLinear))
+    return (linear,)
+
+
 @dataclass(frozen=True)
 class StackedLinear:
     """Several linear layers of one input, their outputs side by side (parts of different precision)."""

@@ -21,6 +21,7 @@ from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass_of
 from itrex_chat.decoder.rotary import turn
 from itrex_chat.native import STEP_ROWS
+from itrex_chat.native.mapping import Mapping
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Pass:
 class Decoder:
     """A loaded variant. `embedding` [vocabulary, hidden] keeps its stored dtype.
 
-    `native_pass` is the pass with the native kernels (`with_native_pass`), or None.
+    `native_pass` is the pass with the native kernels (`with_native_pass`), or None; `mapping` has the files that
+    weights are read from where they lie.
     """
 
     config: DecoderConfig
@@ -75,6 +77,7 @@ class Decoder:
     norm: torch.Tensor
     head: Linear
     native_pass: NativePass | None = None
+    mapping: Mapping | None = None
 
     def with_native_pass(self) -> "Decoder":
         """This decoder, with the native kernels doing its passes where its layers are made for them."""
@@ -95,7 +98,8 @@ class Decoder:
 
         For each the logits that it wants, float32 [logits, vocabulary]; they
         may be overwritten by the next pass with this cache. Raises ValueError
-        before anything is read where a row has no room.
+        before anything is read where a row has no room, and
+        CheckpointError where a file that the weights are read from is not what it was: no logits are given out then.
         """
         for chunk in chunks:
             cache.check_room(chunk.row, len(chunk.ids))
@@ -109,6 +113,8 @@ class Decoder:
         else:
             x = self.native_pass.blocks(x, cache, rows) if self.native_pass else self._blocks(x, cache, spans, rows)
             found = self._logits(x, [(span.last - chunk.logits, span.last) for span, chunk in zip(spans, chunks)])
+        if self.mapping:
+            self.mapping.check()
         for span in spans:
             cache.lengths[span.row] = span.end
         return found

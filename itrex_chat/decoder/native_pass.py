@@ -17,7 +17,7 @@ from itrex_chat import native
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.kv_cache import KVCache
-from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
+from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear, parts_of
 from itrex_chat.decoder.mlp import GatedMlp
 from itrex_chat.kernels.native import NativeWeight
 from itrex_chat.native import large_pages
@@ -226,10 +226,8 @@ def _multiply_stacked(linear: StackedLinear, x: torch.Tensor, out: torch.Tensor)
 
 def chain(linear: Linear) -> Any:
     """A pointer to the C description of a linear layer, each part pointing to the next."""
-    parts = linear.parts if isinstance(linear, StackedLinear) else (linear,)
     following = None
-    for part in reversed(parts):
-        assert isinstance(part, (DenseLinear, QuantizedLinear))
+    for part in reversed(parts_of(linear)):
         described = _described(part)
         if following is not None:
             described.next = following

@@ -4,17 +4,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from itrex_chat.architecture.config import DecoderConfig
+from itrex_chat.architecture.layout import TensorSpec
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.settings.recipe import Recipe
 
 if TYPE_CHECKING:
-    import torch
-
     from itrex_chat.chat.confined import ConfinedTokenizer
     from itrex_chat.checkpoints import Checkpoint
+
+# Descriptions of checkpoints (`Checkpoint.description`) whose matrices lie in their files as they are in memory.
+AS_THEY_ARE = {
+    **dict.fromkeys(("float32", "GGUF F32"), torch.float32),
+    **dict.fromkeys(("float16", "GGUF F16"), torch.float16),
+    **dict.fromkeys(("bfloat16", "GGUF BF16"), torch.bfloat16),
+}
 
 
 @dataclass(frozen=True)
@@ -31,17 +39,13 @@ class OnDisk:
         found = self.checkpoint or self.artifact
         return found.decoder if found else None
 
-    def stored(self, name: str) -> "torch.dtype":
-        """What holds a tensor's values as the originals have them; by an artifact, what most of them are in."""
-        import torch
-
+    def stored(self, spec: TensorSpec) -> tuple[torch.dtype, bool]:
+        """What holds a tensor's values exactly as the originals have them, and whether they lie in a file as that; by an
+        artifact, what is so with most of them."""
         if self.checkpoint:
-            return self.checkpoint.stored(name)
-        told = self.artifact.manifest["source"]["stored"] if self.artifact else ""
-        return {
-            **dict.fromkeys(("float16", "GGUF F16"), torch.float16),
-            **dict.fromkeys(("bfloat16", "GGUF BF16"), torch.bfloat16),
-        }.get(told, torch.float32)
+            return self.checkpoint.stored(spec.name), self.checkpoint.place(spec) is not None
+        dtype = AS_THEY_ARE.get(self.artifact.manifest["source"]["stored"]) if self.artifact else None
+        return dtype or torch.float32, dtype is not None
 
     def tokenizer(self, recipe: Recipe) -> "ConfinedTokenizer":
         """Raises TokenizerError."""

@@ -24,17 +24,22 @@ def threads() -> int:
 
 
 def available_memory() -> int:
-    """Bytes that a new process can take: what the system has left, or its cgroup if that is less."""
+    """Bytes that a new process can take: what the system has left, or its cgroup if that is less.
+
+    Pages of files count as left: the system takes them back. Those that were read more than once, as weights are, are
+    "active", and a cgroup counts them as used.
+    """
     import psutil
 
     left = [psutil.virtual_memory().available]
-    for limit, usage, statistics, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    for limit, usage, statistics, prefix in (
+        ("memory.max", "memory.current", "memory.stat", ""),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
     ):
         most, used = _number(CGROUP / limit), _number(CGROUP / usage)
         if most is not None and used is not None:
-            left.append(most - used + _statistic(CGROUP / statistics, cache))
+            files = sum(_statistic(CGROUP / statistics, f"{prefix}{kind}_file") for kind in ("inactive", "active"))
+            left.append(most - used + files)
     return max(0, min(left))
 
 

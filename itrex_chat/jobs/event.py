@@ -11,8 +11,10 @@ class Facts:
     """What is known of a variant once it is loaded.
 
     Seconds it took, and bytes: `memory` of the process then, `disk_bytes` of its files, `weight_bytes` that one decoded
-    token reads. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored, `origin`
-    where they came from. `engine` is what another engine than this program's has to tell.
+    token reads, `mapped_bytes` of weights that are read where they lie in files: their pages are in `memory`, too, while
+    the system leaves them. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored, `origin`
+    where they came from. `engine` is what another engine than this program's has to tell. Where matrices are computed in
+    FP32 and kept in 16 bits, `storage` says in which ("bfloat16"), and `wide_bytes` what a token would read in 32 bits.
     """
 
     seconds: float
@@ -26,6 +28,9 @@ class Facts:
     stored: str
     origin: dict
     engine: dict | None = None
+    storage: str | None = None
+    wide_bytes: int | None = None
+    mapped_bytes: int | None = None
 
 
 @dataclass(frozen=True)

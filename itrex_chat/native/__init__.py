@@ -103,6 +103,10 @@ _FUNCTIONS = {
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
     "itrex_add": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_swiglu": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "itrex_map": (c_int, [c_int, c_size_t, POINTER(c_void_p)]),
+    "itrex_unmap": (None, [c_int]),
+    "itrex_lost": (c_int, [c_int]),
+    "itrex_finite": (c_int, [c_void_p, c_int, c_size_t, c_int]),
     "itrex_step_bytes": (c_size_t, [POINTER(Model), c_int, c_int64, c_int]),
     "itrex_step": (c_int, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 6, c_int]),
 }
@@ -143,6 +147,12 @@ def check(result: int) -> None:
         raise MemoryError
     if result:
         raise KernelError(_("The native kernels refuse a product or a pass whose sizes do not fit together."))
+
+
+def finite(tensor: torch.Tensor) -> bool:
+    """Whether all values of a contiguous tensor of floats are finite numbers; reads at the speed of memory."""
+    kind = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[tensor.dtype]
+    return bool(library().itrex_finite(tensor.data_ptr(), FORMATS[kind], tensor.numel(), torch.get_num_threads()))
 
 
 def address(tensor: torch.Tensor | None) -> int | None:

@@ -75,7 +75,10 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
     add(_("tokens by prompt lookup"), "accepted_share", lambda v: f"{100 * v:.0f} %")
     add(_("prompt tokens per second"), "prefill_tokens_per_second", lambda v: f"{v:.0f}")
     add(_("peak memory"), "peak_memory", readable)
+    add(_("of it, weights in the model's own files"), "mapped_bytes", readable)
     add(_("weights read per token"), "weight_bytes", readable)
+    add(_("weights read per second"), "read_rate", lambda v: readable(v) + "/s")
+    rows += _in_32_bits(shown[0], others)
     add(_("on disk"), "disk_bytes", readable)
     add(_("quantization, once"), "build_seconds", lambda v: f"{v:.1f} s")
     add(_("load time"), "load_seconds", lambda v: f"{v:.1f} s")
@@ -120,6 +123,21 @@ def disturbed(model: ModelComparison) -> list[str]:
         for figures in model.figures
         if figures.contention is not None and figures.contention > DISTURBED
     ]
+
+
+def _in_32_bits(base: Figures, others: list[Figures]) -> list[list[str]]:
+    """What the baseline would read if its matrices were not kept in 16 bits, and how fast it would be where reading is
+    what takes the time; the others beside that."""
+    if not base.wide_bytes:
+        return []
+    wide, absent = base.wide_bytes, ["–" for _other in others]
+    ratios = [f"{other.weight_bytes / wide:.2f} ×" if other.weight_bytes else "–" for other in others]
+    rows = [[_("{base} in 32 bits would read", base=titled(base.variant)), readable(wide), *absent, *ratios]]
+    if base.read_rate:
+        speed = base.read_rate / wide
+        ratios = [f"{other.tokens_per_second / speed:.2f} ×" if other.tokens_per_second else "–" for other in others]
+        rows.append([_("tokens per second that would give, at the same rate"), f"{speed:.1f}", *absent, *ratios])
+    return rows
 
 
 def missing(model: ModelComparison) -> list[str]:
@@ -199,6 +217,12 @@ def provenance(model: ModelComparison) -> str:
     origin = model.origin
     where = origin.get("repository") or origin.get("path") or f"{origin.get('name')} {origin.get('version')}"
     text = _("{base} weights: {stored}, from {where}.", base=titled(model.baseline), stored=model.stored, where=where)
+    if storage := model.figures[0].storage:
+        text += _(
+            " {base} is computed in 32 bits and kept in these 16 ({storage}): the values are the same, and half as much is read.",
+            base=titled(model.baseline),
+            storage=storage,
+        )
     if model.weights_were_quantized:
         text += _(
             " They were quantized before, which makes INT4 look better here than it is against the original model."

@@ -190,7 +190,19 @@ def _gain(model: ModelComparison, figures: Figures, names: dict[str, str]) -> li
     ):
         if ratio := model.ratio(figures, field):
             parts.append(text(f"{ratio:.2f}", readable(getattr(figures, field))))
-    return [_("{variant} has {parts}.", variant=names["variant"], parts=_(", ").join(parts))] if parts else []
+    told = [_("{variant} has {parts}.", variant=names["variant"], parts=_(", ").join(parts))] if parts else []
+    if base.storage and base.wide_bytes and base.weight_bytes and figures.weight_bytes:
+        told.append(
+            _(
+                "{base} is kept in 16 bits here ({storage}); {variant} reads {ratio} × as much for a token, and {wide} × of "
+                "what {base} reads in 32 bits.",
+                storage=base.storage,
+                ratio=f"{figures.weight_bytes / base.weight_bytes:.2f}",
+                wide=f"{figures.weight_bytes / base.wide_bytes:.2f}",
+                **names,
+            )
+        )
+    return told
 
 
 def _answers(model: ModelComparison, figures: Figures, names: dict[str, str]) -> list[str]:

@@ -76,7 +76,9 @@ class Load(Part):
     """A variant as it was loaded: seconds, bytes of memory, on disk and of weights.
 
     `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
-    from; `engine` is what another engine tells of itself. An online model has a `kernel` alone, its name.
+    from; `engine` is what another engine tells of itself. `storage` are the 16 bits that FP32 keeps its matrices in,
+    `wide_bytes` what they would be in 32, `mapped_bytes` those of weights in the model's own files. An online model has a
+    `kernel` alone, its name.
     """
 
     kernel: str
@@ -90,6 +92,9 @@ class Load(Part):
     stored: str | None = None
     origin: dict[str, Any] | None = None
     engine: dict[str, Any] | None = None
+    storage: str | None = None
+    wide_bytes: int | None = None
+    mapped_bytes: int | None = None
 
 
 @dataclass(frozen=True)

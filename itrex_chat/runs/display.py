@@ -22,7 +22,9 @@ class Display:
 
     def loaded(self, label: str, variant: str, facts: Facts) -> None:
         tell(
-            f"\n--- {label} · {titled(variant)} · "
+            f"\n--- {label} · {titled(variant)}"
+            + (_(", kept in 16 bits ({dtype})", dtype=facts.storage) if facts.storage else "")
+            + " · "
             + _(
                 "{kernel}, {threads} threads, loaded in {seconds:.1f} s, {memory}",
                 kernel=facts.kernel,

@@ -46,9 +46,8 @@ class NativeEngine:
 
         assert found.decoder is not None
         quantization = variant.applied_to(recipe).quantization
-        return needed(
-            found.decoder, variant.precision, tokens, quantization, choose(), found.stored, recipe.fp32.storage
-        )
+        storage = recipe.fp32.storage
+        return needed(found.decoder, variant.precision, tokens, quantization, choose(), found.stored, storage).total
 
     def load(
         self,
@@ -63,7 +62,7 @@ class NativeEngine:
 
         from itrex_chat.engines import on_disk
         from itrex_chat.engines.native.session import NativeSession
-        from itrex_chat.engines.native.weights import load_dense, load_quantized
+        from itrex_chat.engines.native.weights import kept_in_16_bits, load_dense, load_quantized
         from itrex_chat.jobs.event import Facts
         from itrex_chat.kernels import choose, described, why_not_faster
 
@@ -100,6 +99,8 @@ class NativeEngine:
             weight_bytes=decoder.weight_bytes(),
             stored=stored,
             origin=origin,
+            **kept_in_16_bits(decoder),
+            mapped_bytes=decoder.mapping.nbytes if decoder.mapping and decoder.mapping.nbytes else None,
         )
         return NativeSession(recipe, variant, tokenizer, facts, decoder)
 

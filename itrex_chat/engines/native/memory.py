@@ -1,11 +1,16 @@
-"""How much memory a variant will need, before it is loaded."""
+"""How much memory a variant will need, before it is loaded.
+
+Two kinds, which do different things where they do not fit: what the process takes for itself, and weights that are read
+where they lie in files. The pages of these are the system's; it takes them back when it must, and reads them again.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from itrex_chat.architecture.config import DecoderConfig
-from itrex_chat.architecture.layout import EMBEDDING, TensorSpec, layer, tensors
+from itrex_chat.architecture.layout import TensorSpec, layer, tensors
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.engines.native.weights import DTYPES, kept_as
 from itrex_chat.kernels import Kernel
@@ -14,6 +19,20 @@ from itrex_chat.settings.recipe import Quantization
 from itrex_chat.settings.variant import BITS
 
 PROGRAM = 600 << 20  # bytes: Python, torch, tokenizer
+PANEL = 16 << 20  # bytes: weights that are widened at a time
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak: `own` of the process, and of files that it has `mapped`."""
+
+    own: int
+    mapped: int = 0
+
+    @property
+    def total(self) -> int:
+        """What must be left for every pass to find all weights in memory."""
+        return self.own + self.mapped
 
 
 def needed(
@@ -22,35 +41,43 @@ def needed(
     tokens: int,
     quantization: Quantization,
     kernel: Kernel,
-    stored: Callable[[str], torch.dtype],
+    stored: Callable[[TensorSpec], tuple[torch.dtype, bool]],
     storage: str = "stored",
-) -> int:
-    """Bytes at the peak of loading a variant and answering prompts of `tokens` in all, prompt and answer.
+) -> Memory:
+    """The peak of loading a variant and answering prompts of `tokens` in all, prompt and answer.
 
-    `stored` says what the originals have a tensor as, `storage` is the recipe's `fp32.storage`.
+    `stored` says what the originals have a tensor as, and whether it lies there as it is; `storage` is the recipe's
+    `fp32.storage`.
     """
-    dense = precision in DTYPES
-    embedding = stored(EMBEDDING) if dense else torch.float16
+    dense, mapped = precision in DTYPES, 0
     weights = largest = 0
+    embedding = None
     for spec in tensors(config):
-        if spec.role == "embedding":
-            weights += spec.size * embedding.itemsize
-        elif spec.role == "vector":
+        if spec.role == "vector":
             weights += spec.size * 4
         elif dense:
-            dtype = kept_as(stored(spec.name), precision, storage)
-            tied = spec.role == "head" and config.tied_head and dtype == embedding
-            weights += 0 if tied else spec.size * dtype.itemsize
+            original, in_place = stored(spec)
+            dtype = original if spec.role == "embedding" else kept_as(original, precision, storage)
+            if spec.role == "embedding":
+                embedding = dtype
+            elif spec.role == "head" and config.tied_head and dtype == embedding:
+                continue
+            if in_place and dtype == original:
+                mapped += spec.size * dtype.itemsize
+            else:
+                weights += spec.size * dtype.itemsize
+        elif spec.role == "embedding":
+            weights += spec.size * 2
         else:
             weights += int(spec.size * _packed_bytes(spec, BITS[precision], quantization, kernel))
             largest = max(largest, spec.size)
     if largest:
         largest = max(largest, config.mlp.largest_product(config.hidden_size))
-    unpacking = kernel.packing_bytes * largest
     activations = (
         min(tokens, 1024) * 4 * (6 * config.hidden_size + config.mlp.activation_values()) + 16 * config.vocab_size
     )
-    return PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config)
+    unpacking = PANEL if dense else kernel.packing_bytes * largest
+    return Memory(PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config), mapped)
 
 
 def _packed_bytes(spec: TensorSpec, bits: int, quantization: Quantization, kernel: Kernel) -> float:

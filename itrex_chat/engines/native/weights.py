@@ -1,19 +1,22 @@
 """Variants of a model: the same decoder with its linear layers in FP32, BF16, INT4 or INT8.
 
 FP32 and BF16 are read from the checkpoint, INT4 and INT8 from an artifact. FP32 is what is computed: matrices that the
-checkpoint has in 16 bits stay in them (`decoder/linear.py`), unless `fp32.storage` says otherwise.
+checkpoint has in 16 bits stay in them (`decoder/linear.py`), unless `fp32.storage` says otherwise. What is kept as it is
+stored stays in its file, which is mapped: looking whether all values are finite numbers brings it into memory, unless it
+is there. Everything else is read.
 """
 
+import dataclasses
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from tqdm import tqdm
 
+from itrex_chat import native
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import TensorSpec, tensors
-from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear
+from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear, parts_of
 from itrex_chat.decoder.loading import load_decoder
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.foundation import progress
@@ -21,11 +24,13 @@ from itrex_chat.foundation.language import _
 from itrex_chat.kernels import Kernel, choose
 from itrex_chat.kernels.native import Native
 from itrex_chat.native import large_pages
+from itrex_chat.native.mapping import Mapping
 from itrex_chat.quantization.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
     from itrex_chat.artifacts.artifact import Artifact
     from itrex_chat.checkpoints import Checkpoint
+    from itrex_chat.checkpoints.places import Place
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 T = TypeVar("T", torch.Tensor, QuantizedTensor, QuantizedTensor | torch.Tensor)
@@ -35,7 +40,9 @@ SLAB = 1 << 24  # values converted at a time
 def load_dense(checkpoint: "Checkpoint", precision: str, storage: str = "stored") -> Decoder:
     """The FP32 or BF16 variant of a checkpoint; `storage` as in `settings.recipe.Fp32`. Raises CheckpointError."""
     with _bar(checkpoint.decoder, precision) as bar:
-        decoder = load_decoder(DenseWeights(checkpoint, precision, storage, bar))
+        weights = DenseWeights(checkpoint, precision, storage, bar)
+        decoder = dataclasses.replace(load_decoder(weights), mapping=weights.mapping)
+    weights.mapping.check()
     return decoder.with_native_pass() if choose().name == Native.name else decoder
 
 
@@ -43,6 +50,20 @@ def load_quantized(artifact: "Artifact", kernel: Kernel, compute_dtype: str) -> 
     """The quantized variant in an artifact, packed for `kernel`. Raises ArtifactError, KernelError."""
     with _bar(artifact.decoder, artifact.variant) as bar:
         return load_decoder(QuantizedWeights(artifact, kernel, compute_dtype, bar)).with_native_pass()
+
+
+def kept_in_16_bits(decoder: Decoder) -> dict:
+    """What `Facts` tells of matrices that are computed in FP32 and kept in 16 bits; nothing where most are not."""
+    parts = [part for linear in decoder.linears() for part in parts_of(linear)]
+    dense = [part for part in parts if isinstance(part, DenseLinear) and part.compute == "fp32"]
+    short = [part for part in dense if part.storage != "fp32"]
+    if sum(part.nbytes() for part in short) * 2 <= decoder.weight_bytes() - sum(part.nbytes() for part in short):
+        return {}
+    most = max(short, key=DenseLinear.nbytes).weight.dtype
+    return {
+        "storage": str(most).removeprefix("torch."),
+        "wide_bytes": decoder.weight_bytes() + sum(part.nbytes() for part in short),
+    }
 
 
 def _bar(config: DecoderConfig, precision: str) -> tqdm:
@@ -63,42 +84,79 @@ class DenseWeights:
         self._precision, self._storage = precision, storage
         self._specs = {spec.name: spec for spec in tensors(self.config)}
         self._embedding: torch.Tensor | None = None
+        self.mapping = Mapping()
 
     def vector(self, name: str) -> torch.Tensor:
-        return self._matrix([self._specs[name]], torch.float32)
+        return self._read([self._specs[name]], torch.float32)
 
     def embedding(self, name: str) -> torch.Tensor:
         self._embedding = self._matrix([self._specs[name]], self._checkpoint.stored(name))
         return self._embedding
 
     def linear(self, names: list[str]) -> Linear:
-        """One product where all parts are kept as the same, else one for each that is kept as another."""
+        """A product for each run of parts that lie one behind the other; one for all, as a rule."""
         specs = [self._specs[f"{name}.weight"] for name in names]
         tied = self._embedding if specs[0].role == "head" and self.config.tied_head else None
         if tied is not None and tied.dtype == self._dtype(specs[0]):
             return DenseLinear(tied, compute=self._precision)
-        parts = [self._layer(list(group), dtype) for dtype, group in groupby(specs, self._dtype)]
+        parts = [self._layer(run) for run in self._runs(specs)]
         return parts[0] if len(parts) == 1 else StackedLinear(tuple(parts))
+
+    def _runs(self, specs: list[TensorSpec]) -> list[list[TensorSpec]]:
+        """The parts of a layer, those together that are one matrix in the file, or nowhere as they are. The same however
+        they are kept, so that the products are."""
+        runs: list[list[TensorSpec]] = []
+        before: Place | None = None
+        for spec in specs:
+            place = self._checkpoint.place(spec)
+            follows = place is before if not place or not before else place.follows(before)
+            if runs and follows and self._dtype(spec) == self._dtype(runs[-1][-1]):
+                runs[-1].append(spec)
+            else:
+                runs.append([spec])
+            before = place
+        return runs
 
     def _dtype(self, spec: TensorSpec) -> torch.dtype:
         return kept_as(self._checkpoint.stored(spec.name), self._precision, self._storage)
 
-    def _layer(self, specs: list[TensorSpec], dtype: torch.dtype) -> DenseLinear:
-        matrix, names = self._matrix(specs, dtype), [spec.name.removesuffix("weight") + "bias" for spec in specs]
+    def _layer(self, run: list[TensorSpec]) -> DenseLinear:
+        matrix, names = (
+            self._matrix(run, self._dtype(run[0])),
+            [f"{spec.name.removesuffix('weight')}bias" for spec in run],
+        )
         biases = [self._specs[name] for name in names if name in self._specs]
-        return DenseLinear(matrix, self._matrix(biases, torch.float32) if biases else None, self._precision)
+        return DenseLinear(matrix, self._read(biases, torch.float32) if biases else None, self._precision)
 
-    def _matrix(self, specs: list[TensorSpec], dtype: torch.dtype) -> torch.Tensor:
-        """The tensors below each other, converted a slab at a time."""
+    def _matrix(self, run: list[TensorSpec], dtype: torch.dtype) -> torch.Tensor:
+        """Tensors below each other: where they lie, if they lie there as they are kept."""
+        place = self._checkpoint.place(run[0])
+        if place is None or place.dtype != dtype:
+            return self._read(run, dtype)
+        shape = sum(spec.shape[0] for spec in run), *run[0].shape[1:]
+        matrix = self.mapping.tensor(place.path, place.offset, dtype, shape)
+        if matrix is None:
+            return self._read(run, dtype)
+        for spec, part in zip(run, matrix.split([spec.shape[0] for spec in run])):
+            if not native.finite(part):
+                raise self._checkpoint.not_finite(spec.name)
+            self._count(spec)
+        return matrix
+
+    def _read(self, specs: list[TensorSpec], dtype: torch.dtype) -> torch.Tensor:
+        """Tensors below each other, read and converted a slab at a time."""
         matrix = large_pages.zeros(sum(spec.shape[0] for spec in specs), *specs[0].shape[1:], dtype=dtype)
         first = 0
         for spec in specs:
             for start, stop, values in self._checkpoint.slabs(spec, SLAB):
                 matrix[first + start : first + stop] = values
             first += spec.shape[0]
-            if self._bar is not None:
-                self._bar.update(spec.size)
+            self._count(spec)
         return matrix
+
+    def _count(self, spec: TensorSpec) -> None:
+        if self._bar is not None:
+            self._bar.update(spec.size)
 
 
 @dataclass
