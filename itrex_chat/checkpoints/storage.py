@@ -5,8 +5,6 @@ rows. Files are opened anew for each read, so that mapped pages leave the
 process again and reading a model of any size takes the memory of one slab.
 """
 
-import pickle
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from itrex_chat.checkpoints import pickles
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
@@ -22,6 +21,7 @@ from itrex_chat.sources.gguf_header import TensorPlace, read_header
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 GGUF_FLOATS = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}  # by ggml type
+LARGEST_HEADER = 8 << 20  # bytes of a safetensors file; a tensor takes a hundred
 SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -49,6 +49,7 @@ class SafetensorsFiles:
         self._dtypes: dict[str, torch.dtype | str] = {}
         for path in paths:
             try:
+                _refuse_large_header(path)
                 with files.reached(path) as reached, safe_open(reached, "pt") as file:
                     for name in file.keys():  # noqa: SIM118  a safe_open has keys but is not iterable
                         _refuse_twice(name, path, self._homes)
@@ -82,29 +83,32 @@ class SafetensorsFiles:
 
 
 class PickleFiles:
-    """Tensors in one or several `.bin` files, unpickled with `weights_only` and nothing else."""
+    """Tensors in one or several `.bin` files; their pickles are read as tables of contents (`pickles.py`)."""
 
     def __init__(self, paths: tuple[Path, ...]):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._homes: dict[str, Path] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
+        self._places: dict[str, pickles.Place] = {}
         for path in paths:
-            for name, tensor in _unpickle(path).items():
+            for name, place in _places(path).items():
                 _refuse_twice(name, path, self._homes)
-                _refuse_scalar(name, path, tuple(tensor.shape))
-                self.shapes[name], self._homes[name], self._dtypes[name] = tuple(tensor.shape), path, tensor.dtype
+                _refuse_scalar(name, path, place.shape)
+                self.shapes[name], self._homes[name], self._places[name] = place.shape, path, place
 
     def dtype(self, name: str) -> torch.dtype:
-        return _float(self._dtypes[name], name, self._homes[name])
+        return _float(self._places[name].dtype, name, self._homes[name])
 
     stored = dtype
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         self.dtype(name)
-        return _unpickle(self._homes[name])[name][start:stop].clone(memory_format=torch.contiguous_format)
+        try:
+            return self._places[name].rows(self._homes[name], start, stop)
+        except (OSError, EOFError) as error:
+            raise _damaged(self._homes[name], error) from None
 
     def description(self) -> str:
-        return _stored_as(self._dtypes.values())
+        return _stored_as(place.dtype for place in self._places.values())
 
 
 class GgufFiles:
@@ -168,16 +172,10 @@ def open_storage(format: str, paths: tuple[Path, ...]) -> Storage:
     return kinds[format](paths)
 
 
-def _unpickle(path: Path) -> dict[str, torch.Tensor]:
+def _places(path: Path) -> dict[str, pickles.Place]:
     try:
-        with warnings.catch_warnings(action="ignore"), files.reached(path) as reached:
-            try:
-                content = torch.load(reached, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError as error:
-                if "mmap" not in str(error):
-                    raise
-                content = torch.load(reached, map_location="cpu", weights_only=True)  # the format before torch 1.6
-    except pickle.UnpicklingError:
+        return pickles.places(path)
+    except pickles.MoreThanTensors:
         raise CheckpointError(
             _(
                 "{path} holds more than tensors and is not loaded: a pickle can run code. "
@@ -185,35 +183,24 @@ def _unpickle(path: Path) -> dict[str, torch.Tensor]:
                 path=path,
             )
         ) from None
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        RecursionError,
-    ) as error:
+    except pickles.NoTensorsByName:
+        raise CheckpointError(_("{path} is not a checkpoint: it must hold tensors by name.", path=path)) from None
+    except pickles.Compressed:
+        raise CheckpointError(
+            _(
+                "{path} is compressed, as PyTorch compresses nothing; it is not loaded. Use a checkpoint in safetensors.",
+                path=path,
+            )
+        ) from None
+    except pickles.DAMAGED as error:
         raise _damaged(path, error) from None
-    if not isinstance(content, dict) or not all(
-        isinstance(name, str) and _plain(value) for name, value in content.items()
-    ):
-        raise CheckpointError(_("{path} is not a checkpoint: it must hold tensors by name.", path=path))
-    return content
 
 
-def _plain(value: object) -> bool:
-    """Whether it is a tensor whose values lie in memory row by row."""
-    return (
-        isinstance(value, torch.Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-        and not value.is_nested
-    )
+def _refuse_large_header(path: Path) -> None:
+    """The library reads headers of up to 100 MB, which take half a minute and 1.5 GB."""
+    with path.open("rb") as file:
+        if int.from_bytes(file.read(8), "little") > LARGEST_HEADER:
+            raise _damaged(path, ValueError("its table of contents is too large"))
 
 
 def _refuse_twice(name: str, path: Path, homes: dict) -> None:
