@@ -43,7 +43,7 @@ def _limit(kind: int, value: int) -> None:
 def _answer(served: "_Served", request: dict, replies: BinaryIO) -> None:
     try:
         reply = {"value": getattr(served, request.pop("task"))(**request)}
-        content = json.dumps(reply, separators=(",", ":")).encode()
+        content = json.dumps(reply, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
     except TokenizerError as error:
         content = json.dumps({"refused": str(error)}).encode()
     except MemoryError:

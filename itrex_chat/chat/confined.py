@@ -30,7 +30,7 @@ PROCESS = "itrex_chat.chat"
 SECONDS, SECONDS_OF_TEXT = 20, 5  # of processor time
 MEMORY, MEMORY_OF_TEXT = 1 << 30, 300  # bytes
 # The greatest replies, in bytes of JSON.
-DESCRIPTION, VOCABULARY = 1 << 20, 512 << 20
+DESCRIPTION, VOCABULARY = 1 << 20, 128 << 20
 PROMPT, PROMPT_OF_TEXT = 1 << 20, 32  # what a template writes by itself; four tokens for each byte of a request
 TEXT_OF_TOKEN = 4096
 

@@ -10,12 +10,14 @@ from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.foundation.language import _
 
+LARGEST = 256 << 20  # bytes; the process that reads it has its own bounds
+
 
 def read_file(folder: Path, name: str) -> bytes:
     """A vocabulary file. Raises TokenizerError when the folder has none."""
     if not os.path.lexists(folder / name):
         raise TokenizerError(_("{folder} has no tokenizer: the file {name} is missing.", folder=folder, name=name))
-    return files.bytes_of(folder / name, TokenizerError)
+    return files.bytes_of(folder / name, TokenizerError, LARGEST)
 
 
 def sentencepiece(content: bytes, folder: Path) -> SentencePieceProcessor:

@@ -19,6 +19,7 @@ from itrex_chat.checkpoints import gguf
 from itrex_chat.checkpoints.families import Family, Origin, family_of
 from itrex_chat.checkpoints.places import Place
 from itrex_chat.checkpoints.storage import GgufFiles, SafetensorsFiles, Storage, open_storage
+from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import CheckpointError, ItrexChatError
 from itrex_chat.foundation.language import _
 from itrex_chat.sources import Source
@@ -152,11 +153,7 @@ def _described(source: Source, storage: Storage) -> tuple[Family, dict]:
 def read_json(path: Path) -> dict:
     """A JSON object from a checkpoint's folder. Raises CheckpointError."""
     try:
-        if path.stat().st_size > LARGEST_CONFIG:
-            raise CheckpointError(_("{path} is too large to be what its name says.", path=path))
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise CheckpointError(_("{path} cannot be read: {reason}.", path=path, reason=error.strerror)) from None
+        content = json.loads(files.text_of(path, CheckpointError, LARGEST_CONFIG))
     except (ValueError, RecursionError):
         raise CheckpointError(_("{path} is not valid JSON.", path=path)) from None
     if not isinstance(content, dict):

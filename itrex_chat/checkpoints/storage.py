@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from itrex_chat.checkpoints.pickles import PickleFiles
+from itrex_chat.checkpoints import pickles
 from itrex_chat.checkpoints.places import Place, damaged, float_dtype, refuse_scalar, refuse_twice, stored_as
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import CheckpointError
@@ -23,6 +23,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.sources.gguf_header import TensorPlace, read_header
 
 GGUF_FLOATS = {0: torch.float32, 1: torch.float16, 30: torch.bfloat16}  # by ggml type
+LARGEST_HEADER = 8 << 20  # bytes of a safetensors file; a tensor takes a hundred
 SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -54,6 +55,7 @@ class SafetensorsFiles:
         self._offsets: dict[str, int] = {}
         for path in paths:
             try:
+                _refuse_large_header(path)
                 with files.reached(path) as reached, safe_open(reached, "pt") as file:
                     for name in file.keys():  # noqa: SIM118  a safe_open has keys but is not iterable
                         refuse_twice(name, path, self._homes)
@@ -88,6 +90,39 @@ class SafetensorsFiles:
 
     def description(self) -> str:
         return stored_as(self._dtypes.values())
+
+
+class PickleFiles:
+    """Tensors in one or several `.bin` files; their pickles are read as tables of contents (`pickles.py`)."""
+
+    def __init__(self, paths: tuple[Path, ...]):
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._homes: dict[str, Path] = {}
+        self._places: dict[str, pickles.Strided] = {}
+        for path in paths:
+            for name, place in _places(path).items():
+                refuse_twice(name, path, self._homes)
+                refuse_scalar(name, path, place.shape)
+                self.shapes[name], self._homes[name], self._places[name] = place.shape, path, place
+
+    def dtype(self, name: str) -> torch.dtype:
+        return float_dtype(self._places[name].dtype, name, self._homes[name])
+
+    stored = dtype
+
+    def place(self, name: str) -> Place | None:
+        found = self._places[name]
+        return Place(self._homes[name], found.offset, self.dtype(name), found.shape) if found.contiguous() else None
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        self.dtype(name)
+        try:
+            return self._places[name].rows(self._homes[name], start, stop)
+        except (OSError, EOFError) as error:
+            raise damaged(self._homes[name], error) from None
+
+    def description(self) -> str:
+        return stored_as(place.dtype for place in self._places.values())
 
 
 class GgufFiles:
@@ -162,3 +197,34 @@ def _safetensors_offsets(path: Path) -> dict[str, int]:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     return {name: 8 + length + told["data_offsets"][0] for name, told in header.items() if name != "__metadata__"}
+
+
+def _places(path: Path) -> dict[str, pickles.Strided]:
+    try:
+        return pickles.places(path)
+    except pickles.MoreThanTensors:
+        raise CheckpointError(
+            _(
+                "{path} holds more than tensors and is not loaded: a pickle can run code. "
+                "Use a checkpoint in safetensors.",
+                path=path,
+            )
+        ) from None
+    except pickles.NoTensorsByName:
+        raise CheckpointError(_("{path} is not a checkpoint: it must hold tensors by name.", path=path)) from None
+    except pickles.Compressed:
+        raise CheckpointError(
+            _(
+                "{path} is compressed, as PyTorch compresses nothing; it is not loaded. Use a checkpoint in safetensors.",
+                path=path,
+            )
+        ) from None
+    except pickles.DAMAGED as error:
+        raise damaged(path, error) from None
+
+
+def _refuse_large_header(path: Path) -> None:
+    """The library reads headers of up to 100 MB, which take half a minute and 1.5 GB."""
+    with path.open("rb") as file:
+        if int.from_bytes(file.read(8), "little") > LARGEST_HEADER:
+            raise damaged(path, ValueError("its table of contents is too large"))

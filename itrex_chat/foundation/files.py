@@ -14,6 +14,7 @@ from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.language import _
 
 LONGEST_NAME = 255  # bytes
+LARGEST = 64 << 20  # bytes of what is read as a whole: parsed, it takes many times that
 OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell an errno
 
 
@@ -93,19 +94,19 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def text_of(path: Path, error: type[Exception], largest: int | None = None, errors: str = "strict") -> str:
+def text_of(path: Path, error: type[Exception], largest: int = LARGEST, errors: str = "strict") -> str:
     """The text in a regular file of at most `largest` bytes. Raises `error` with a sentence, UnicodeDecodeError."""
     return bytes_of(path, error, largest).decode("utf-8", errors)
 
 
-def bytes_of(path: Path, error: type[Exception], largest: int | None = None) -> bytes:
+def bytes_of(path: Path, error: type[Exception], largest: int = LARGEST) -> bytes:
     """The content of a regular file of at most `largest` bytes. Raises `error` with a sentence."""
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            if largest is not None and found.st_size > largest:
+            if found.st_size > largest:
                 raise error(_("{file} is too large to be what its name says.", file=path))
             return file.read()
     except OSError as problem:

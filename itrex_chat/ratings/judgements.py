@@ -86,8 +86,8 @@ def _judges(run: Path) -> dict[str, Models]:
 def _format(path: Path) -> object:
     """The number of the file's format; None where there is none, which `stored.read` puts into words."""
     try:
-        return stored.parsed_json(path.read_text("utf-8"))["format"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return stored.parsed_json(files.text_of(path, ValueError))["format"]
+    except (ValueError, KeyError, TypeError):
         return None
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 RUN, ANSWERS = "run.json", "answers.jsonl"
+LARGEST = 256 << 20  # bytes of answers
 AHEAD = 3600  # seconds that the clock of a disk may be ahead of ours
 
 
@@ -232,7 +233,7 @@ def _read_answers(path: Path) -> list[Answer]:
     """The whole lines; an unfinished last one does not count."""
     if not os.path.lexists(path):
         return []
-    lines = files.text_of(path, RunError, errors="replace").split("\n")[:-1]
+    lines = files.text_of(path, RunError, LARGEST, errors="replace").split("\n")[:-1]
     return [_read_answer(line, number, path) for number, line in enumerate(lines, 1)]
 
 

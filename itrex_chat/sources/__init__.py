@@ -18,6 +18,7 @@ from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import packages, selection
 from itrex_chat.sources.digests import DigestMemo
 
+LARGEST_INDEX = 16 << 20  # bytes
 SPLIT_GGUF = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
@@ -149,10 +150,10 @@ def _indexed(folder: Path, names: list[str]) -> tuple[Path, ...]:
     if index is None:
         return tuple(folder / name for name in names)
     try:
-        listed = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        listed = sorted(set(json.loads(files.text_of(index, SourceError, LARGEST_INDEX))["weight_map"].values()))
         if not listed:
             raise ValueError
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise SourceError(_("{index} is damaged: it does not list the weight files.", index=index)) from None
     for name in listed:
         if not files.is_name(name) or not (folder / name).is_file():

