@@ -116,14 +116,6 @@ def test_values_at_odd_places_are_used_or_read(by, models, tmp_path):
     assert all(map(bit_equal, read(decoder), before))
 
 
-def compressed(file: Path) -> None:
-    content = zipfile.ZipFile(file)
-    records = [(record.filename, content.read(record)) for record in content.infolist()]
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, values in records:
-            archive.writestr(name, values)
-
-
 def reordered(file: Path) -> None:
     """Two records of values change places: they lie elsewhere than the pickle's order says, which is no fault."""
     content = zipfile.ZipFile(file)
@@ -133,12 +125,11 @@ def reordered(file: Path) -> None:
             archive.writestr(name, values)
 
 
-@pytest.mark.parametrize("change, mapped", [(compressed, False), (reordered, True)])
-def test_a_bin_file_that_another_program_packed_is_read_right(change, mapped, models, tmp_path):
+def test_a_bin_file_that_another_program_packed_is_read_where_it_lies(models, tmp_path):
     folder = shutil.copytree(models("baichuan2"), tmp_path / "packed")
-    change(folder / "pytorch_model.bin")
+    reordered(folder / "pytorch_model.bin")
     decoder = load_dense(opened(folder), "fp32")
-    assert bool(decoder.mapping.nbytes) == mapped
+    assert decoder.mapping.nbytes
     assert all(map(bit_equal, read(decoder), read(load_dense(opened(models("baichuan2")), "fp32"))))
 
 

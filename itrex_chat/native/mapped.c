@@ -5,8 +5,6 @@
 // asks, and gives nothing out.
 #include "native.h"
 
-#include <omp.h>
-
 #define MAPPINGS 512
 
 #ifdef _WIN32
@@ -104,14 +102,28 @@ EXPORT int itrex_lost(int which) { return __atomic_load_n(&mappings[which].lost,
 ANY(any16, uint16_t)
 ANY(any32, uint32_t)
 
+typedef struct {
+    const void *values;
+    int format, found;
+    size_t count, next;
+} Search;
+
+static void search(void *job, int thread, int threads) {
+    Search *s = job;
+    (void)thread, (void)threads;
+    size_t first;
+    while ((first = __atomic_fetch_add(&s->next, PIECE, __ATOMIC_RELAXED)) < s->count) {
+        const size_t n = s->count - first < PIECE ? s->count - first : PIECE;
+        const int odd = s->format == FP32
+                            ? any32((const uint32_t *)s->values + first, n, 0x7f800000)
+                            : any16((const uint16_t *)s->values + first, n, s->format == BF16 ? 0x7f80 : 0x7c00);
+        if (odd) __atomic_store_n(&s->found, 1, __ATOMIC_RELAXED);
+    }
+}
+
 // 1 where all of the values are finite numbers, 0 where not. FP32, BF16 or FP16.
 EXPORT int itrex_finite(const void *values, int format, size_t count, int threads) {
-    int found = 0;
-#pragma omp parallel for schedule(dynamic) num_threads(threads) reduction(| : found)
-    for (size_t first = 0; first < count; first += PIECE) {
-        const size_t n = count - first < PIECE ? count - first : PIECE;
-        found |= format == FP32 ? any32((const uint32_t *)values + first, n, 0x7f800000)
-                                : any16((const uint16_t *)values + first, n, format == BF16 ? 0x7f80 : 0x7c00);
-    }
-    return !found;
+    Search s = {.values = values, .format = format, .count = count};
+    team(threads, search, &s);
+    return !s.found;
 }

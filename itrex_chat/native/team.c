@@ -138,7 +138,8 @@ static int gathered(int threads) {
     for (int i = 1; i < threads; i++) {
         if (member[i].made) continue;
         pthread_t thread;
-        sigfillset(&all);  // signals are for the program's own threads
+        sigfillset(&all);  // signals are for the program's own threads, but for what a member does itself
+        sigdelset(&all, SIGBUS), sigdelset(&all, SIGSEGV), sigdelset(&all, SIGFPE), sigdelset(&all, SIGILL);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         member[i].made = !pthread_create(&thread, NULL, be_member, &member[i]);
         pthread_sigmask(SIG_SETMASK, &before, NULL);
