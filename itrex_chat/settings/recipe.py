@@ -24,7 +24,7 @@ from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import LANGUAGES, _
 from itrex_chat.foundation.places import data_folder, expanded
 from itrex_chat.foundation.yaml_file import read_mapping
-from itrex_chat.settings.generation import GenerationConfig
+from itrex_chat.settings.generation import AUTO, GenerationConfig
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
 GROUP_SIZES = (32, 64, 128)
@@ -143,8 +143,12 @@ class Recipe:
             one_of("languages", language, LANGUAGES)
 
     def as_dict(self) -> dict:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; without settings that older versions did not have where they are the defaults, so that a
+        run of such a version goes on."""
+        values = asdict(self)
+        if self.generation.draft == AUTO:
+            del values["generation"]["draft"]
+        return values
 
 
 def names() -> list[str]:

@@ -1,9 +1,11 @@
 """A session whose decoder is in this process."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from itrex_chat.chat import ChatTokenizer, Message
 from itrex_chat.decoder.model import Decoder
+from itrex_chat.engines.native.drafts import Drafting
 from itrex_chat.engines.session import Session
 from itrex_chat.generation.loop import generate
 from itrex_chat.generation.response import Response
@@ -16,9 +18,25 @@ from itrex_chat.settings.variant import Variant
 class NativeSession(Session):
     tokenizer: ChatTokenizer
 
-    def __init__(self, recipe: Recipe, variant: Variant, tokenizer: ChatTokenizer, facts: Facts, decoder: Decoder):
+    def __init__(
+        self,
+        recipe: Recipe,
+        variant: Variant,
+        tokenizer: ChatTokenizer,
+        facts: Facts,
+        decoder: Decoder,
+        drafting: Drafting,
+    ):
         super().__init__(recipe, variant, tokenizer, facts)
-        self._decoder = decoder
+        self._decoder, self._drafting = decoder, drafting
+
+    def ready(self, config: GenerationConfig) -> None:
+        self._drafting.model(config)
+        self.facts = dataclasses.replace(self.facts, drafter=self._drafting.facts)
+
+    def peak_memory(self) -> int:
+        """Without what drafters take."""
+        return self._drafting.peak_memory()
 
     @property
     def decoder(self) -> Decoder:
@@ -28,4 +46,4 @@ class NativeSession(Session):
         return self.tokenizer.prompt(list(messages))
 
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
-        return generate(self._decoder, self.tokenizer, prompt, config)
+        return generate(self._decoder, self.tokenizer, prompt, config, model=self._drafting.model(config))
