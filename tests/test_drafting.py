@@ -95,8 +95,7 @@ def test_what_drafts_cannot_be_is_said_at_once(recipe):
 
 def test_a_drafter_without_memory_beside_the_variant_is_left_away_with_the_numbers(recipe, eager, monkeypatch):
     obtain(recipe)
-    needed = drafts.needed
-    monkeypatch.setattr(drafts, "needed", lambda *given: needed(*given) + (1 << 50))
+    monkeypatch.setattr(drafts, "PROGRAM", -(1 << 50))
     with open_session(recipe, "fp32") as session:
         session.ready(recipe.generation)
         assert session.facts.drafter.name == "int4" and "of memory, but" in session.facts.drafter.why

@@ -14,8 +14,9 @@ from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.chat.sameness import same_tokens
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Decoder
-from itrex_chat.engines.native.memory import PROGRAM, needed
+from itrex_chat.engines.native.memory import PROGRAM
 from itrex_chat.engines.native.weights import load_quantized
+from itrex_chat.engines.on_disk import OnDisk
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import ItrexChatError, RecipeError
 from itrex_chat.foundation.language import _
@@ -41,12 +42,12 @@ class Choice:
     asked: bool
 
     @property
-    def variant(self) -> str:
-        return str(Variant.of(self.recipe.quantization))
+    def variant(self) -> Variant:
+        return Variant.of(self.recipe.quantization)
 
     @property
     def other_model(self) -> bool:
-        return self.name != self.variant
+        return self.name != str(self.variant)
 
 
 def choice(recipe: Recipe, variant: Variant, draft: str) -> Choice | None:
@@ -71,13 +72,14 @@ def have_on_disk(recipe: Recipe, variant: Variant, trusted: dict[str, str] | Non
 
 @dataclass
 class Drafting:
-    """The drafters of a session of `variant`, loaded when they are first asked for. `left` says how many bytes of memory
-    the variant leaves where answers and their prompts have so many tokens."""
+    """The drafters of a session of `variant`, loaded when they are first asked for. `memory` plans as the engine does,
+    `left` says how many bytes the variant leaves where an answer and its prompt have so many tokens."""
 
     recipe: Recipe
     variant: Variant
     decoder: Decoder
     tokenizer: ChatTokenizer
+    memory: Callable[[OnDisk, Recipe, Variant, int], int]
     left: Callable[[int], int]
     home: Path | None
     trusted: dict[str, str]
@@ -116,8 +118,7 @@ class Drafting:
         if found.other_model:
             self._check_tokens(found, artifact)
         tokens = min(PREFILL_STEP + config.max_new_tokens, self.decoder.config.context_length)
-        quantization, kernel = found.recipe.quantization, choose()
-        size = needed(artifact.decoder, found.variant, tokens, quantization, kernel) - PROGRAM
+        size = self.memory(OnDisk(artifact=artifact), found.recipe, found.variant, tokens) - PROGRAM
         if size > (left := self.left(tokens)):
             self.facts = DrafterFacts(
                 name=found.name,
@@ -129,7 +130,7 @@ class Drafting:
             )
             return None
         self._peak_before, began = machine.peak_memory(), time.perf_counter()
-        decoder = load_quantized(artifact, kernel, quantization.compute_dtype)
+        decoder = load_quantized(artifact, choose(), found.recipe.quantization.compute_dtype)
         self.facts = DrafterFacts(
             name=found.name,
             seconds=time.perf_counter() - began,

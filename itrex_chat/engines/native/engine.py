@@ -105,6 +105,7 @@ class NativeEngine:
             variant,
             decoder,
             tokenizer,
+            self.memory,
             lambda tokens: free - self.memory(found, recipe, variant, tokens),
             home,
             {} if trusted is None else trusted,
