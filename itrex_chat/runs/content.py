@@ -72,11 +72,22 @@ class Spec(Part):
 
 
 @dataclass(frozen=True)
+class Drafter(Part):
+    """The model that drafts for a variant: seconds to load it, bytes of memory and of weights, or `why` it does not."""
+
+    name: str
+    seconds: float
+    memory: int
+    weight_bytes: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Load(Part):
     """A variant as it was loaded: seconds, bytes of memory, on disk and of weights.
 
     `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
-    from; `engine` is what another engine tells of itself. An online model has a `kernel` alone, its name.
+    from; `engine` is what another engine tells of itself, `drafter` guesses its tokens. An online model has a `kernel` alone, its name.
     """
 
     kernel: str
@@ -90,6 +101,7 @@ class Load(Part):
     stored: str | None = None
     origin: dict[str, Any] | None = None
     engine: dict[str, Any] | None = None
+    drafter: Drafter | None = None
 
 
 @dataclass(frozen=True)
