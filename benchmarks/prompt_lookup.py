@@ -60,7 +60,7 @@ def passes(chatbot: Chatbot) -> dict[int, float]:
 def measure(chatbot: Chatbot, question: Question, tokens: int, rounds: int) -> Measured | None:
     """None for an answer of one token."""
     on = GenerationConfig(max_new_tokens=tokens, prompt_lookup=True)
-    ways = {"off": replace(on, prompt_lookup=False), "on": on}
+    ways = {"off": replace(on, prompt_lookup=False, draft="none"), "on": on}
     taken: dict[str, list[float | None]] = {way: [] for way in ways}
     answers = {}
     for number in range(rounds):

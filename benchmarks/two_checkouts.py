@@ -31,10 +31,11 @@ chosen = MixedPrecisionConfig("float32") if variant == "fp32" else RtnConfig(
 began = time.perf_counter()
 chatbot = build_chatbot(PipelineConfig(model, chosen))
 load = time.perf_counter() - began
-config = GenerationConfig(max_new_tokens=count)
+plain = {"draft": "none"} if hasattr(GenerationConfig(), "draft") else {}
+config = GenerationConfig(max_new_tokens=count, **plain)
 prompt = [{"role": "user", "content": "one two three four five six seven eight nine ten " * (words // 10)}]
 short = [{"role": "user", "content": "Count from 1 to 200, with commas."}]
-chatbot.chat(short, GenerationConfig(max_new_tokens=8))
+chatbot.chat(short, GenerationConfig(max_new_tokens=8, **plain))
 long, answer = (chatbot.chat(messages, config) for messages in (prompt, short))
 print(json.dumps({"load": load, "prefill": long.prompt_tokens / long.ttft, "decode": 1 / answer.tpot,
                   "tokens": [long.token_ids, answer.token_ids]}))

@@ -62,7 +62,7 @@ def test_an_interrupted_run_of_the_version_before_goes_on(home):
     record.note(MODEL, "int4", state="done", peak_memory=9)
     record.close()
     lines = [json.loads(line) for line in (run / ANSWERS).read_text("utf-8").splitlines()]
-    assert len(lines) == 4 and lines[3] == dataclasses.asdict(ANSWER) and set(lines[3]) >= set(lines[0])
+    assert len(lines) == 4 and lines[3] == ANSWER.as_dict() and set(lines[3]) >= set(lines[0])
     found = RunRecord.read(run)
     assert found.answers[3] == ANSWER and found.content.models[MODEL].variants["int4"].peak_memory == 9
     assert found.content.models[MODEL].variants["int4"].load.threads == 2

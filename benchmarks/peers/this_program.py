@@ -23,7 +23,7 @@ def load():
             self._tokenizer.stop_ids = frozenset()  # nothing ends an answer
 
         def generate(self, ids, count):
-            config = GenerationConfig(max_new_tokens=count, prompt_lookup=False)
+            config = GenerationConfig(max_new_tokens=count, prompt_lookup=False, draft="none")
             *_pieces, response = generate(self._decoder, self._tokenizer, ids, config)
             assert isinstance(response, Response)  # the last of what it yields
             return Answer(response.token_ids, response.ttft, response.tpot)

@@ -49,6 +49,18 @@ def obtain(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> O
         return Obtained(Artifact.open(folder), cached=False)
 
 
+def at_hand(recipe: Recipe, home: Path | None = None) -> Artifact | None:
+    """The artifact of a recipe where the cache has it, as far as can be told without reading a model's files."""
+    home = home or cache_home()
+    store = ArtifactStore(home)
+    if artifact := store.made_from(recipe):
+        return artifact
+    if not store.folders() or not sources.at_hand(recipe, home):
+        return None
+    digests = sources.resolve(recipe, home).known_digests(home)
+    return _whole(store.find(manifests.key_of(recipe.quantization, digests))) if digests else None
+
+
 def verified(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | None = None) -> Artifact:
     """The artifact of a recipe with all digests checked; a damaged one is named and made anew.
 

@@ -7,6 +7,7 @@ from statistics import mean, median
 from typing import Any
 
 from itrex_chat.comparison import likeness
+from itrex_chat.comparison.drafted import drafted
 from itrex_chat.comparison.figures import ONLINE
 from itrex_chat.comparison.types import AnswerPair, Comparison, Figures, ModelComparison
 from itrex_chat.engines import engine_of
@@ -248,7 +249,7 @@ def _figures(
     expected: dict[str, str],
 ) -> Figures:
     load = run.load or Load("")
-    tpot = _median(answer.tpot for answer in answers)
+    tpot = _median(answer.plain_tpot for answer in answers)
     both = [pair for pair in pairs or () if pair.chrf is not None]
     new, accepted = sum(answer.new_tokens for answer in answers), sum(answer.accepted_tokens for answer in answers)
     checked = [(answer.text, expected[answer.id]) for answer in answers if expected.get(answer.id)]
@@ -287,6 +288,7 @@ def _figures(
         expected=len(checked),
         matching=sum(likeness.matches(*pair) for pair in checked),
         containing=sum(likeness.contains(*pair) for pair in checked),
+        drafted=drafted(answers),
     )
 
 

@@ -15,4 +15,5 @@ RATIOS = {
 }
 ANSWERED = ("chrf", "bleu", "equal_tokens", "repetition", "tokens_per_second", "ttft", "peak_memory")
 SHARES = {"identical": "answers", "stopped": "answers", "matching": "expected", "containing": "expected"}
-NAMES = (*MEASURED, *RATIOS, *ANSWERED, *SHARES)
+AGREEMENT = "agreement"  # how often the baseline would have chosen the next token of the variant that drafted for it
+NAMES = (*MEASURED, *RATIOS, *ANSWERED, *SHARES, AGREEMENT)

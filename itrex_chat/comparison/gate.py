@@ -5,7 +5,7 @@ import operator
 import re
 from dataclasses import dataclass
 
-from itrex_chat.comparison.figures import MEASURED, NAMES, ONLINE, RATIOS, SHARES
+from itrex_chat.comparison.figures import AGREEMENT, MEASURED, NAMES, ONLINE, RATIOS, SHARES
 from itrex_chat.comparison.types import Comparison, Figures, ModelComparison
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
@@ -45,7 +45,7 @@ def parse(text: str) -> Condition:
             )
         )
     one_of("--fail-if", match["name"], NAMES, RunError)
-    if match["end"] and match["name"] not in MEASURED:
+    if match["end"] and match["name"] not in (*MEASURED, AGREEMENT):
         raise RunError(_("--fail-if: {name} has no interval; leave out .{end}.", name=match["name"], end=match["end"]))
     return Condition(text.strip(), match["name"], match["end"], match["operator"], limit)
 
@@ -89,6 +89,8 @@ def failures(comparison: Comparison, conditions: list[Condition]) -> list[str]:
 def _values(model: ModelComparison, figures: Figures, condition: Condition) -> list[tuple[str, float]]:
     """The figure of a variant, for each corpus if it is a measured one, with where it was found."""
     name, variant = condition.name, figures.variant
+    if name == AGREEMENT:
+        return [("", _agreement(model, variant, condition))]
     if name not in MEASURED:
         value = _answered(model, figures, name)
         if value is None:
@@ -119,6 +121,22 @@ def _values(model: ModelComparison, figures: Figures, condition: Condition) -> l
         where = "" if corpus.name == ANSWERS else f" · {corpus.name}"
         values.append((where, math.nan if value is None else value))
     return values
+
+
+def _agreement(model: ModelComparison, variant: str, condition: Condition) -> float:
+    found = model.agreement(variant)
+    if found is None:
+        raise RunError(
+            _(
+                "--fail-if {text}: {variant} drafted no answer of {model} {base}, so that their agreement is not known.",
+                text=condition.text,
+                variant=titled(variant),
+                model=model.model,
+                base=titled(model.baseline),
+            )
+        )
+    value = getattr(found.share, condition.end or "value")
+    return math.nan if value is None else value
 
 
 def _answered(model: ModelComparison, figures: Figures, name: str) -> float | None:

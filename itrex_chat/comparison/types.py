@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from itrex_chat.comparison.drafted import Drafted
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.ratings.judgements import Judged
@@ -39,10 +40,10 @@ class Figures:
     answers: int
     ttft: float | None  # median
     tpot: float | None  # median
-    tokens_per_second: float | None  # of the median tpot
+    tokens_per_second: float | None  # of the median tpot; both without another model's drafts
     prefill_tokens_per_second: float | None  # median
     new_tokens: int
-    accepted_share: float | None  # of the new tokens, those that prompt lookup guessed
+    accepted_share: float | None  # of the new tokens, those that were guessed
     seconds: float
     load_seconds: float | None
     build_seconds: float | None  # quantizing, when that was done
@@ -67,6 +68,7 @@ class Figures:
     expected: int = 0  # answers to questions that say what is expected
     matching: int = 0  # those of them that are just that
     containing: int = 0  # those that have it in them
+    drafted: Drafted | None = None  # what another model's drafts of its answers say
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,15 @@ class ModelComparison:
         """Whether the "full precision" weights are dequantized ones, which makes INT4 look better than it is."""
         return self.stored.startswith("GGUF") and self.stored.removeprefix("GGUF ") not in ("F32", "F16", "BF16")
 
+    def agreement(self, variant: str) -> Drafted | None:
+        """How often the baseline would have chosen the next token of a variant that drafted its answers."""
+        found = self.figures[0].drafted
+        return found if found and found.by == variant and found.share else None
+
     def ratio(self, figures: Figures, field: str) -> float | None:
-        """A figure divided by the baseline's."""
+        """A figure divided by the baseline's; none of times that another model's drafts have made shorter."""
+        if field == "seconds" and (figures.drafted or self.figures[0].drafted):
+            return None
         value, base = getattr(figures, field), getattr(self.figures[0], field)
         return value / base if value and base and figures.variant != self.baseline else None
 

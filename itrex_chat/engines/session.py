@@ -36,6 +36,9 @@ class Session(ABC):
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
         """Pieces of the answer to a prompt as they are finished, and last the Response. Raises GenerationError."""
 
+    def ready(self, config: GenerationConfig) -> None:  # noqa: B027  # most need nothing more
+        """Load what answers with these settings take besides, so that no answer has to wait for it. Raises ItrexChatError."""
+
     @property
     def decoder(self) -> "Decoder":
         """The decoder, for what needs its logits. Raises EngineError where it is another program's."""

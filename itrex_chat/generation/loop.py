@@ -11,17 +11,19 @@ from dataclasses import replace
 import torch
 
 from itrex_chat.chat import AnswerTokenizer
-from itrex_chat.decoder.kv_cache import KVCache
-from itrex_chat.decoder.model import Chunk, Decoder
+from itrex_chat.decoder.model import Decoder
 from itrex_chat.foundation import machine
 from itrex_chat.generation.drafting import Drafter
 from itrex_chat.generation.lookup import PromptLookup
+from itrex_chat.generation.model_drafts import DraftModel
+from itrex_chat.generation.payoff import Payoff
+from itrex_chat.generation.prefill import PREFILL_STEP, prefill
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.room import room_for
 from itrex_chat.generation.sequence import Place, Sequence
 from itrex_chat.settings.generation import GenerationConfig
 
-PREFILL_STEP = 1024  # tokens per forward pass, so that a long prompt's activations stay small
+__all__ = ["advance", "generate", "prefill"]
 
 
 def generate(
@@ -30,23 +32,28 @@ def generate(
     prompt: list[int],
     config: GenerationConfig = GenerationConfig(),
     drafter: Drafter | None = None,
+    model: DraftModel | None = None,
 ) -> Iterator[str | Response]:
     """Pieces of the answer's text as they are finished, and last the Response.
 
     `drafter` guesses tokens; without it, prompt lookup does where `config`
-    asks for it. Raises GenerationError for a prompt that the model cannot take.
+    asks for it, or else `model`. Raises GenerationError for a prompt that the
+    model cannot take.
     """
     room = room_for(prompt, config, decoder.config.context_length, decoder.config.vocab_size)
-    if drafter is None and config.prompt_lookup:
-        drafter = PromptLookup(prompt, tokenizer.stop_ids)
+    if drafter is None:
+        drafter = _drafter(prompt, config, room, tokenizer.stop_ids, model)
     if decoder.independent_tokens == 1:
         drafter = None  # a draft's logits would not be those of one token at a time
     started, waited = time.perf_counter(), machine.waited_for_cores()
     place = Place(decoder.new_cache(len(prompt) + room), 0)
     sequence = Sequence(prompt, config, room, tokenizer, place, decoder.config.vocab_size, drafter, started)
+    payoff = model.payoff if model else None
     while sequence.finish_reason is None:
-        advance(decoder, [sequence])
+        advance(decoder, [sequence], payoff)
         yield from sequence.taken_pieces()
+    if payoff:
+        payoff.answered(len(sequence.ids))
     yield replace(sequence.response(), contention=_contention(waited, time.perf_counter() - started))
 
 
@@ -58,35 +65,45 @@ def _contention(before: float | None, seconds: float) -> float | None:
     return min(1.0, max(0.0, waited - before) / (seconds * torch.get_num_threads()))
 
 
-def advance(decoder: Decoder, sequences: Several[Sequence]) -> None:
+def _drafter(
+    prompt: list[int], config: GenerationConfig, room: int, stop_ids: frozenset[int], model: DraftModel | None
+) -> Drafter | None:
+    """Who guesses the tokens of an answer to a prompt."""
+    if config.prompt_lookup:
+        return PromptLookup(prompt, stop_ids)
+    return model.drafter(prompt, config, room, stop_ids) if model else None
+
+
+def advance(decoder: Decoder, sequences: Several[Sequence], payoff: Payoff | None = None) -> None:
     """Bring each sequence that has not ended a pass further: one reads more of its prompt, another decodes.
 
     Their rows are in one cache. Prompts are read in a pass each, in steps that
     depend on nothing but the prompt; the others decode together, as many in a
-    pass as get the logits that they would get alone.
+    pass as get the logits that they would get alone. `payoff` is told what
+    passes take.
     """
     going = [sequence for sequence in sequences if sequence.finish_reason is None]
     decoding = [sequence for sequence in going if not sequence.reads_prompt]
     for sequence in going:
         if sequence.reads_prompt:
-            _pass(decoder, [sequence])
+            _pass(decoder, [sequence], payoff)
     for start in range(0, len(decoding), decoder.independent_tokens):
-        _pass(decoder, decoding[start : start + decoder.independent_tokens])
+        _pass(decoder, decoding[start : start + decoder.independent_tokens], payoff)
 
 
-def _pass(decoder: Decoder, sequences: list[Sequence]) -> None:
+def _pass(decoder: Decoder, sequences: list[Sequence], payoff: Payoff | None) -> None:
     """One pass over a chunk of each sequence."""
-    each = decoder.independent_tokens // len(sequences)
-    chunks = [sequence.chunk(PREFILL_STEP, each) for sequence in sequences]
+    prompt = sequences[0].reads_prompt
+    if payoff and not prompt:
+        payoff.sequences = len(sequences)
+    chunks, left = [], decoder.independent_tokens
+    for waiting, sequence in zip(range(len(sequences), 0, -1), sequences):
+        chunks.append(sequence.chunk(PREFILL_STEP, left // waiting))
+        left -= len(chunks[-1].ids)
+    rows, began = sum(len(chunk.ids) for chunk in chunks), time.perf_counter()
     logits = decoder.read(chunks, sequences[0].place.cache)
     for sequence, found in zip(sequences, logits):
         if len(found):
             sequence.take(found)
-
-
-def prefill(decoder: Decoder, prompt: list[int], cache: KVCache) -> torch.Tensor:
-    """Read a prompt into an empty cache; the logits of its first answer token, float32 [vocabulary]."""
-    cache.begin([len(prompt)])
-    for start in range(0, len(prompt), PREFILL_STEP):
-        [logits] = decoder.read([Chunk(0, prompt[start : start + PREFILL_STEP])], cache)
-    return logits[0]
+    if payoff:
+        (payoff.passes.add_prompt if prompt else payoff.passes.add)(rows, time.perf_counter() - began)

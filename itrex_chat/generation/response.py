@@ -12,10 +12,16 @@ class Response:
     or the model's context ran out) or "cancelled". `ttft` is the seconds from the prompt's
     ids to the first token; `tpot` the mean seconds per token after the first,
     stop token included (None for one token). `accepted_tokens` of the
-    `drafted_tokens` that prompt lookup guessed were right; those took no pass
-    of their own, and `tpot` counts them like any other. `contention` is the
-    share of the answer's time that its threads waited for a core, because
-    something else ran there (None where the system does not tell).
+    `drafted_tokens` that were guessed were right; those took no pass of their
+    own, and `tpot` counts them like any other.
+
+    `drafter` is the model that guessed, if one did: it read what the answer
+    was before each of `judged_tokens` places, and at `agreed_tokens` of them
+    it would have gone on just so. `plain_tpot` is then the mean seconds of the
+    tokens that came without its guesses (None where none did).
+
+    `contention` is the share of the answer's time that its threads waited for
+    a core, because something else ran there (None where the system does not tell).
     """
 
     text: str
@@ -27,6 +33,10 @@ class Response:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     contention: float | None = None
+    drafter: str = ""
+    judged_tokens: int = 0
+    agreed_tokens: int = 0
+    plain_tpot: float | None = None
 
     @property
     def prompt_tokens(self) -> int:
@@ -44,6 +54,12 @@ class Response:
     def tokens_per_second(self) -> float | None:
         """The rate of decode; None where there was none."""
         return 1 / self.tpot if self.tpot else None
+
+    @property
+    def plain_tokens_per_second(self) -> float | None:
+        """The rate of decode without a model's guesses."""
+        tpot = self.plain_tpot if self.drafter else self.tpot
+        return 1 / tpot if tpot else None
 
     def __str__(self) -> str:
         return self.text

@@ -5,6 +5,7 @@ Needs PyTorch alone: ITREX's worker runs this file in its own environment.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,23 @@ class Sampler:
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token from float32 logits [vocabulary]. Raises NotFinite."""
+        token = self.pick(logits)
+        self.note(token)
+        return token
+
+    def note(self, token: int) -> None:
+        """A token of the answer, whoever chose it: the repetition penalty counts it."""
+        self._seen[token] = True
+
+    def forked(self) -> Sampler:
+        """One that goes on from here for itself, with the same draws."""
+        other = copy.copy(self)
+        other._seen, other._generator = self._seen.clone(), torch.Generator()
+        other._generator.set_state(self._generator.get_state())
+        return other
+
+    def pick(self, logits: torch.Tensor) -> int:
+        """As `choose`, without noting the token: another one may follow."""
         if self._penalty != 1.0:
             penalized = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
             logits = torch.where(self._seen, penalized, logits)
@@ -45,7 +63,6 @@ class Sampler:
             scaled = logits / self._config.temperature
             if math.isfinite(scaled[token]):  # else the temperature is so low that the likeliest is chosen
                 token = self._sample(scaled)
-        self._seen[token] = True
         return token
 
     def _sample(self, logits: torch.Tensor) -> int:

@@ -1,7 +1,7 @@
 """A sequence: one answer while it is made."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,6 +12,7 @@ from itrex_chat.decoder.model import Chunk
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.foundation.language import _
 from itrex_chat.generation.drafting import Drafter
+from itrex_chat.generation.model_drafts import ModelDrafter
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.sampling import NotFinite, Sampler
 from itrex_chat.settings.generation import GenerationConfig
@@ -76,6 +77,8 @@ class Sequence:
         self._stop_ids = tokenizer.stop_ids
         self._stream = TextStream(tokenizer.decode, tokenizer.strips_newline, PAUSE)
         self._chosen = 0  # tokens, a stop token included
+        self._plain, self._plain_seconds = 0, 0.0  # those of them, behind the first, that came without a draft
+        self._drafting = 0.0  # seconds that the drafter took for the newest pass
         self._first = self._last = self._started = started or time.perf_counter()
         place.begin(len(prompt))
 
@@ -93,7 +96,10 @@ class Sequence:
             return Chunk(self.place.row, ids, int(start + len(ids) == len(self.prompt)))
         newest = self.ids[-1]
         limit = min(answer_tokens, len(self.prompt) + self.room - start - 1) - 1
-        self._draft = self.drafter.draft(newest, limit) if self.drafter else []
+        if self.drafter:
+            began = time.perf_counter()
+            self._draft = self.drafter.draft(newest, limit)
+            self._drafting = time.perf_counter() - began
         ids = [newest, *self._draft]
         return Chunk(self.place.row, ids, len(ids))
 
@@ -103,13 +109,16 @@ class Sequence:
         Raises GenerationError where they are NaN or infinite.
         """
         draft, self._draft = self._draft, []
-        accepted = 0
+        accepted, before = 0, self._last
         for row, drafted in zip(logits, [*draft, None]):
             token = self._choose(row)
             self._add(token)
             if token != drafted:
                 break
             accepted += 1
+        if not draft and self._chosen > 1:
+            self._plain += 1
+            self._plain_seconds += self._last - before - self._drafting
         if draft and self.drafter:
             self.drafter.checked(draft, accepted)
             self.place.forget(len(draft) - accepted)
@@ -128,7 +137,7 @@ class Sequence:
         """The answer, once it has ended."""
         assert self.finish_reason is not None
         decoded, drafter = self._chosen - 1, self.drafter
-        return Response(
+        response = Response(
             self._text,
             self.ids,
             self.prompt,
@@ -137,6 +146,15 @@ class Sequence:
             (self._last - self._first) / decoded if decoded > 0 else None,
             drafter.drafted if drafter else 0,
             drafter.accepted if drafter else 0,
+        )
+        if not isinstance(drafter, ModelDrafter):
+            return response
+        return replace(
+            response,
+            drafter=drafter.model.name,
+            judged_tokens=min(len(drafter.choices), len(self.ids)),
+            agreed_tokens=sum(choice == token for choice, token in zip(drafter.choices, self.ids)),
+            plain_tpot=self._plain_seconds / self._plain if self._plain else None,
         )
 
     def _choose(self, logits: torch.Tensor) -> int:

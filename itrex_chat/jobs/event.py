@@ -7,14 +7,27 @@ from itrex_chat.jobs.answer import Answer
 
 
 @dataclass(frozen=True)
+class DrafterFacts:
+    """The model that drafts for a variant: `name` is a variant's ("int4") for one of the same model. Seconds that loading
+    it took, bytes of memory and of the weights that a token of it reads; or `why` it does not."""
+
+    name: str
+    seconds: float = 0.0
+    memory: int = 0
+    weight_bytes: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a variant once it is loaded.
 
     Seconds it took, and bytes: `memory` of the process then, `disk_bytes` of its files, `weight_bytes` that one decoded
     token reads, `mapped_bytes` of weights that are read where they lie in files: their pages are in `memory`, too, while
-    the system leaves them. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored, `origin`
-    where they came from. `engine` is what another engine than this program's has to tell. Where matrices are computed in
-    FP32 and kept in 16 bits, `storage` says in which ("bfloat16"), and `wide_bytes` what a token would read in 32 bits.
+    the system leaves them. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored,
+    `origin` where they came from. `engine` is what another engine than this program's has to tell. Where matrices are
+    computed in FP32 and kept in 16 bits, `storage` says in which ("bfloat16"), and `wide_bytes` what a token would read in
+    32 bits. `drafter` guesses its tokens.
     """
 
     seconds: float
@@ -31,6 +44,7 @@ class Facts:
     storage: str | None = None
     wide_bytes: int | None = None
     mapped_bytes: int | None = None
+    drafter: DrafterFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from itrex_chat.comparison.likeness import equal_characters
 from itrex_chat.foundation.harmless import for_markdown, for_markdown_line, for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
+from itrex_chat.report.drafting import agreement_of, rate
 from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows
-from itrex_chat.report.tables import absent, disturbed, engine_lines, figure_rows, missing, provenance
+from itrex_chat.report.tables import absent, disturbed, figure_rows, missing, provenance, remarks
 from itrex_chat.report.verdict import verdicts
 from itrex_chat.settings.variant import titled
 
@@ -65,7 +66,7 @@ def _model(model: ModelComparison) -> list[str]:
     parts += [_table(rows) for rows in quality_tables(model.quality).values()]
     parts += [_table(rating_rows(model.baseline, variant, rated)) for variant, rated in model.ratings.items()]
     parts += [for_markdown(line) for line in judged_lines(model.baseline, model.judged)]
-    parts += [for_markdown(line) for line in (*engine_lines(model), *disturbed(model), *missing(model))]
+    parts += [for_markdown(line) for line in (*remarks(model), *disturbed(model), *missing(model))]
     for variant, pairs in model.pairs.items():
         for pair in worst_first(pairs):
             parts += _pair(model.baseline, variant, pair)
@@ -116,10 +117,7 @@ def likeness(pair: AnswerPair) -> str:
     """How alike the two answers are, and how fast each came, in a line."""
     if pair.baseline is None or pair.answer is None:
         return ""
-    rates = " → ".join(
-        f"{answer.tokens_per_second:.1f}" if answer.tokens_per_second else "–"
-        for answer in (pair.baseline, pair.answer)
-    )
+    rates = " → ".join(map(rate, (pair.baseline, pair.answer)))
     same = (
         _("identical")
         if pair.identical
@@ -127,7 +125,7 @@ def likeness(pair: AnswerPair) -> str:
         if pair.equal_tokens is None
         else _("first divergent token: {index}", index=pair.equal_tokens)
     )
-    return _(
+    alike = _(
         "{same}; chrF {chrf:.1f}; TTFT {before:.2f} → {after:.2f} s; {rates} tokens/s",
         same=same,
         chrf=pair.chrf,
@@ -135,6 +133,8 @@ def likeness(pair: AnswerPair) -> str:
         after=pair.answer.ttft,
         rates=rates,
     )
+    agreed = agreement_of(pair, pair.answer.variant)
+    return f"{alike}; {agreed}" if agreed else alike
 
 
 def _marked(text: str, same: int | None, identical: bool | None) -> str:

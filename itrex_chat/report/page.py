@@ -11,12 +11,14 @@ from itrex_chat.foundation.harmless import for_html, for_terminal
 from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.answer import Answer
+from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
+from itrex_chat.report.drafting import rate
 from itrex_chat.report.markdown import chosen_how, likeness
 from itrex_chat.report.quality_tables import estimate, judged_lines, quality_tables, rating_rows, small
-from itrex_chat.report.tables import absent, disturbed, engine_lines, figure_rows, missing, provenance
+from itrex_chat.report.tables import absent, disturbed, figure_rows, missing, provenance, remarks
 from itrex_chat.report.texts import parted
 from itrex_chat.report.verdict import level_label, main_corpus, verdicts
 from itrex_chat.report.words import words
@@ -91,11 +93,18 @@ def _overview_row(model: ModelComparison, figures: Figures) -> dict[str, Any]:
         "memory": (readable(figures.peak_memory) if figures.peak_memory else "–", ratio("peak_memory")),
         "disk": (readable(figures.disk_bytes) if figures.disk_bytes else "–", ratio("disk_bytes")),
         "kld": _split(estimate(found["kld_mean"], small)) if found else ("–", ""),
-        "top": _split(estimate(found["same_top"], lambda v: f"{100 * v:.1f} %")) if found else ("–", ""),
+        "top": _split(_same_token(model, figures.variant, found)),
         "ppl": _split(estimate(found["ppl_ratio"], lambda v: f"{v:.3f} ×")) if found else ("–", ""),
         "chrf": (f"{figures.chrf:.1f}" if figures.chrf is not None else "–", ""),
         "identical": (f"{figures.identical} / {figures.answers}" if figures.identical is not None else "–", ""),
     }
+
+
+def _same_token(model: ModelComparison, variant: str, found: dict[str, Estimate]) -> str:
+    """How often the baseline's next token is the variant's: as measured, or as its drafts tell."""
+    drafts = model.agreement(variant)
+    share = found.get("same_top") or (drafts.share if drafts else None)
+    return estimate(share, lambda v: f"{100 * v:.1f} %") if share else "–"
 
 
 def _seconds(value: float) -> str:
@@ -115,7 +124,7 @@ def _model(model: ModelComparison) -> dict[str, Any]:
         "provenance": provenance(model),
         "disturbed": disturbed(model),
         "missing": missing(model),
-        "engines": engine_lines(model),
+        "remarks": remarks(model),
         "verdicts": [
             {
                 "variant": verdict.variant,
@@ -210,9 +219,9 @@ def _side(variant: str, answer: Answer | None, other: Answer | None, likeness: s
 
 
 def _facts(answer: Answer) -> str:
-    rate = f" · {answer.tokens_per_second:.1f} " + _("tokens/s") if answer.tokens_per_second else ""
+    speed = f" · {rate(answer)} " + _("tokens/s") if answer.tpot else ""
     ended = _("ended itself") if answer.finish_reason == "stop" else _("cut off")
-    return _("{count} tokens", count=answer.new_tokens) + f" · {ended}{rate}"
+    return _("{count} tokens", count=answer.new_tokens) + f" · {ended}{speed}"
 
 
 def _tokens(model: ModelComparison, variant: str, pair: AnswerPair) -> dict[str, Any] | None:

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from itrex_chat.comparison import AnswerPair, Comparison, Figures, ModelComparison, likeness
+from itrex_chat.comparison.figures import AGREEMENT
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation.harmless import for_spreadsheet
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.answer import Answer
+from itrex_chat.quality.passages import ANSWERS
 from itrex_chat.quality.record import ModelQuality
+from itrex_chat.report.drafting import agreement_cell, drafting_lines
 from itrex_chat.settings.variant import titled
 
 DISTURBED = 0.05  # share of the time without a core from which on a report says so
@@ -28,6 +31,10 @@ CSV_FIELDS = (
     "new_tokens",
     "drafted_tokens",
     "accepted_tokens",
+    "drafter",
+    "places",
+    "agreed",
+    "plain_tpot",
     "ttft",
     "tpot",
     "tokens_per_second",
@@ -72,7 +79,7 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
     add(_("time to first token (median)"), "ttft", lambda v: f"{v:.3f} s")
     add(_("time per token (median)"), "tpot", lambda v: f"{1000 * v:.1f} ms")
     add(_("tokens per second"), "tokens_per_second", lambda v: f"{v:.1f}")
-    add(_("tokens by prompt lookup"), "accepted_share", lambda v: f"{100 * v:.0f} %")
+    add(_("tokens by drafts"), "accepted_share", lambda v: f"{100 * v:.0f} %")
     add(_("prompt tokens per second"), "prefill_tokens_per_second", lambda v: f"{v:.0f}")
     add(_("peak memory"), "peak_memory", readable)
     add(_("of it, weights in the model's own files"), "mapped_bytes", readable)
@@ -89,6 +96,7 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
         (_("equal tokens from the start (median)"), _equal),
         (_("chrF to {base} (mean)", base=base), _chrf),
         (_("BLEU to {base} (mean)", base=base), _bleu),
+        (_("next tokens that {base} would have chosen", base=base), lambda f: agreement_cell(model, f.variant)),
     ):
         if others:
             rows.append([title, "", *(show(figures) for figures in others), *("" for _other in others)])
@@ -175,8 +183,12 @@ def missing(model: ModelComparison) -> list[str]:
     return lines
 
 
-def engine_lines(model: ModelComparison) -> list[str]:
-    """What another engine's quantization was, a variant after the other."""
+def remarks(model: ModelComparison) -> list[str]:
+    """What another engine's quantization was, and what drafts gave, a variant after the other."""
+    return [*drafting_lines(model), *_engine_lines(model)]
+
+
+def _engine_lines(model: ModelComparison) -> list[str]:
     return [
         f"{titled(figures.variant)}: {line}"
         for figures in model.figures
@@ -200,6 +212,10 @@ def figures_csv(comparison: Comparison) -> str:
     writer.writerow(("model", "variant", "baseline", "corpus", "positions", "figure", "value", "low", "high"))
     for model in comparison.models:
         writer.writerows(_measured(model.model, model.quality) if model.quality else ())
+        if (found := model.figures[0].drafted) and found.share:
+            row = [model.model, found.by, model.baseline, ANSWERS, found.places, AGREEMENT]
+            share = found.share
+            writer.writerow([for_spreadsheet(cell) for cell in (*row, share.value, share.low, share.high)])
     return out.getvalue()
 
 
@@ -266,6 +282,9 @@ def _csv_row(
         "contains_expected": likeness.contains(answer.text, pair.expected) if pair.expected else "",
     }
     row |= {field: value for field, value in vars(answer).items() if field in CSV_FIELDS}
+    if answer.drafts:
+        row |= {"drafter": answer.drafts.by, "places": answer.drafts.places, "agreed": answer.drafts.agreed}
+    row["plain_tpot"] = answer.plain_tpot
     if compared and pair.chrf is not None and pair.bleu is not None:
         row |= {
             "first_divergent_token": "" if pair.identical else pair.equal_tokens,

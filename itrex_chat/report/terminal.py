@@ -8,7 +8,7 @@ from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.report.markdown import likeness
 from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows
-from itrex_chat.report.tables import absent, disturbed, engine_lines, figure_rows, missing, provenance
+from itrex_chat.report.tables import absent, disturbed, figure_rows, missing, provenance, remarks
 from itrex_chat.report.verdict import verdicts
 from itrex_chat.settings.variant import titled
 
@@ -45,7 +45,7 @@ def _model(model: ModelComparison) -> list[str]:
     lines += judged_lines(model.baseline, model.judged)
     for verdict in verdicts(model):
         lines += ["", verdict.text]
-    return [*lines, *engine_lines(model), *disturbed(model), *missing(model), ""]
+    return [*lines, *remarks(model), *disturbed(model), *missing(model), ""]
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

@@ -25,6 +25,7 @@ from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.units import readable
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
+from itrex_chat.report.drafting import agreement_sentence
 from itrex_chat.report.quality_tables import corpus_title, signed, small
 from itrex_chat.settings.variant import titled
 
@@ -100,7 +101,10 @@ def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
     else:
         lowest, found = level(corpus)
         cost = _cost(corpus, lowest, found, model, names)
-    return Verdict(figures.variant, found, [cost, *_gain(model, figures, names), *_answers(model, figures, names)])
+    agreed = agreement_sentence(model, figures.variant)
+    return Verdict(
+        figures.variant, found, [cost, *agreed, *_gain(model, figures, names), *_answers(model, figures, names)]
+    )
 
 
 def _cost(corpus: Corpus, lowest: str, highest: str, model: ModelComparison, names: dict[str, str]) -> str:

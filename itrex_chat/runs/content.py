@@ -72,13 +72,24 @@ class Spec(Part):
 
 
 @dataclass(frozen=True)
+class Drafter(Part):
+    """The model that drafts for a variant: seconds to load it, bytes of memory and of weights, or `why` it does not."""
+
+    name: str
+    seconds: float
+    memory: int
+    weight_bytes: int
+    why: str
+
+
+@dataclass(frozen=True)
 class Load(Part):
     """A variant as it was loaded: seconds, bytes of memory, on disk and of weights.
 
     `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
     from; `engine` is what another engine tells of itself. `storage` are the 16 bits that FP32 keeps its matrices in,
-    `wide_bytes` what they would be in 32, `mapped_bytes` those of weights in the model's own files. An online model has a
-    `kernel` alone, its name.
+    `wide_bytes` what they would be in 32, `mapped_bytes` those of weights in the model's own files. `drafter` guesses its
+    tokens. An online model has a `kernel` alone, its name.
     """
 
     kernel: str
@@ -95,6 +106,7 @@ class Load(Part):
     storage: str | None = None
     wide_bytes: int | None = None
     mapped_bytes: int | None = None
+    drafter: Drafter | None = None
 
 
 @dataclass(frozen=True)

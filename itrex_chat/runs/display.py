@@ -8,7 +8,7 @@ from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.jobs.event import Facts
 from itrex_chat.settings.questions import Question
-from itrex_chat.settings.variant import titled
+from itrex_chat.settings.variant import drafter_title, titled
 
 
 class Display:
@@ -33,6 +33,19 @@ class Display:
                 memory=readable(facts.memory),
             )
         )
+        if drafter := facts.drafter:
+            name = drafter_title(drafter.name)
+            if drafter.why:
+                tell(_("{drafter} does not draft: {reason}.", drafter=name, reason=drafter.why.rstrip(".")))
+            else:
+                tell(
+                    _(
+                        "{drafter} drafts, loaded in {seconds:.1f} s, {memory}; the answers are the same without it.",
+                        drafter=name,
+                        seconds=drafter.seconds,
+                        memory=readable(drafter.memory),
+                    )
+                )
         if facts.why:
             tell(_("Faster kernels cannot run here. {reasons}.", reasons=facts.why))
 
@@ -49,6 +62,8 @@ class Display:
             self._head(question, number, count)
             tell(answer.text, end="")
         rate = f", {answer.tokens_per_second:.1f} tok/s" if answer.tokens_per_second else ""
+        if answer.drafts and answer.drafted_tokens and answer.plain_tokens_per_second:
+            rate += " (" + _("{rate:.1f} without drafts", rate=answer.plain_tokens_per_second) + ")"
         tell(
             "\n  [" + _("{count} tokens", count=answer.new_tokens) + f", TTFT {answer.ttft:.2f} s{rate}, "
             f"{answer.finish_reason}]"

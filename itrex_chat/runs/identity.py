@@ -5,7 +5,7 @@ from typing import Any
 
 from itrex_chat.runs.content import ModelRun, Run
 
-LOOKUP = "generation.prompt_lookup"  # answers are the same with it
+DRAFTS = ("generation.prompt_lookup", "generation.draft")  # answers are the same with them
 SAMPLING = tuple(f"generation.{name}" for name in ("temperature", "top_k", "top_p", "seed"))  # nothing to a greedy one
 
 
@@ -27,7 +27,7 @@ def differences(label: str, first: tuple[Run, ModelRun], second: tuple[Run, Mode
         f"{variant} {keys[variant]}/{others[variant]}" for variant in sorted(shared) if keys[variant] != others[variant]
     ]
     one, other = _settings(label, *first), _settings(label, *second)
-    ignored = {LOOKUP}
+    ignored = set(DRAFTS)
     if not one.get("generation.do_sample") and not other.get("generation.do_sample"):
         ignored |= set(SAMPLING)
     differing = [name for name in one if name in other and one[name] != other[name] and name not in ignored]

@@ -4,7 +4,6 @@ Answers are appended as they come and synced, so that a run that is killed
 loses at most the answer it was in; the same run then goes on behind it.
 """
 
-import dataclasses
 import errno
 import json
 import os
@@ -138,7 +137,7 @@ class RunRecord:
             files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)),
             (self.folder / ANSWERS).open("a", encoding="utf-8") as file,
         ):
-            file.write(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n")
+            file.write(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         self.answers.append(answer)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.foundation.language import _
 
+AUTO, NO_DRAFTS = "auto", "none"  # of `draft`
+
 
 @dataclass(frozen=True)
 class GenerationConfig:
@@ -15,8 +17,12 @@ class GenerationConfig:
     that `do_sample` is off, so that two variants of a model can be compared;
     `repetition_penalty` None is ITREX's 1.1 when sampling and 1.0 when greedy.
     `seed` makes a sampled answer repeatable. `top_k` 0 and `top_p` 1.0 are off.
-    `prompt_lookup` lets text that repeats come several tokens at a time; the
-    answer is the same without it (`generation/lookup.py`).
+    `prompt_lookup` lets text that repeats come several tokens at a time, and
+    `draft` lets another model guess tokens; the answer is the same without
+    them (`generation/lookup.py`, `generation/model_drafts.py`). `draft` is
+    "none", "int4" or "int8" for the model quantized so, another model of the
+    same vocabulary by its name, or "auto": INT4 for FP32 and BF16, where it is
+    at hand and there is memory for both.
     """
 
     max_new_tokens: int = 256
@@ -27,6 +33,7 @@ class GenerationConfig:
     repetition_penalty: float | None = None
     seed: int = 0
     prompt_lookup: bool = False
+    draft: str = AUTO
 
     def __post_init__(self) -> None:
         whole = {"max_new_tokens": (1, 1 << 20), "top_k": (0, 1 << 20), "seed": (0, (1 << 63) - 1)}
@@ -56,6 +63,15 @@ class GenerationConfig:
                 raise GenerationError(
                     _("{name} is true or false, not {value!r}.", name=name, value=getattr(self, name))
                 )
+
+        if not isinstance(self.draft, str) or not self.draft:
+            raise GenerationError(
+                _("draft is auto, none, int4, int8 or the name of a model, not {value!r}.", value=self.draft)
+            )
+        if self.prompt_lookup and self.draft not in (AUTO, NO_DRAFTS):
+            raise GenerationError(
+                _("prompt_lookup and draft {name} both guess tokens; choose one of them.", name=self.draft)
+            )
 
     @property
     def effective_repetition_penalty(self) -> float:

@@ -24,7 +24,7 @@ from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import LANGUAGES, _
 from itrex_chat.foundation.places import data_folder, expanded
 from itrex_chat.foundation.yaml_file import read_mapping
-from itrex_chat.settings.generation import GenerationConfig
+from itrex_chat.settings.generation import AUTO, GenerationConfig
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
 GROUP_SIZES = (32, 64, 128)
@@ -158,9 +158,14 @@ class Recipe:
             one_of("languages", language, LANGUAGES)
 
     def as_dict(self) -> dict:
-        """Plain values for JSON. `fp32` is left out where nothing is set there: runs of before it have the same digest."""
+        """Plain values for JSON; without settings that older versions did not have where they are the defaults, so that a
+        run of such a version goes on."""
         values = asdict(self)
-        return values if self.fp32 != Fp32() else {name: value for name, value in values.items() if name != "fp32"}
+        if self.generation.draft == AUTO:
+            del values["generation"]["draft"]
+        if self.fp32 == Fp32():
+            del values["fp32"]
+        return values
 
 
 def names() -> list[str]:

@@ -70,6 +70,11 @@ class Variant:
 ORDER = tuple(str(Variant(precision, engine)) for precision in MOST_PRECISE_FIRST for engine in ENGINES)
 
 
+def drafter_title(name: str) -> str:
+    """The name for people of a model that drafts: a variant of the same model, or another model."""
+    return titled(name) if name in ORDER else name
+
+
 def titled(name: str) -> str:
     """A variant's name for people; a name that is no variant's in capitals."""
     try:

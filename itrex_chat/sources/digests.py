@@ -37,6 +37,13 @@ class DigestMemo:
             self._remember({str(path): (stamps[path], digests[path]) for path in new})
         return digests
 
+    def known(self, paths: list[Path]) -> dict[Path, str] | None:
+        """The digest of each path, where none of them would have to be hashed."""
+        known = self._read()
+        if any(str(path) not in known or known[str(path)][0] != _stamp(path) for path in paths):
+            return None
+        return {path: known[str(path)][1] for path in paths}
+
     def _read(self) -> dict:
         try:
             return {

@@ -17,6 +17,7 @@ from itrex_chat.quality import measuring, metrics
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
 from itrex_chat.settings import questions as question_sets
+from itrex_chat.settings.generation import NO_DRAFTS
 from itrex_chat.settings.questions import Question
 from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.settings.variant import Variant, titled
@@ -97,7 +98,9 @@ def _speed(recipe: Recipe, variant: str, executor: Executor) -> dict[str, Any]:
         label=recipe.name,
         variant=variant,
         questions=(Question("first", text), Question("second", text)),
-        generation=dataclasses.replace(recipe.generation, max_new_tokens=SPEED_TOKENS, do_sample=False),
+        generation=dataclasses.replace(
+            recipe.generation, max_new_tokens=SPEED_TOKENS, do_sample=False, draft=NO_DRAFTS
+        ),
     )
     events = list(executor.run(job))
     answers = [event.answer for event in events if isinstance(event, Answered)]

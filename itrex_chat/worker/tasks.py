@@ -13,7 +13,7 @@ from itrex_chat.foundation.errors import MemoryShortage, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.generation.response import Response
-from itrex_chat.jobs.answer import Answer
+from itrex_chat.jobs.answer import Answer, Drafts
 from itrex_chat.jobs.event import Answered, Done, Event, LayerScored, Loaded, Planned, Prepared, Scored, Text
 from itrex_chat.jobs.job import Ask, Job, PlanScoring, Prepare, Score, ScoreLayers
 from itrex_chat.settings.variant import Variant, titled
@@ -52,6 +52,7 @@ def _ask(job: Ask) -> Iterator[Event]:
         _check_asking(job)
     trusted = dict(job.trusted)
     with open_session(job.recipe, job.variant, options=job.options, trusted=trusted) as session:
+        session.ready(job.generation)
         yield Loaded(job=job.id, facts=session.facts, trusted=trusted)
         system = [Message("system", job.system)] * bool(job.system)
         for question in job.questions:
@@ -86,6 +87,9 @@ def _answer(response: Response, question: str, label: str, variant: str, seconds
         drafted_tokens=response.drafted_tokens,
         accepted_tokens=response.accepted_tokens,
         contention=response.contention,
+        drafts=Drafts(response.drafter, response.judged_tokens, response.agreed_tokens, response.plain_tpot)
+        if response.drafter
+        else None,
         seconds=seconds,
     )
 

@@ -35,7 +35,9 @@ class NativeEngine:
         self, recipe: Recipe, variant: Variant, options: EngineOptions, trusted: dict[str, str] | None = None
     ) -> "OnDisk":
         from itrex_chat.engines import on_disk
+        from itrex_chat.engines.native import drafts
 
+        drafts.have_on_disk(recipe, variant, trusted)
         if variant.bits:
             return on_disk.of_artifact(variant.applied_to(recipe), trusted=trusted)
         return on_disk.of_checkpoint(recipe)
@@ -57,10 +59,11 @@ class NativeEngine:
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
     ) -> "NativeSession":
-        started = time.perf_counter()
+        started, free = time.perf_counter(), machine.available_memory()
         import torch
 
         from itrex_chat.engines import on_disk
+        from itrex_chat.engines.native.drafts import Drafting
         from itrex_chat.engines.native.session import NativeSession
         from itrex_chat.engines.native.weights import kept_in_16_bits, load_dense, load_quantized
         from itrex_chat.jobs.event import Facts
@@ -102,7 +105,17 @@ class NativeEngine:
             **kept_in_16_bits(decoder),
             mapped_bytes=decoder.mapping.nbytes if decoder.mapping and decoder.mapping.nbytes else None,
         )
-        return NativeSession(recipe, variant, tokenizer, facts, decoder)
+        drafting = Drafting(
+            recipe,
+            variant,
+            decoder,
+            tokenizer,
+            self.memory,
+            lambda tokens: free - self.memory(found, recipe, variant, tokens),
+            home,
+            {} if trusted is None else trusted,
+        )
+        return NativeSession(recipe, variant, tokenizer, facts, decoder, drafting)
 
     def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
         from itrex_chat.artifacts.obtaining import obtain

@@ -1,12 +1,13 @@
 """A session whose decoder is in this process, and whose tokenizer in one of its own."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from itrex_chat.chat import Message
 from itrex_chat.chat.confined import ConfinedTokenizer
 from itrex_chat.decoder.model import Decoder
+from itrex_chat.engines.native.drafts import Drafting
 from itrex_chat.engines.session import Session
-from itrex_chat.foundation import machine
 from itrex_chat.generation.loop import generate
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.event import Facts
@@ -18,9 +19,25 @@ from itrex_chat.settings.variant import Variant
 class NativeSession(Session):
     tokenizer: ConfinedTokenizer
 
-    def __init__(self, recipe: Recipe, variant: Variant, tokenizer: ConfinedTokenizer, facts: Facts, decoder: Decoder):
+    def __init__(
+        self,
+        recipe: Recipe,
+        variant: Variant,
+        tokenizer: ConfinedTokenizer,
+        facts: Facts,
+        decoder: Decoder,
+        drafting: Drafting,
+    ):
         super().__init__(recipe, variant, tokenizer, facts)
-        self._decoder = decoder
+        self._decoder, self._drafting = decoder, drafting
+
+    def ready(self, config: GenerationConfig) -> None:
+        self._drafting.model(config)
+        self.facts = dataclasses.replace(self.facts, drafter=self._drafting.facts)
+
+    def peak_memory(self) -> int:
+        """Without what drafters take."""
+        return self._drafting.peak_memory() + self.tokenizer.peak_memory()
 
     @property
     def decoder(self) -> Decoder:
@@ -30,10 +47,7 @@ class NativeSession(Session):
         return self.tokenizer.prompt(list(messages))
 
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
-        return generate(self._decoder, self.tokenizer, prompt, config)
-
-    def peak_memory(self) -> int:
-        return machine.peak_memory() + self.tokenizer.peak_memory()
+        return generate(self._decoder, self.tokenizer, prompt, config, model=self._drafting.model(config))
 
     def close(self) -> None:
         self.tokenizer.close()
