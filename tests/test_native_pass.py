@@ -11,7 +11,7 @@ from native_cases import bit_equal, matrix
 from itrex_chat import native, sources
 from itrex_chat.artifacts import obtain
 from itrex_chat.checkpoints import open_checkpoint
-from itrex_chat.decoder.linear import DenseLinear, QuantizedLinear, StackedLinear
+from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear, parts_of
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.engines.native.weights import load_dense, load_quantized
 from itrex_chat.kernels import KERNELS
@@ -165,14 +165,15 @@ def test_matrices_whose_parts_are_of_different_precision_equal_pytorch(level, de
     """As ablations have them: some outputs quantized, others not."""
     decoder = decoders("llama, fp32")[1]
 
-    def mixed(linear: DenseLinear) -> StackedLinear:
-        outputs, inputs = linear.weight.shape
+    def mixed(linear: Linear) -> StackedLinear:
+        weight = torch.cat([part.weight for part in parts_of(linear)])
+        outputs, inputs = weight.shape
         first, second = outputs // 2, outputs - outputs // 4
         quantized = KERNELS["native"].pack([matrix(outputs - second, inputs, 32, 4)], "fp32")
         return StackedLinear(
             (
-                DenseLinear(linear.weight[:first], torch.ones(first)),
-                DenseLinear(linear.weight[first:second].bfloat16(), compute="bf16"),
+                DenseLinear(weight[:first], torch.ones(first)),
+                DenseLinear(weight[first:second].bfloat16(), compute="bf16"),
                 QuantizedLinear(quantized),
             )
         )

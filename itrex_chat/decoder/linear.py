@@ -9,6 +9,7 @@ the cache between the widening and the product, and are no slower than a whole m
 """
 
 import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from itrex_chat.native import large_pages
+from itrex_chat.native.stream import Piece
 
 if TYPE_CHECKING:
     from itrex_chat.kernels import PackedWeight
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 STORAGE = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 PANEL = 2 << 20  # values, unless these are fewer outputs than FEWEST
 FEWEST = 256  # outputs of a panel: fewer take longer
+NARROW = 48  # outputs of a product whose sums do not depend on the number of threads; those of fewer do
 
 
 class _Wide(threading.local):
@@ -55,11 +58,17 @@ class Linear(Protocol):
 @dataclass(frozen=True)
 class DenseLinear:
     """A matrix [out, in] of floats, contiguous, stored in its own dtype, computed in `compute`: "fp32", or "bf16" where
-    that is how it is stored."""
+    that is how it is stored.
+
+    It is in memory, or the `piece` of a stream. `panel`: the outputs of a panel, where it is a part of a larger matrix whose
+    product it is to give, bit for bit.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     compute: str = "fp32"
+    panel: int | None = None
+    piece: Piece | None = None
 
     def __post_init__(self) -> None:
         if self.compute not in ("fp32", self.storage) or self.compute == "fp16":
@@ -78,6 +87,10 @@ class DenseLinear:
 
     def into(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """The product in `out`, float32 [rows, out], whose rows may lie apart."""
+        with self.piece.at_hand() if self.piece else nullcontext():
+            return self._product(x, out)
+
+    def _product(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         if self.compute == "fp32":
             return self._in_panels(x, out)
         out.copy_(F.linear(x.to(self.weight.dtype), self.weight))
@@ -85,7 +98,11 @@ class DenseLinear:
 
     def _in_panels(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         outputs, inputs = self.weight.shape
-        size = _panel(outputs, inputs)
+        if outputs < NARROW:
+            whole = F.pad(self.weight.float(), (0, 0, 0, NARROW - outputs))
+            out.copy_(torch.mm(x, whole.t())[:, :outputs])
+            return out if self.bias is None else out.add_(self.bias)
+        size = self.panel or panel_of(outputs, inputs)
         wide = None if self.storage == "fp32" else _WIDE.take(size, inputs)
         for start in range(0, outputs, size):
             stop = min(start + size, outputs)
@@ -102,7 +119,7 @@ class DenseLinear:
         return self.weight.nbytes
 
 
-def _panel(outputs: int, inputs: int) -> int:
+def panel_of(outputs: int, inputs: int) -> int:
     """The outputs of a panel, but perhaps the last one's: as many in each as can be."""
     most = max(FEWEST, PANEL // inputs)
     each = -(-outputs // -(-outputs // most))

@@ -35,13 +35,32 @@ def load_decoder(weights: Weights) -> Decoder:
         embedding=weights.embedding(EMBEDDING),
         blocks=tuple(load_block(weights, number) for number in range(config.layers)),
         norm=weights.vector("model.norm.weight"),
-        head=weights.linear([HEAD.removesuffix(".weight")]),
+        head=weights.linear(linear_names(config)[-1]),
     )
+
+
+def linear_names(config: DecoderConfig) -> list[list[str]]:
+    """The linear layers that are asked for as one, for all products of a pass in their order."""
+    blocks = [
+        names
+        for number in range(config.layers)
+        for names in (*_attention_names(layer(number)), *_mlp_names(config, layer(number)))
+    ]
+    return [*blocks, [HEAD.removesuffix(".weight")]]
+
+
+def _attention_names(prefix: str) -> tuple[list[str], list[str]]:
+    return [f"{prefix}self_attn.{part}_proj" for part in "qkv"], [prefix + "self_attn.o_proj"]
+
+
+def _mlp_names(config: DecoderConfig, prefix: str) -> tuple[list[str], list[str]]:
+    return [prefix + module for module in config.mlp.gate_up_modules()], [prefix + "mlp.down_proj"]
 
 
 def load_block(weights: Weights, number: int) -> Block:
     """One block of the decoder that `weights` describe."""
     config, prefix = weights.config, layer(number)
+    qkv, output = _attention_names(prefix)
     norms: dict[str, str] = {}
     if config.qk_norm:
         norms |= {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
@@ -49,8 +68,8 @@ def load_block(weights: Weights, number: int) -> Block:
         norms |= {"after_attention_norm": "post_self_attn_layernorm", "after_mlp_norm": "post_mlp_layernorm"}
     return Block(
         attention_norm=weights.vector(prefix + "input_layernorm.weight"),
-        qkv=weights.linear([f"{prefix}self_attn.{part}_proj" for part in "qkv"]),
-        output=weights.linear([prefix + "self_attn.o_proj"]),
+        qkv=weights.linear(qkv),
+        output=weights.linear(output),
         mlp_norm=weights.vector(prefix + "post_attention_layernorm.weight"),
         mlp=load_mlp(weights, prefix),
         **{field: weights.vector(f"{prefix}{name}.weight") for field, name in norms.items()},
@@ -59,9 +78,5 @@ def load_block(weights: Weights, number: int) -> Block:
 
 def load_mlp(weights: Weights, prefix: str) -> GatedMlp:
     """The MLP of the block whose tensors' names begin with `prefix`."""
-    mlp = weights.config.mlp
-    return GatedMlp(
-        weights.linear([prefix + module for module in mlp.gate_up_modules()]),
-        weights.linear([prefix + "mlp.down_proj"]),
-        mlp.activation,
-    )
+    gate_up, down = _mlp_names(weights.config, prefix)
+    return GatedMlp(weights.linear(gate_up), weights.linear(down), weights.config.mlp.activation)

@@ -22,6 +22,7 @@ from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass_of
 from itrex_chat.decoder.rotary import turn
 from itrex_chat.native import STEP_ROWS
 from itrex_chat.native.mapping import Mapping
+from itrex_chat.native.stream import Stream
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Decoder:
     """A loaded variant. `embedding` [vocabulary, hidden] keeps its stored dtype.
 
     `native_pass` is the pass with the native kernels (`with_native_pass`), or None; `mapping` has the files that
-    weights are read from where they lie.
+    weights are read from where they lie, `stream` those that do not fit into memory.
     """
 
     config: DecoderConfig
@@ -78,6 +79,7 @@ class Decoder:
     head: Linear
     native_pass: NativePass | None = None
     mapping: Mapping | None = None
+    stream: Stream | None = None
 
     def with_native_pass(self) -> "Decoder":
         """This decoder, with the native kernels doing its passes where its layers are made for them."""
@@ -113,8 +115,9 @@ class Decoder:
         else:
             x = self.native_pass.blocks(x, cache, rows) if self.native_pass else self._blocks(x, cache, spans, rows)
             found = self._logits(x, [(span.last - chunk.logits, span.last) for span, chunk in zip(spans, chunks)])
-        if self.mapping:
-            self.mapping.check()
+        for files in (self.mapping, self.stream):
+            if files:
+                files.check()
         for span in spans:
             cache.lengths[span.row] = span.end
         return found

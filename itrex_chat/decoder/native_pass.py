@@ -252,6 +252,8 @@ def _described(linear: DenseLinear | QuantizedLinear) -> native.Linear:
         outputs=rows,
         weight=linear.weight.data_ptr(),
         bias=native.address(linear.bias),
+        stream=linear.piece.stream.handle if linear.piece else None,
+        piece=linear.piece.number if linear.piece else 0,
     )
 
 

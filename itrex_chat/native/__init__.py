@@ -30,10 +30,11 @@ class Linear(Structure):
 
 
 Linear._fields_ = [
-    *((name, c_int32) for name in ("format", "compute", "inputs", "outputs", "group", "reserved")),
+    *((name, c_int32) for name in ("format", "compute", "inputs", "outputs", "group", "piece")),
     ("weight", c_void_p),
     ("bias", c_void_p),
     ("next", POINTER(Linear)),
+    ("stream", c_void_p),
 ]
 
 
@@ -91,6 +92,16 @@ class Cache(Structure):
     ]
 
 
+class Piece(Structure):
+    """`Piece` of stream.c."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("file", "format", "direct", "reserved")),
+        *((name, c_int64) for name in ("start", "bytes", "begin", "count", "back")),
+        ("to", c_void_p),
+    ]
+
+
 _FUNCTIONS = {
     "itrex_choose": (c_int, [c_char_p]),
     "itrex_level": (c_char_p, []),
@@ -107,6 +118,11 @@ _FUNCTIONS = {
     "itrex_unmap": (None, [c_int]),
     "itrex_lost": (c_int, [c_int]),
     "itrex_finite": (c_int, [c_void_p, c_int, c_size_t, c_int]),
+    "itrex_stream": (c_void_p, [POINTER(Piece), c_int]),
+    "itrex_stream_end": (None, [c_void_p]),
+    "itrex_stream_told": (None, [c_void_p, POINTER(c_int64)]),
+    "itrex_enter": (None, [c_void_p, c_int]),
+    "itrex_leave": (None, [c_void_p, c_int, c_int]),
     "itrex_step_bytes": (c_size_t, [POINTER(Model), c_int, c_int64, c_int]),
     "itrex_step": (c_int, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 6, c_int]),
 }

@@ -41,19 +41,14 @@ class Mapping:
         """Raise CheckpointError where a file is not what it was when it was mapped."""
         for path, file in self._files.items():
             if file and file.changed():
-                raise CheckpointError(
-                    _(
-                        "{path} was changed while the model was read from it; let it be whole and start again.",
-                        path=path,
-                    )
-                )
+                raise file_changed(path)
 
 
 class _File:
     """An open file and the memory that it is mapped to."""
 
     def __init__(self, library: ctypes.CDLL, descriptor: int, found: os.stat_result, number: int, address: int):
-        self._library, self._descriptor, self._number, self._stamp = library, descriptor, number, _stamp(found)
+        self._library, self._descriptor, self._number, self._stamp = library, descriptor, number, stamp(found)
         self.size = found.st_size
         self.memory = (ctypes.c_char * found.st_size).from_address(address)  # tensors keep it
         weakref.finalize(
@@ -61,7 +56,7 @@ class _File:
         ).atexit = False  # threads may still read then
 
     def changed(self) -> bool:
-        return self._library.itrex_lost(self._number) or _stamp(os.fstat(self._descriptor)) != self._stamp
+        return self._library.itrex_lost(self._number) or stamp(os.fstat(self._descriptor)) != self._stamp
 
 
 def _mapped(path: Path) -> _File | None:
@@ -85,5 +80,13 @@ def _let_go(library: ctypes.CDLL, number: int, descriptor: int) -> None:
     os.close(descriptor)
 
 
-def _stamp(found: os.stat_result) -> tuple[int, int]:
+def stamp(found: os.stat_result) -> tuple[int, int]:
+    """What is another one when a file was written to."""
     return found.st_size, found.st_mtime_ns
+
+
+def file_changed(path: Path) -> CheckpointError:
+    """What is raised for a file that is not what it was when it was opened."""
+    return CheckpointError(
+        _("{path} was changed while the model was read from it; let it be whole and start again.", path=path)
+    )

@@ -31,11 +31,13 @@ enum Compute { WITH_INT8, WITH_BF16, WITH_FP32 };  // what activations are round
 
 // A matrix [out, in]: row-major in FP32, BF16 and FP16, in blocks in INT4 and INT8. `next` is one whose outputs follow.
 // What is row-major is computed in FP32, its values widened as they are read; BF16 also with activations rounded to it.
+// One that is not in memory is `piece` of a `stream`, which is NULL elsewhere.
 typedef struct Linear {
-    int32_t format, compute, in, out, group, reserved;
+    int32_t format, compute, in, out, group, piece;
     const void *weight;
     const float *bias;
     const struct Linear *next;
+    void *stream;
 } Linear;
 
 typedef struct {
@@ -157,6 +159,11 @@ static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLO
 // they are, and comes back when all have ended; where another thread has the team, its caller does the work alone.
 typedef void (*Work)(void *job, int number, int threads);
 void team(int threads, Work work, void *job);
+
+// Weights that are read ahead of the products (stream.c): wait for a piece, and let go of it, all threads of a product.
+void itrex_enter(void *stream, int piece);
+void itrex_leave(void *stream, int piece, int threads);
+int itrex_finite(const void *values, int format, size_t count, int threads);
 
 // Where threads wait until all of them have come. All zero at the beginning.
 typedef struct {

@@ -104,11 +104,13 @@ static void multiply(Step *s, Thread *t, const Linear *l, const float *x, size_t
         const Input in = prepare(l, s->rows, x, ldx, t->rounded);
         const int blocks = blocks_of(l), chunk = chunk_of(l, t->threads);
         int *taken = &s->taken[t->shared++];
+        if (l->stream) itrex_enter(l->stream, l->piece);
         for (int first = t->number * chunk; first < blocks;
              first = (t->threads + __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED)) * chunk) {
             const int last = first + chunk < blocks ? first + chunk : blocks;
             level()->blocks(l, &in, first, last, y, ldy, add);
         }
+        if (l->stream) itrex_leave(l->stream, l->piece, t->threads);
     }
 }
 

@@ -7,6 +7,7 @@ is there. Everything else is read.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,15 +17,18 @@ from tqdm import tqdm
 from itrex_chat import native
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import TensorSpec, tensors
-from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear, parts_of
-from itrex_chat.decoder.loading import load_decoder
+from itrex_chat.checkpoints.places import damaged
+from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear, panel_of, parts_of
+from itrex_chat.decoder.loading import linear_names, load_decoder
 from itrex_chat.decoder.model import Decoder
+from itrex_chat.engines.native.streaming import PIECE, Streaming
 from itrex_chat.foundation import progress
 from itrex_chat.foundation.language import _
 from itrex_chat.kernels import Kernel, choose
 from itrex_chat.kernels.native import Native
 from itrex_chat.native import large_pages
 from itrex_chat.native.mapping import Mapping
+from itrex_chat.native.stream import Stream
 from itrex_chat.quantization.tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -35,14 +39,22 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 T = TypeVar("T", torch.Tensor, QuantizedTensor, QuantizedTensor | torch.Tensor)
 SLAB = 1 << 24  # values converted at a time
+Planning = Callable[[list[tuple[str, int]]], Streaming]
 
 
-def load_dense(checkpoint: "Checkpoint", precision: str, storage: str = "stored") -> Decoder:
-    """The FP32 or BF16 variant of a checkpoint; `storage` as in `settings.recipe.Fp32`. Raises CheckpointError."""
+def load_dense(
+    checkpoint: "Checkpoint", precision: str, storage: str = "stored", plan: Planning = lambda matrices: Streaming()
+) -> Decoder:
+    """The FP32 or BF16 variant of a checkpoint; `storage` as in `settings.recipe.Fp32`. `plan` is given the matrices that
+    lie in files as they are kept, names and bytes in the order of a pass, and says which of them are streamed. Raises
+    CheckpointError."""
     with _bar(checkpoint.decoder, precision) as bar:
         weights = DenseWeights(checkpoint, precision, storage, bar)
-        decoder = dataclasses.replace(load_decoder(weights), mapping=weights.mapping)
+        weights.stream_as(plan(weights.in_files()))
+        decoder = dataclasses.replace(load_decoder(weights), mapping=weights.mapping, stream=weights.stream)
     weights.mapping.check()
+    if decoder.stream:
+        decoder.stream.start()
     return decoder.with_native_pass() if choose().name == Native.name else decoder
 
 
@@ -84,7 +96,25 @@ class DenseWeights:
         self._precision, self._storage = precision, storage
         self._specs = {spec.name: spec for spec in tensors(self.config)}
         self._embedding: torch.Tensor | None = None
-        self.mapping = Mapping()
+        self._streamed: frozenset[str] = frozenset()
+        self.mapping, self.stream = Mapping(), None  # type: Mapping, Stream | None
+
+    def in_files(self) -> list[tuple[str, int]]:
+        """The matrices that lie in files as they are kept, in the order of a pass: the name of each one's first tensor,
+        and its bytes."""
+        products = [[self._specs[f"{name}.weight"] for name in names] for names in linear_names(self.config)]
+        return [
+            (run[0].name, sum(spec.size for spec in run) * self._dtype(run[0]).itemsize)
+            for specs in products
+            for run in self._runs(specs)
+            if self._lies(run[0], self._dtype(run[0]))
+        ]
+
+    def stream_as(self, plan: Streaming) -> None:
+        """Take these matrices from a stream instead of memory."""
+        self._streamed = plan.streamed
+        if plan.streamed:
+            self.stream = Stream(plan.ring)
 
     def vector(self, name: str) -> torch.Tensor:
         return self._read([self._specs[name]], torch.float32)
@@ -97,9 +127,9 @@ class DenseWeights:
         """A product for each run of parts that lie one behind the other; one for all, as a rule."""
         specs = [self._specs[f"{name}.weight"] for name in names]
         tied = self._embedding if specs[0].role == "head" and self.config.tied_head else None
-        if tied is not None and tied.dtype == self._dtype(specs[0]):
+        if tied is not None and tied.dtype == self._dtype(specs[0]) and specs[0].name not in self._streamed:
             return DenseLinear(tied, compute=self._precision)
-        parts = [self._layer(run) for run in self._runs(specs)]
+        parts = [part for run in self._runs(specs) for part in self._layers(run)]
         return parts[0] if len(parts) == 1 else StackedLinear(tuple(parts))
 
     def _runs(self, specs: list[TensorSpec]) -> list[list[TensorSpec]]:
@@ -120,18 +150,45 @@ class DenseWeights:
     def _dtype(self, spec: TensorSpec) -> torch.dtype:
         return kept_as(self._checkpoint.stored(spec.name), self._precision, self._storage)
 
-    def _layer(self, run: list[TensorSpec]) -> DenseLinear:
-        matrix, names = (
-            self._matrix(run, self._dtype(run[0])),
-            [f"{spec.name.removesuffix('weight')}bias" for spec in run],
-        )
+    def _layers(self, run: list[TensorSpec]) -> list[DenseLinear]:
+        """A matrix, or the pieces of one that is streamed."""
+        names = [f"{spec.name.removesuffix('weight')}bias" for spec in run]
         biases = [self._specs[name] for name in names if name in self._specs]
-        return DenseLinear(matrix, self._read(biases, torch.float32) if biases else None, self._precision)
+        bias = self._read(biases, torch.float32) if biases else None
+        if run[0].name in self._streamed:
+            return self._pieces(run, bias)
+        return [DenseLinear(self._matrix(run, self._dtype(run[0])), bias, self._precision)]
+
+    def _pieces(self, run: list[TensorSpec], bias: torch.Tensor | None) -> list[DenseLinear]:
+        """Parts of a matrix, whole panels each, so that they give the product of the matrix."""
+        place = self._checkpoint.place(run[0])
+        assert place and self.stream
+        outputs, inputs = sum(spec.shape[0] for spec in run), run[0].shape[1]
+        panel = panel_of(outputs, inputs)
+        most = max(1, PIECE // (inputs * place.dtype.itemsize * panel)) * panel
+        parts = []
+        for first in range(0, outputs, most):
+            count = min(most, outputs - first)
+            at, odd = place.rows(first, count), self._checkpoint.not_finite(run[0].name)
+            try:
+                weight, piece = self.stream.add(at.path, at.offset, at.dtype, (count, inputs), odd)
+            except OSError as error:
+                raise damaged(at.path, error) from None
+            part = None if bias is None else bias[first : first + count]
+            parts.append(DenseLinear(weight, part, self._precision, panel, piece))
+        for spec in run:
+            self._count(spec)
+        return parts
+
+    def _lies(self, spec: TensorSpec, dtype: torch.dtype) -> bool:
+        """Whether a tensor lies in a file as it is kept."""
+        place = self._checkpoint.place(spec)
+        return place is not None and place.dtype == dtype and place.offset % dtype.itemsize == 0
 
     def _matrix(self, run: list[TensorSpec], dtype: torch.dtype) -> torch.Tensor:
         """Tensors below each other: where they lie, if they lie there as they are kept."""
         place = self._checkpoint.place(run[0])
-        if place is None or place.dtype != dtype:
+        if place is None or not self._lies(run[0], dtype):
             return self._read(run, dtype)
         shape = sum(spec.shape[0] for spec in run), *run[0].shape[1:]
         matrix = self.mapping.tensor(place.path, place.offset, dtype, shape)
