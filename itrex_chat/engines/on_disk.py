@@ -8,7 +8,9 @@ from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.chat import load_tokenizer
+from itrex_chat.jobs.event import OriginalFiles
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.sources import Source, digest_of
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +45,12 @@ class OnDisk:
             **dict.fromkeys(("bfloat16", "GGUF BF16"), torch.bfloat16),
         }.get(told, torch.float32)
 
+    def files(self, home: Path | None = None) -> OriginalFiles:
+        """Which files the model is of."""
+        if self.checkpoint:
+            return files_of(self.checkpoint.source, home)
+        return OriginalFiles(digest_of(self.artifact.manifest["source"]["files"])) if self.artifact else OriginalFiles()
+
     def tokenizer(self, recipe: Recipe) -> "ConfinedTokenizer":
         """Raises TokenizerError."""
         if self.artifact:
@@ -51,6 +59,10 @@ class OnDisk:
         source = self.checkpoint.source
         gguf = source.weights[0] if source.format == "gguf" else None
         return load_tokenizer(source.folder, self.checkpoint.family, recipe.chat, gguf)
+
+
+def files_of(source: Source, home: Path | None = None) -> OriginalFiles:
+    return OriginalFiles(source.known_digest(home), source.stamp())
 
 
 def of_checkpoint(recipe: Recipe, home: Path | None = None) -> OnDisk:

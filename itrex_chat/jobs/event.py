@@ -7,13 +7,23 @@ from itrex_chat.jobs.answer import Answer
 
 
 @dataclass(frozen=True)
+class OriginalFiles:
+    """Which files a variant is of, of `sources.Source`: the digest of their contents, where it is known without reading
+    them, and the stamp of their sizes, inodes and times, where the originals were looked at."""
+
+    digest: str | None = None
+    stamp: str | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a variant once it is loaded.
 
     Seconds it took, and bytes: `memory` of the process then, `disk_bytes` of its files, `weight_bytes` that one decoded
     token reads. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored, `origin`
-    where they came from. `engine` is what another engine than this program's has to tell. `widened_bytes` is what a token
-    would read of FP32 weights in 32 bits, where they are kept in the 16 bits of the checkpoint.
+    where they came from, `files` which they were. `engine` is what another engine than this program's has to tell.
+    `widened_bytes` is what a token would read of FP32 weights in 32 bits, where they are kept in the 16 bits of the
+    checkpoint.
     """
 
     seconds: float
@@ -28,6 +38,7 @@ class Facts:
     origin: dict
     engine: dict | None = None
     widened_bytes: int | None = None
+    files: OriginalFiles = OriginalFiles()
 
 
 @dataclass(frozen=True)
@@ -49,13 +60,15 @@ class _Event:
 @dataclass(frozen=True, kw_only=True)
 class Prepared(_Event):
     """`needs`: bytes of memory by variant, also of variants that nobody asked for, so that one can say what would fit.
-    `problems`: why a variant cannot be had. `trusted`: artifacts whose digests are checked now."""
+    `problems`: why a variant cannot be had. `trusted`: artifacts whose digests are checked now. `files`: those of the
+    model as they are now."""
 
     needs: dict[str, int]
     languages: tuple[str, ...]
     problems: dict[str, str]
     artifacts: dict[str, ArtifactFacts]
     trusted: dict[str, str] = field(default_factory=dict)
+    files: OriginalFiles = OriginalFiles()
     event: Literal["prepared"] = "prepared"
 
 

@@ -72,12 +72,20 @@ class Spec(Part):
 
 
 @dataclass(frozen=True)
+class OriginalFiles(Part):
+    """Which files a variant was of: the digest of their contents where it was known, the stamp of sizes, inodes and times."""
+
+    digest: str | None = None
+    stamp: str | None = None
+
+
+@dataclass(frozen=True)
 class Load(Part):
     """A variant as it was loaded: seconds, bytes of memory, on disk and of weights.
 
     `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
-    from; `engine` is what another engine tells of itself; `widened_bytes` what a token would read of FP32 weights in 32
-    bits, where they are kept in 16. An online model has a `kernel` alone, its name.
+    from, `files` which they were; `engine` is what another engine tells of itself; `widened_bytes` what a token would read
+    of FP32 weights in 32 bits, where they are kept in 16. An online model has a `kernel` alone, its name.
     """
 
     kernel: str
@@ -92,6 +100,7 @@ class Load(Part):
     origin: dict[str, Any] | None = None
     engine: dict[str, Any] | None = None
     widened_bytes: int | None = None
+    files: OriginalFiles | None = None
 
 
 @dataclass(frozen=True)

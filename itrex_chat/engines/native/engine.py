@@ -76,6 +76,7 @@ class NativeEngine:
             assert artifact is not None
             tokenizer = found.tokenizer(recipe)
             compute_dtype = recipe.quantization.compute_dtype
+            files = found.files(home)
             decoder = load_quantized(artifact, kernel, compute_dtype)
             disk_bytes, source = artifact.nbytes(), artifact.manifest["source"]
             stored, origin = source["stored"], source["origin"]
@@ -85,7 +86,9 @@ class NativeEngine:
             assert checkpoint is not None
             tokenizer = found.tokenizer(recipe)
             compute_dtype = variant.precision
+            files = found.files(home)
             decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage)
+            checkpoint.source.check(files.stamp or "")
             if not decoder.native_pass:
                 multiplies = "torch"
             disk_bytes, stored, origin = checkpoint.source.size(), checkpoint.description, checkpoint.source.origin
@@ -101,6 +104,7 @@ class NativeEngine:
             widened_bytes=None if variant.bits else decoder.widened_bytes(),
             stored=stored,
             origin=origin,
+            files=files,
         )
         return NativeSession(recipe, variant, tokenizer, facts, decoder)
 
