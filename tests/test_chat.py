@@ -155,11 +155,11 @@ def test_what_a_tokenizer_says_of_cutting_and_filling_up_changes_no_prompt(tmp_p
     tiny_models.fast_tokenizer(tmp_path)
     texts = ("one two three four", "one <think> two three four")  # the second one looks like a token
     plain = [load_tokenizer(tmp_path, "llama").prompt(ask(text)) for text in texts]
-    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
     content["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     filling = {"strategy": {"Fixed": 999}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0}
     content["padding"] = filling | {"pad_type_id": 0, "pad_token": "<|endoftext|>"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
     assert [load_tokenizer(tmp_path, "llama").prompt(ask(text)) for text in texts] == plain
 
 
