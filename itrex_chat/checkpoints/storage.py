@@ -5,6 +5,7 @@ rows. Files are opened anew for each read, so that mapped pages leave the
 process again and reading a model of any size takes the memory of one slab.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -134,26 +135,33 @@ class GgufFiles:
         return GGUF_FLOATS.get(self._places[name].kind, torch.float32)
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """A row of a matrix has whole blocks; a vector is one row of them, whose parts may begin and end within a block."""
         import gguf
 
-        place = self._places[name]
-        row_bytes = place.length // place.shape[0]
-        raw = np.fromfile(
-            self._homes[name], np.uint8, (stop - start) * row_bytes, offset=place.offset + start * row_bytes
-        )
+        place, path = self._places[name], self._homes[name]
         kind = gguf.GGMLQuantizationType(place.kind)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        width = math.prod(place.shape[1:])
+        first, last = start * width // block, -(-stop * width // block)
         try:
-            values = gguf.dequantize(raw.reshape(stop - start, row_bytes), kind)
+            raw = np.fromfile(path, np.uint8, (last - first) * block_bytes, offset=place.offset + first * block_bytes)
+        except OSError as error:
+            raise _damaged(path, error) from None
+        if len(raw) < (last - first) * block_bytes:
+            raise _damaged(path, EOFError(f"the tensor {name} ends behind the end of the file"))
+        try:
+            values = gguf.dequantize(raw.reshape(stop - start if len(place.shape) > 1 else 1, -1), kind)
         except NotImplementedError:
             raise CheckpointError(
                 _(
                     "{path}: the tensor {name} has the type {kind}, which the gguf package cannot dequantize.",
-                    path=self._homes[name],
+                    path=path,
                     name=name,
                     kind=kind.name,
                 )
             ) from None
-        return torch.from_numpy(np.array(values, np.float32)).reshape(stop - start, *place.shape[1:])
+        wanted = values.reshape(-1)[start * width - first * block :][: (stop - start) * width]
+        return torch.from_numpy(np.array(wanted, np.float32)).reshape(stop - start, *place.shape[1:])
 
     def description(self) -> str:
         """The commonest storage type of the matrices, such as "GGUF Q4_K"."""
