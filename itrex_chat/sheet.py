@@ -21,7 +21,7 @@ def make(run: Path, out: Path) -> int:
     from itrex_chat.foundation import files
     from itrex_chat.ratings import sheet
 
-    with files.results_in(out.parent, RunError):
+    with files.results_in(out.absolute().parent, RunError):
         return sheet.make(compare_runs([run]).differing(), run, out)
 
 

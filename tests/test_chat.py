@@ -151,6 +151,25 @@ def test_older_vocabulary_files_are_converted(models, tmp_path):
     assert "x" in load_tokenizer(tmp_path, "qwen2").decode(load_tokenizer(tmp_path, "qwen2").prompt(ask("x")))
 
 
+def test_what_a_tokenizer_says_of_cutting_and_filling_up_changes_no_prompt(tmp_path):
+    tiny_models.fast_tokenizer(tmp_path)
+    texts = ("one two three four", "one <think> two three four")  # the second one looks like a token
+    plain = [load_tokenizer(tmp_path, "llama").prompt(ask(text)) for text in texts]
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    content["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    filling = {"strategy": {"Fixed": 999}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 0}
+    content["padding"] = filling | {"pad_type_id": 0, "pad_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    assert [load_tokenizer(tmp_path, "llama").prompt(ask(text)) for text in texts] == plain
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].content }}\ud800", "{{ messages[0].content }}{{ '\\ud800' }}"])
+def test_half_a_character_in_a_template_is_a_question_mark(template, tmp_path):
+    tiny_models.fast_tokenizer(tmp_path, template)
+    tokenizer = load_tokenizer(tmp_path, "llama")
+    assert tokenizer.decode(tokenizer.prompt(ask("hi"))) == "hi?"
+
+
 def test_thinking_is_switched_off_unless_the_recipe_wants_it(models, tmp_path):
     template = tiny_models.CHATML + "{% if not enable_thinking %}NOTHINK{% endif %}"
     tiny_models.fast_tokenizer(tmp_path, template)

@@ -132,10 +132,11 @@ def test_a_gguf_file_is_the_model_it_was_made_of(family, models, tmp_path):
     assert converted.description == "GGUF F32"
 
 
-def test_quantized_gguf_tensors_are_dequantized(tmp_path):
+@pytest.mark.parametrize("vectors", [False, True])
+def test_quantized_gguf_tensors_are_dequantized(vectors, tmp_path):
     folder = tiny_models.standard(tmp_path / "model", "llama", hidden_size=64, intermediate_size=96)
     kind = gguf.GGMLQuantizationType.Q8_0
-    checkpoint = opened(tiny_gguf.write(folder, tmp_path / "model.gguf", kind))
+    checkpoint = opened(tiny_gguf.write(folder, tmp_path / "model.gguf", kind, vectors=vectors))
     assert checkpoint.description == "GGUF Q8_0"
     for name, exact in tensors_of(opened(folder)).items():
         error = (checkpoint.tensor(next(s for s in checkpoint.specs() if s.name == name)) - exact).abs().max()

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import pytest
-from executors import InProcess
 
 from itrex_chat.comparison import compare_runs
 from itrex_chat.foundation.errors import ItrexChatError, RunError
@@ -16,10 +15,7 @@ from itrex_chat.report import as_html
 from itrex_chat.report.markdown import as_markdown
 from itrex_chat.report.tables import as_csv, figures_csv
 from itrex_chat.report.terminal import as_text
-from itrex_chat.runs.asking import ask
 from itrex_chat.runs.record import ANSWERS, RUN, RunRecord, latest, place
-from itrex_chat.settings import questions
-from itrex_chat.settings import recipe as recipes
 
 OLD = Path(__file__).parent / "old_run"
 VALUES = (None, -1, "x", {"x": 5}, "\ud800", 10**400)
@@ -140,27 +136,3 @@ def test_runs_of_one_model_that_was_moved_are_joined(old):
     content = json.loads((OLD / RUN).read_text("utf-8"))
     (old / RUN).write_text(json.dumps(edited(content, *IDENTITY[0][:2])), "utf-8")
     assert len(compare_runs([OLD, old]).models) == 1
-
-
-def test_a_run_does_not_go_on_with_another_model_of_the_same_name(models, tmp_path):
-    folder, out = tmp_path / "model", tmp_path / "run"
-    file = tmp_path / "two.yaml"
-    file.write_text("questions:\n  - {id: a, text: x}\n  - {id: b, text: y}\n", "utf-8")
-    settings = ["generation.max_new_tokens", "2"]
-
-    def asked():
-        recipe = recipes.load(str(folder), settings)
-        return ask([recipe], ["int4"], questions.load(str(file)), out, executor=InProcess())
-
-    shutil.copytree(models("qwen2"), folder)
-    asked()
-    lines = (out / ANSWERS).read_text("utf-8").splitlines()
-    (out / ANSWERS).write_text(lines[0] + "\n", "utf-8")  # as if it had been interrupted
-    shutil.rmtree(folder)
-    shutil.copytree(models("llama"), folder)
-    with pytest.raises(RunError, match="its files have changed.*--out"):
-        asked()
-    assert (out / ANSWERS).read_text("utf-8").splitlines() == lines[:1]
-    shutil.rmtree(folder)
-    shutil.copytree(models("qwen2"), folder)
-    assert len(asked().answers) == 2

@@ -3,6 +3,7 @@
 The libraries read their settings when they are imported, hence the processes.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 from moments import PATIENCE, until
 from standin_hub import REPOSITORY, StandinHub, StandinServer
+
+from itrex_chat.sources.digests import DigestMemo
 
 ROOT = Path(__file__).resolve().parent.parent
 HUBS = ("modelscope", "huggingface")
@@ -264,6 +267,12 @@ def test_an_interrupted_download_goes_on_where_it_was(large, call, process, tmp_
     assert contents(result) == LARGE
     assert names(large) == [WEIGHTS]
     assert large.transfers[0].start >= 20 << 20
+
+
+@on_both
+def test_what_was_verified_is_not_hashed_again(large, call, tmp_path, hub):
+    weights = Path(call(hub)["folder"]) / WEIGHTS
+    assert DigestMemo(tmp_path).known([weights]) == {weights: hashlib.sha256(LARGE[WEIGHTS]).hexdigest()}
 
 
 @pytest.mark.parametrize("resets", [True, False])

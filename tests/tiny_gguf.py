@@ -22,8 +22,9 @@ def write(
     quantized: gguf.GGMLQuantizationType | None = None,
     template: str | None = None,
     rope_factors: np.ndarray | None = None,
+    vectors: bool = False,
 ) -> Path:
-    """Convert `folder` (llama or qwen2), matrices to `quantized` where it is given."""
+    """Convert `folder` (llama or qwen2), matrices to `quantized` where it is given, `vectors` too if that is wanted."""
     config = json.loads((folder / "config.json").read_text("utf-8"))
     kind = config["model_type"]
     writer = gguf.GGUFWriter(path, kind)
@@ -38,7 +39,7 @@ def write(
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     _add_vocabulary(writer, folder, config["vocab_size"], template)
     for name, tensor in load_file(folder / "model.safetensors").items():
-        _add_tensor(writer, kind, config, name, tensor, quantized)
+        _add_tensor(writer, kind, config, name, tensor, quantized if vectors or tensor.ndim == 2 else None)
     if rope_factors is not None:
         writer.add_tensor("rope_freqs.weight", rope_factors.astype(np.float32))
     writer.write_header_to_file()
@@ -80,7 +81,7 @@ def _add_tensor(writer, kind: str, config: dict, name: str, tensor: np.ndarray, 
         if kind == "llama" and module in ("self_attn.q_proj", "self_attn.k_proj"):
             heads = config["num_attention_heads" if module.endswith("q_proj") else "num_key_value_heads"]
             tensor = permuted(tensor, heads)
-    if quantized is not None and tensor.ndim == 2:
+    if quantized is not None:
         writer.add_tensor(target, gguf.quantize(np.ascontiguousarray(tensor), quantized), raw_dtype=quantized)
     else:
         writer.add_tensor(target, np.ascontiguousarray(tensor))

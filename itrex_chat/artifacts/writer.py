@@ -43,10 +43,13 @@ SPARE = 64 << 20  # bytes that must stay free on the disk
 def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
     """Quantize `source` into the artifact `folder`, going on where an earlier writing stopped.
 
-    The caller holds the lock of `key`. Raises CheckpointError, TokenizerError
-    and ArtifactError; what was finished before stays.
+    The caller holds the lock of `key`. Raises SourceError, CheckpointError,
+    TokenizerError and ArtifactError; what was finished before stays.
     """
     started, created = time.perf_counter(), datetime.now(UTC)
+    stamp, digests = source.stamp(), source.digests()
+    if manifests.key_of(recipe.quantization, digests) != key:
+        raise source.changed()
     checkpoint = open_checkpoint(source)
     _check_family(recipe, checkpoint.family)
     gguf = source.weights[0] if source.format == "gguf" else None
@@ -56,10 +59,11 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
     with files.disk_errors(ArtifactError, _("Writing {folder}", folder=partial)):
         partial.mkdir(parents=True, exist_ok=True)
         _check_space(partial, treatments)
-        written = _write_weights(checkpoint, treatments, partial)
+        written = _write_weights(checkpoint, treatments, partial, stamp)
         statistics = summarize(
             treatments, recipe.quantization.group_size, source.size(), time.perf_counter() - started, peak_memory()
         )
+        source.check(stamp)
         _write_descriptions(recipe, source, checkpoint, tokenizer, treatments, statistics, partial)
         manifests.write(
             partial,
@@ -69,7 +73,7 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
                 "key": key,
                 "created": created.isoformat(timespec="seconds"),
                 "versions": _versions(),
-                **_identity(recipe, source, checkpoint),
+                **_identity(recipe, source, checkpoint, digests),
                 **_contents(checkpoint, treatments, statistics),
                 "files": _files(partial, written),
             },
@@ -88,7 +92,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _identity(recipe: Recipe, source: Source, checkpoint: Checkpoint) -> dict:
+def _identity(recipe: Recipe, source: Source, checkpoint: Checkpoint, digests: dict[str, str]) -> dict:
     """What the artifact is of."""
     return {
         "name": recipe.name,
@@ -96,12 +100,7 @@ def _identity(recipe: Recipe, source: Source, checkpoint: Checkpoint) -> dict:
         "variant": f"int{recipe.quantization.bits}",
         "content": manifests.content_settings(recipe.quantization),
         "recipe": recipe.as_dict(),
-        "source": {
-            "origin": source.origin,
-            "stored": checkpoint.description,
-            "files": source.digests(),
-            "bytes": source.size(),
-        },
+        "source": {"origin": source.origin, "stored": checkpoint.description, "files": digests, "bytes": source.size()},
     }
 
 
@@ -153,8 +152,8 @@ def _check_space(folder: Path, treatments: list[Treatment]) -> None:
         )
 
 
-def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: Path) -> dict[str, str]:
-    """Write what is missing of the weight files; the SHA-256 of each by its name."""
+def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: Path, stamp: str) -> dict[str, str]:
+    """Write what is missing of the weight files, if the model's files have this stamp; the SHA-256 of each by its name."""
     done = _finished(folder)
     total = sum(treatment.spec.size * checkpoint.dtype(treatment.spec.name).itemsize for treatment in treatments)
     names = _file_names(treatments)
@@ -172,6 +171,7 @@ def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: 
                 else:
                     tensors |= artifact_tensors(checkpoint, treatment, bar)
             if name not in done:
+                checkpoint.source.check(stamp)
                 with files.replacing(folder / name) as partial:
                     _save(tensors, partial)
                     digest = sha256(partial)

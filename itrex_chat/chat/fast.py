@@ -20,6 +20,7 @@ from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import read_file
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import TokenizerError
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Chat
 
@@ -98,7 +99,7 @@ class FastTokenizer:
 
     def _rendered(self, messages: list[Message]) -> str:
         try:
-            return _compiled(self._template).render(
+            text = _compiled(self._template).render(
                 messages=[{"role": message.role, "content": message.content} for message in messages],
                 add_generation_prompt=True,
                 enable_thinking=self._chat.thinking,
@@ -106,6 +107,7 @@ class FastTokenizer:
                 documents=None,
                 **self._named,
             )
+            return encodable(text)
         except MemoryError:
             raise
         except Exception as error:  # whatever the template raises
@@ -143,7 +145,7 @@ class FastTokenizer:
             model["vocab"] = [[secret.get(piece, piece), score] for piece, score in model["vocab"]]
         if model.get("unk_token") in secret:
             model["unk_token"] = secret[model["unk_token"]]
-        content["post_processor"] = None
+        content |= {"post_processor": None, "truncation": None, "padding": None}
         return Tokenizer.from_str(json.dumps(content))
 
 
@@ -198,7 +200,7 @@ def _template(folder: Path, settings: dict) -> str:
                 folder=folder,
             )
         )
-    return template
+    return encodable(template)
 
 
 def _stop_ids(folder: Path) -> set[int]:
@@ -224,7 +226,7 @@ def _json(folder: Path, name: str) -> dict:
 def _token_text(value: object) -> str | None:
     """A token is written as its text or as an object that has it."""
     value = value.get("content") if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None
+    return encodable(value) if isinstance(value, str) else None
 
 
 @functools.cache

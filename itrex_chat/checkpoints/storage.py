@@ -7,6 +7,7 @@ Where the values lie in the file as they are in memory, it says where.
 """
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -153,26 +154,33 @@ class GgufFiles:
         return Place(self._homes[name], found.offset, dtype, found.shape) if dtype else None
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """A row of a matrix has whole blocks; a vector is one row of them, whose parts may begin and end within a block."""
         import gguf
 
-        place = self._places[name]
-        row_bytes = place.length // place.shape[0]
-        raw = np.fromfile(
-            self._homes[name], np.uint8, (stop - start) * row_bytes, offset=place.offset + start * row_bytes
-        )
+        place, path = self._places[name], self._homes[name]
         kind = gguf.GGMLQuantizationType(place.kind)
+        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+        width = math.prod(place.shape[1:])
+        first, last = start * width // block, -(-stop * width // block)
         try:
-            values = gguf.dequantize(raw.reshape(stop - start, row_bytes), kind)
+            raw = np.fromfile(path, np.uint8, (last - first) * block_bytes, offset=place.offset + first * block_bytes)
+        except OSError as error:
+            raise damaged(path, error) from None
+        if len(raw) < (last - first) * block_bytes:
+            raise damaged(path, EOFError(f"the tensor {name} ends behind the end of the file"))
+        try:
+            values = gguf.dequantize(raw.reshape(stop - start if len(place.shape) > 1 else 1, -1), kind)
         except NotImplementedError:
             raise CheckpointError(
                 _(
                     "{path}: the tensor {name} has the type {kind}, which the gguf package cannot dequantize.",
-                    path=self._homes[name],
+                    path=path,
                     name=name,
                     kind=kind.name,
                 )
             ) from None
-        return torch.from_numpy(np.array(values, np.float32)).reshape(stop - start, *place.shape[1:])
+        wanted = values.reshape(-1)[start * width - first * block :][: (stop - start) * width]
+        return torch.from_numpy(np.array(wanted, np.float32)).reshape(stop - start, *place.shape[1:])
 
     def description(self) -> str:
         """The commonest storage type of the matrices, such as "GGUF Q4_K"."""

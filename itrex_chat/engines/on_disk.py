@@ -11,7 +11,9 @@ from itrex_chat.architecture.layout import TensorSpec
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.chat import load_tokenizer
+from itrex_chat.jobs.event import OriginalFiles
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.sources import Source, digest_of
 
 if TYPE_CHECKING:
     from itrex_chat.chat.confined import ConfinedTokenizer
@@ -47,6 +49,12 @@ class OnDisk:
         dtype = AS_THEY_ARE.get(self.artifact.manifest["source"]["stored"]) if self.artifact else None
         return dtype or torch.float32, dtype is not None
 
+    def files(self, home: Path | None = None) -> OriginalFiles:
+        """Which files the model is of."""
+        if self.checkpoint:
+            return files_of(self.checkpoint.source, home)
+        return OriginalFiles(digest_of(self.artifact.manifest["source"]["files"])) if self.artifact else OriginalFiles()
+
     def tokenizer(self, recipe: Recipe) -> "ConfinedTokenizer":
         """Raises TokenizerError."""
         if self.artifact:
@@ -55,6 +63,10 @@ class OnDisk:
         source = self.checkpoint.source
         gguf = source.weights[0] if source.format == "gguf" else None
         return load_tokenizer(source.folder, self.checkpoint.family, recipe.chat, gguf)
+
+
+def files_of(source: Source, home: Path | None = None) -> OriginalFiles:
+    return OriginalFiles(source.known_digest(home), source.stamp())
 
 
 def of_checkpoint(recipe: Recipe, home: Path | None = None) -> OnDisk:

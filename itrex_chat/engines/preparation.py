@@ -8,7 +8,7 @@ from itrex_chat.engines import EngineOptions, engine_of
 from itrex_chat.engines.on_disk import OnDisk
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import ItrexChatError, RunError
-from itrex_chat.jobs.event import ArtifactFacts
+from itrex_chat.jobs.event import ArtifactFacts, OriginalFiles
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import DENSE, Variant
 
@@ -25,6 +25,12 @@ class Preparation:
     problems: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, ArtifactFacts] = field(default_factory=dict)
     trusted: dict[str, str] = field(default_factory=dict)
+
+    def files(self) -> OriginalFiles:
+        """Which files the model is of, as far as any of its variants knows."""
+        found = [on_disk.files() for on_disk in self.on_disk.values()]
+        digests, stamps = [files.digest for files in found], [files.stamp for files in found]
+        return OriginalFiles(next(filter(None, digests), None), next(filter(None, stamps), None))
 
     def languages(self) -> tuple[str, ...]:
         """Those that the model speaks: the recipe's, or what its vocabulary says. Raises TokenizerError."""

@@ -19,13 +19,22 @@ class DrafterFacts:
 
 
 @dataclass(frozen=True)
+class OriginalFiles:
+    """Which files a variant is of, of `sources.Source`: the digest of their contents, where it is known without reading
+    them, and the stamp of their sizes, inodes and times, where the originals were looked at."""
+
+    digest: str | None = None
+    stamp: str | None = None
+
+
+@dataclass(frozen=True)
 class Facts:
     """What is known of a variant once it is loaded.
 
     Seconds it took, and bytes: `memory` of the process then, `disk_bytes` of its files, `weight_bytes` that one decoded
     token reads, `mapped_bytes` of weights that are read where they lie in files: their pages are in `memory`, too, while
     the system leaves them. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored,
-    `origin` where they came from. `engine` is what another engine than this program's has to tell. Where matrices are
+    `origin` where they came from, `files` which they were. `engine` is what another engine than this program's has to tell. Where matrices are
     computed in FP32 and kept in 16 bits, `storage` says in which ("bfloat16"), and `wide_bytes` what a token would read in
     32 bits. `drafter` guesses its tokens.
     """
@@ -45,6 +54,7 @@ class Facts:
     wide_bytes: int | None = None
     mapped_bytes: int | None = None
     drafter: DrafterFacts | None = None
+    files: OriginalFiles = OriginalFiles()
 
 
 @dataclass(frozen=True)
@@ -66,13 +76,15 @@ class _Event:
 @dataclass(frozen=True, kw_only=True)
 class Prepared(_Event):
     """`needs`: bytes of memory by variant, also of variants that nobody asked for, so that one can say what would fit.
-    `problems`: why a variant cannot be had. `trusted`: artifacts whose digests are checked now."""
+    `problems`: why a variant cannot be had. `trusted`: artifacts whose digests are checked now. `files`: those of the
+    model as they are now."""
 
     needs: dict[str, int]
     languages: tuple[str, ...]
     problems: dict[str, str]
     artifacts: dict[str, ArtifactFacts]
     trusted: dict[str, str] = field(default_factory=dict)
+    files: OriginalFiles = OriginalFiles()
     event: Literal["prepared"] = "prepared"
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from itrex_chat.foundation.errors import MemoryShortage, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
-from itrex_chat.jobs.event import Answered, Done, Loaded, Prepared, Text
+from itrex_chat.jobs.event import Answered, Done, Loaded, OriginalFiles, Prepared, Text
 from itrex_chat.jobs.executor import Executor, LocalExecutor
 from itrex_chat.jobs.job import Ask, Prepare
 from itrex_chat.runs.display import Display
-from itrex_chat.runs.identity import artifact_key, artifact_keys
+from itrex_chat.runs.identity import artifact_key, artifact_keys, replaced
 from itrex_chat.runs.record import RunRecord, place, variants_of
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.engine_options import EngineOptions
@@ -123,7 +123,7 @@ class _Asking:
             if problem := prepared.problems.get(variant):
                 self._failed(label, variant, problem)
             else:
-                self._variant(label, recipe, variant, asked, prepared.needs)
+                self._variant(label, recipe, variant, asked, prepared)
 
     def _check_same_model(self, label: str, prepared: Prepared) -> None:
         """Raise RunError where the model was replaced since this run began: its answers would be of two models."""
@@ -132,16 +132,27 @@ class _Asking:
         before = artifact_keys(self.record.model(label))
         now = {name: artifact_key(facts.folder) for name, facts in prepared.artifacts.items()}
         if any(before[name] != now[name] for name in before.keys() & now.keys()):
-            raise RunError(
-                _(
-                    "{model} is another model than the one that {folder} has answers of: its files have changed. "
-                    "Name another folder with --out.",
-                    model=label,
-                    folder=self.record.folder,
-                )
-            )
+            raise self._another_model(label)
+        self._check_same_files(label, prepared.files)
 
-    def _variant(self, label: str, recipe: Recipe, variant: str, asked: QuestionSet, needs: dict[str, int]) -> None:
+    def _check_same_files(self, label: str, files: OriginalFiles) -> None:
+        """Raise RunError where these are not the files that answers of the model in this run are of."""
+        answered = {answer.variant for answer in self.record.answers if answer.model == label}
+        loads = [facts.load for name, facts in self.record.model(label).variants.items() if name in answered]
+        if any(load and replaced(load.files, files) for load in loads):
+            raise self._another_model(label)
+
+    def _another_model(self, label: str) -> RunError:
+        return RunError(
+            _(
+                "{model} is another model than the one that {folder} has answers of: its files have changed. "
+                "Name another folder with --out.",
+                model=label,
+                folder=self.record.folder,
+            )
+        )
+
+    def _variant(self, label: str, recipe: Recipe, variant: str, asked: QuestionSet, prepared: Prepared) -> None:
         """Ask a variant what it has not answered yet."""
         done = self.record.answered(label, variant)
         remaining = tuple(question for question in asked.questions if question.id not in done)
@@ -155,19 +166,20 @@ class _Asking:
             questions=remaining,
             system=asked.system,
             generation=recipe.generation,
-            needs=needs,
+            needs=prepared.needs,
             options=self.options,
         )
         try:
-            self._follow(job, len(done), len(asked.questions))
+            self._follow(job, len(done), len(asked.questions), prepared.files)
         except MemoryShortage as shortage:
             self.record.note(label, variant, state="skipped", reason=str(shortage))
             self.display.notice(f"itrex_chat: {shortage}")
         except RunError as error:
             self._failed(label, variant, str(error))
 
-    def _follow(self, job: Ask, number: int, count: int) -> None:
-        """Keep and show what a job tells; `number` of the `count` questions were answered before."""
+    def _follow(self, job: Ask, number: int, count: int, files: OriginalFiles) -> None:
+        """Keep and show what a job tells; `number` of the `count` questions were answered before, by a model of these
+        `files`. Raises RunError where it is another model now."""
         questions = {question.id: question for question in job.questions}
         waiting = iter(job.questions)
 
@@ -177,6 +189,9 @@ class _Asking:
 
         for event in self.executor.run(job):
             if isinstance(event, Loaded):
+                if replaced(files, event.facts.files):
+                    raise self._another_model(job.label)
+                self._check_same_files(job.label, event.facts.files)
                 self.record.note(job.label, job.variant, state="asking", load=dataclasses.asdict(event.facts))
                 self.display.loaded(job.label, job.variant, event.facts)
                 announce()

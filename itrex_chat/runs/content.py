@@ -83,11 +83,19 @@ class Drafter(Part):
 
 
 @dataclass(frozen=True)
+class OriginalFiles(Part):
+    """Which files a variant was of: the digest of their contents where it was known, the stamp of sizes, inodes and times."""
+
+    digest: str | None = None
+    stamp: str | None = None
+
+
+@dataclass(frozen=True)
 class Load(Part):
     """A variant as it was loaded: seconds, bytes of memory, on disk and of weights.
 
     `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
-    from; `engine` is what another engine tells of itself. `storage` are the 16 bits that FP32 keeps its matrices in,
+    from, `files` which they were; `engine` is what another engine tells of itself. `storage` are the 16 bits that FP32 keeps its matrices in,
     `wide_bytes` what they would be in 32, `mapped_bytes` those of weights in the model's own files. `drafter` guesses its
     tokens. An online model has a `kernel` alone, its name.
     """
@@ -107,6 +115,7 @@ class Load(Part):
     wide_bytes: int | None = None
     mapped_bytes: int | None = None
     drafter: Drafter | None = None
+    files: OriginalFiles | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 code in a repository is neither downloaded nor read.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -11,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from itrex_chat.foundation import files
+from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import packages, selection
-from itrex_chat.sources.digests import DigestMemo
+from itrex_chat.sources.digests import DigestMemo, stamp
 
 LARGEST_INDEX = 16 << 20  # bytes
 SPLIT_GGUF = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -53,9 +55,33 @@ class Source:
         found = DigestMemo((home or cache_home()) / "sources").known(list(self.files))
         return None if found is None else {path.name: digest for path, digest in found.items()}
 
+    def known_digest(self, home: Path | None = None) -> str | None:
+        """The digest of names and contents, where it is known or nothing large must be read for it."""
+        known = self.known_digests(home)
+        return None if known is None else digest_of(known)
+
+    def stamp(self) -> str:
+        """Sizes, inodes and times of all files: it changes when one of them does."""
+        return sha256_of_json([stamp(path) for path in self.files])
+
+    def check(self, stamp: str) -> None:
+        """Raise SourceError where the files have not this stamp any more."""
+        with contextlib.suppress(OSError):
+            if self.stamp() == stamp:
+                return
+        raise self.changed()
+
+    def changed(self) -> SourceError:
+        return SourceError(_("{path} changed while it was read; try again when it is whole.", path=self.folder))
+
     def size(self) -> int:
         """Bytes on disk."""
         return sum(path.stat().st_size for path in self.files)
+
+
+def digest_of(digests: dict[str, str]) -> str:
+    """One digest for the files whose SHA-256 are given by name."""
+    return sha256_of_json(digests)
 
 
 def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> Source:

@@ -31,8 +31,10 @@ from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import SourceSpec
 from itrex_chat.sources import selection
+from itrex_chat.sources.digests import DigestMemo
 from itrex_chat.sources.hub_libraries import HUBS, PATIENCE, Hub, no_revision
 
+SHA256 = 64  # digits
 REPOSITORY = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
 Result = TypeVar("Result")
 
@@ -150,6 +152,10 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
             if size - _size(folder.glob("*.incomplete")) > shutil.disk_usage(folder).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             _transfer(hub, repository, commit, folder, listed)
+        hashed = {
+            folder / name: file["digest"] for name, file in missing.items() if len(file["digest"] or "") == SHA256
+        }
+        DigestMemo(hubs.parent).learn(hashed)
 
 
 def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:

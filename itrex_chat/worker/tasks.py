@@ -44,6 +44,7 @@ def _prepare(job: Prepare) -> Iterator[Event]:
         problems=found.problems,
         artifacts=found.artifacts,
         trusted=found.trusted,
+        files=found.files(),
     )
 
 

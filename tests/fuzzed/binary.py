@@ -20,7 +20,7 @@ def odd_safetensors(content: bytes, random: Random) -> bytes:
     try:
         [length] = struct.unpack_from("<Q", content)
         header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
-    except (struct.error, ValueError):  # it is odd already
+    except (struct.error, ValueError, RecursionError):  # it is odd already
         return damaged(content, random)
     how = random.random()
     if how < 0.15 or not isinstance(header, dict) or not any(isinstance(entry, dict) for entry in header.values()):

@@ -11,6 +11,7 @@ from pathlib import Path
 from itrex_chat import sources
 from itrex_chat.engines.itrex import environment
 from itrex_chat.engines.itrex.process import Process
+from itrex_chat.engines.on_disk import files_of
 from itrex_chat.foundation.errors import EngineError, ItrexChatError
 from itrex_chat.foundation.language import _
 from itrex_chat.jobs.event import Facts
@@ -78,6 +79,7 @@ def load(
     except BaseException:
         process.close()
         raise
+    source = sources.local(folder)
     facts = Facts(
         seconds=loaded["seconds"],
         memory=loaded["memory"],
@@ -85,10 +87,11 @@ def load(
         kernel=f"ITREX {environment.find().version}",
         why="",
         compute_dtype=quantization.compute_dtype if variant.bits else precision,
-        disk_bytes=sources.local(folder).size(),
+        disk_bytes=source.size(),
         weight_bytes=loaded["weight_bytes"],
         stored=_("by its own code"),
         origin={"kind": "local", "path": str(folder)},
+        files=files_of(source, home),
     )
     return process, OwnTokenizer(process, limits["stop_ids"]), (limits["context"], limits["vocabulary"]), facts, loaded
 

@@ -12,6 +12,7 @@ from itrex_chat.engines.itrex.process import Process
 from itrex_chat.engines.itrex.quantized import Saved
 from itrex_chat.engines.itrex.saved import load_job, obtain
 from itrex_chat.engines.itrex.view import prepared
+from itrex_chat.engines.on_disk import files_of
 from itrex_chat.engines.session import Session
 from itrex_chat.foundation.errors import EngineError, GenerationError, UnknownArchitecture
 from itrex_chat.foundation.language import _
@@ -126,6 +127,7 @@ def load(
         stored=view.checkpoint.description,
         origin=view.checkpoint.source.origin,
         engine=_engine_facts(loaded, saved, process),
+        files=files_of(view.checkpoint.source, home),
     )
     limits = view.architecture.context, view.checkpoint.decoder.vocab_size
     return ItrexSession(recipe, variant, process, view.tokenizer, limits, facts, options.own_template)

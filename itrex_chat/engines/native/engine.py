@@ -78,6 +78,7 @@ class NativeEngine:
             assert artifact is not None
             tokenizer = found.tokenizer(recipe)
             compute_dtype = recipe.quantization.compute_dtype
+            files = found.files(home)
             decoder = load_quantized(artifact, kernel, compute_dtype)
             disk_bytes, source = artifact.nbytes(), artifact.manifest["source"]
             stored, origin = source["stored"], source["origin"]
@@ -87,7 +88,9 @@ class NativeEngine:
             assert checkpoint is not None
             tokenizer = found.tokenizer(recipe)
             compute_dtype = variant.precision
+            files = found.files(home)
             decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage)
+            checkpoint.source.check(files.stamp or "")
             if not decoder.native_pass:
                 multiplies = "torch"
             disk_bytes, stored, origin = checkpoint.source.size(), checkpoint.description, checkpoint.source.origin
@@ -104,6 +107,7 @@ class NativeEngine:
             origin=origin,
             **kept_in_16_bits(decoder),
             mapped_bytes=decoder.mapping.nbytes if decoder.mapping and decoder.mapping.nbytes else None,
+            files=files,
         )
         drafting = Drafting(
             recipe,
