@@ -113,7 +113,7 @@ def test_a_run_says_that_fp32_is_kept_in_16_bits_or_in_32_if_that_was_asked_for(
         assert code == 0, error
         assert ("FP32, kept in 16 bits (bfloat16)" in said) == (storage == "stored")
         lines[storage] = [line["token_ids"] for line in answers(out)]
-        content = json.loads((out / "run.json").read_text())["models"]["qwen-tiny"]
+        content = json.loads((out / "run.json").read_text("utf-8"))["models"]["qwen-tiny"]
         loads[storage] = content["variants"]["fp32"]["load"]
         assert content["needs"]["fp32"] > 6e8
     stored, wide = loads.values()

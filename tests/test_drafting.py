@@ -125,7 +125,7 @@ def test_an_artifact_is_found_at_hand_without_reading_a_models_files(recipe, tmp
     monkeypatch.setattr("itrex_chat.sources.digests.sha256", lambda *_given: pytest.fail("it reads the files"))
     assert at_hand(copy).folder == made.folder
     other = folder / "config.json"
-    other.write_text(other.read_text() + " ")  # not known any more: nothing can be told without reading it
+    other.write_text(other.read_text("utf-8") + " ", "utf-8")  # not known any more: nothing can be told without reading it
     assert at_hand(copy) is None
 
 
@@ -163,7 +163,7 @@ def test_a_record_keeps_what_drafts_were_and_each_rate(run):
     assert [answer.drafts for answer in plain] == [None, None]
     assert all(answer.drafts.by == "int4" and answer.drafts.places > 20 for answer in drafted)
     assert all(answer.plain_tpot == answer.drafts.plain_tpot > 0 for answer in drafted)
-    assert "drafts" not in json.loads((run.folder / "answers.jsonl").read_text().splitlines()[0])
+    assert "drafts" not in json.loads((run.folder / "answers.jsonl").read_text("utf-8").splitlines()[0])
     load = record.content.models["qwen2-tiny"].variants["fp32"].load
     assert load.drafter.name == "int4" and load.drafter.memory > 0
 

@@ -253,7 +253,7 @@ def test_memory_is_planned_apart_for_what_is_in_files(models):
 def test_a_mapping_ends_with_the_last_tensor_in_it(tmp_path):
     file = tmp_path / "values"
     file.write_bytes(bytes(8192))
-    mapped = lambda: str(file) in Path("/proc/self/maps").read_text()
+    mapped = lambda: str(file) in Path("/proc/self/maps").read_text("utf-8")
     mapping = Mapping()
     tensor = mapping.tensor(file, 4096, torch.float32, (2, 512))
     assert tensor.shape == (2, 512) and mapped()

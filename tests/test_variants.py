@@ -2,6 +2,7 @@
 
 import pytest
 
+from itrex_chat.decoder.linear import parts_of
 from itrex_chat.engines import engine_of, engines, open_session
 from itrex_chat.foundation.errors import EngineError, RecipeError
 from itrex_chat.neuralchat.chatbot import load_chatbot
@@ -59,7 +60,8 @@ def test_int8_of_a_recipe_for_int4_has_int8_weights(models, open_it):
 )
 def test_a_matrix_says_apart_how_it_is_stored_and_what_it_computes_in(models, name, storage, compute):
     for linear in open_session(recipes.load(str(models("qwen2"))), name).decoder.blocks[0].linears():
-        assert (linear.storage, linear.compute) == (storage, compute)
+        for part in parts_of(linear):
+            assert (part.storage, part.compute) == (storage, compute)
 
 
 def test_every_engine_answers_what_the_other_rooms_ask():
