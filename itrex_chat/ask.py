@@ -43,7 +43,16 @@ def command(arguments: argparse.Namespace) -> int:
         one_of("--variants", name, PRECISIONS)
     asked = question_sets.load(arguments.prompts) if arguments.prompts else None
     engines, options = engine_options.chosen(arguments)
-    record = ask(models, variants, asked, arguments.out, command_line.invocation("ask"), tuple(engines), options)
+    record = ask(
+        models,
+        variants,
+        asked,
+        arguments.out,
+        command_line.invocation("ask"),
+        tuple(engines),
+        options,
+        batch=arguments.batch,
+    )
     states = [facts.state for model in record.content.models.values() for facts in model.variants.values()]
     tell("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
     if record.answers:
@@ -79,6 +88,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--max-new-tokens", type=command_line.positive, metavar="N", help=_("at most this many tokens an answer")
+    )
+    parser.add_argument(
+        "--batch",
+        type=command_line.positive,
+        default=1,
+        metavar="N",
+        help=_(
+            "answer up to N questions at a time, at most 16, each as it is alone; their times are not compared with others; "
+            "default: 1"
+        ),
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to keep the run; default: in the cache"))
     command_line.add_settings(parser)

@@ -9,7 +9,7 @@ from typing import Any
 from itrex_chat.comparison import likeness
 from itrex_chat.comparison.drafted import drafted
 from itrex_chat.comparison.figures import ONLINE
-from itrex_chat.comparison.types import AnswerPair, Comparison, Figures, ModelComparison
+from itrex_chat.comparison.types import AnswerPair, Batch, Comparison, Figures, ModelComparison
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.foundation.language import _
@@ -249,7 +249,8 @@ def _figures(
     expected: dict[str, str],
 ) -> Figures:
     load = run.load or Load("")
-    tpot = _median(answer.plain_tpot for answer in answers)
+    alone = [answer for answer in answers if not answer.batch]
+    tpot = _median(answer.plain_tpot for answer in alone)
     both = [pair for pair in pairs or () if pair.chrf is not None]
     new, accepted = sum(answer.new_tokens for answer in answers), sum(answer.accepted_tokens for answer in answers)
     checked = [(answer.text, expected[answer.id]) for answer in answers if expected.get(answer.id)]
@@ -258,14 +259,14 @@ def _figures(
         state=run.state,
         reason=run.reason or "",
         answers=len(answers),
-        ttft=_median(answer.ttft for answer in answers),
+        ttft=_median(answer.ttft for answer in alone),
         tpot=tpot,
         tokens_per_second=1 / tpot if tpot else None,
-        prefill_tokens_per_second=_median(answer.prefill_tokens_per_second for answer in answers),
+        prefill_tokens_per_second=_median(answer.prefill_tokens_per_second for answer in alone),
         new_tokens=new,
         accepted_share=accepted / new if accepted else None,
-        contention=_median(answer.contention for answer in answers),
-        seconds=sum(answer.seconds for answer in answers),
+        contention=_median(answer.contention for answer in alone),
+        seconds=sum(answer.seconds for answer in answers) if len(alone) == len(answers) else None,
         load_seconds=load.seconds,
         peak_memory=run.peak_memory,
         disk_bytes=load.disk_bytes,
@@ -289,7 +290,16 @@ def _figures(
         matching=sum(likeness.matches(*pair) for pair in checked),
         containing=sum(likeness.contains(*pair) for pair in checked),
         drafted=drafted(answers),
+        batch=_batch([answer for answer in answers if answer.batch]),
     )
+
+
+def _batch(answers: list[Answer]) -> Batch | None:
+    """Answers that were made together."""
+    if not answers:
+        return None
+    most = max(answer.batch or 1 for answer in answers)
+    return Batch(len(answers), most, sum(answer.new_tokens for answer in answers), sum(a.seconds for a in answers))
 
 
 def _build_seconds(variant: str, load: Load, statistics: BuildStatistics | None) -> float | None:

@@ -31,9 +31,9 @@ def drafted(answers: Sequence[Answer]) -> Drafted | None:
     by = next((answer.drafts.by for answer in reversed(answers) if answer.drafts), None)
     if by is None:
         return None
-    known = [(answer.tpot, answer.drafts) for answer in answers if answer.drafts and answer.drafts.by == by]
-    rates = [tpot for tpot, _drafts in known if tpot]
-    read = [drafts for _tpot, drafts in known if drafts.places]
+    known = [(answer, answer.drafts) for answer in answers if answer.drafts and answer.drafts.by == by]
+    rates = [answer.tpot for answer, _drafts in known if answer.tpot and not answer.batch]
+    read = [drafts for _answer, drafts in known if drafts.places]
     agreed = [np.repeat([1.0, 0.0], [drafts.agreed, drafts.places - drafts.agreed]) for drafts in read]
     answer_of = np.repeat(np.arange(len(read)), [drafts.places for drafts in read])
     share = intervals.share(Sample(np.concatenate(agreed), answer_of)) if read else None

@@ -31,6 +31,16 @@ class AnswerPair:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Answers that were made together: how many, how many at a time at `most`, their tokens and the seconds for all."""
+
+    answers: int
+    most: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Figures:
     """One variant's figures over the questions that it and the baseline answered; seconds and bytes."""
 
@@ -44,7 +54,7 @@ class Figures:
     prefill_tokens_per_second: float | None  # median
     new_tokens: int
     accepted_share: float | None  # of the new tokens, those that were guessed
-    seconds: float
+    seconds: float | None  # of all answers; None where some were made together
     load_seconds: float | None
     build_seconds: float | None  # quantizing, when that was done
     peak_memory: int | None
@@ -69,6 +79,7 @@ class Figures:
     matching: int = 0  # those of them that are just that
     containing: int = 0  # those that have it in them
     drafted: Drafted | None = None  # what another model's drafts of its answers say
+    batch: Batch | None = None  # the answers that were made together, whose times count in no other figure
 
 
 @dataclass(frozen=True)
@@ -97,8 +108,12 @@ class ModelComparison:
         return found if found and found.by == variant and found.share else None
 
     def ratio(self, figures: Figures, field: str) -> float | None:
-        """A figure divided by the baseline's; none of times that another model's drafts have made shorter."""
-        if field == "seconds" and (figures.drafted or self.figures[0].drafted):
+        """A figure divided by the baseline's; none of times that another model's drafts have made shorter, nor of the
+        memory of answers that were made together."""
+        both = (figures, self.figures[0])
+        if field == "seconds" and any(each.drafted for each in both):
+            return None
+        if field == "peak_memory" and len({each.batch.most if each.batch else 1 for each in both}) > 1:
             return None
         value, base = getattr(figures, field), getattr(self.figures[0], field)
         return value / base if value and base and figures.variant != self.baseline else None

@@ -36,8 +36,18 @@ class Session(ABC):
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
         """Pieces of the answer to a prompt as they are finished, and last the Response. Raises GenerationError."""
 
-    def ready(self, config: GenerationConfig) -> None:  # noqa: B027  # most need nothing more
-        """Load what answers with these settings take besides, so that no answer has to wait for it. Raises ItrexChatError."""
+    def ready(self, config: GenerationConfig, batch: int = 1) -> None:  # noqa: B027  # most need nothing more
+        """Load what answers with these settings take besides, `batch` of them at a time, so that none has to wait for it.
+        Raises ItrexChatError."""
+
+    def together(
+        self, prompts: Sequence[list[int]], config: GenerationConfig, count: int
+    ) -> Iterator[tuple[int, str | Response]]:
+        """As `stream` for several prompts, each piece and Response with the number of its prompt: `count` answers at a
+        time where the engine can, else one after the other. Raises GenerationError."""
+        for number, prompt in enumerate(prompts):
+            for piece in self.stream(prompt, config):
+                yield number, piece
 
     @property
     def decoder(self) -> "Decoder":

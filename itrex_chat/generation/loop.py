@@ -1,9 +1,11 @@
 """Driving sequences: passes until their answers end.
 
-`advance` is the one step, for any number of sequences with rows in one cache; `generate` takes it for one answer.
+`advance` is the one step, for any number of sequences with rows in one cache; `generate` takes it for one answer,
+`generate_together` for several.
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from dataclasses import replace
@@ -13,6 +15,7 @@ import torch
 from itrex_chat.chat import AnswerTokenizer
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.foundation import machine
+from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.generation.drafting import Drafter
 from itrex_chat.generation.lookup import PromptLookup
 from itrex_chat.generation.model_drafts import DraftModel
@@ -23,7 +26,7 @@ from itrex_chat.generation.room import room_for
 from itrex_chat.generation.sequence import Place, Sequence
 from itrex_chat.settings.generation import GenerationConfig
 
-__all__ = ["advance", "generate", "prefill"]
+__all__ = ["advance", "generate", "generate_together", "prefill"]
 
 
 def generate(
@@ -41,13 +44,10 @@ def generate(
     model cannot take.
     """
     room = room_for(prompt, config, decoder.config.context_length, decoder.config.vocab_size)
-    if drafter is None:
-        drafter = _drafter(prompt, config, room, tokenizer.stop_ids, model)
-    if decoder.independent_tokens == 1:
-        drafter = None  # a draft's logits would not be those of one token at a time
+    drafter = drafter or _drafter(prompt, config, room, tokenizer.stop_ids, model)
     started, waited = time.perf_counter(), machine.waited_for_cores()
     place = Place(decoder.new_cache(len(prompt) + room), 0)
-    sequence = Sequence(prompt, config, room, tokenizer, place, decoder.config.vocab_size, drafter, started)
+    sequence = _begun(decoder, tokenizer, prompt, config, room, place, drafter, started)
     payoff = model.payoff if model else None
     while sequence.finish_reason is None:
         advance(decoder, [sequence], payoff)
@@ -63,6 +63,76 @@ def _contention(before: float | None, seconds: float) -> float | None:
     if before is None or waited is None or not seconds:
         return None
     return min(1.0, max(0.0, waited - before) / (seconds * torch.get_num_threads()))
+
+
+def generate_together(
+    decoder: Decoder,
+    tokenizer: AnswerTokenizer,
+    prompts: Several[list[int]],
+    config: GenerationConfig,
+    count: int,
+    model: DraftModel | None = None,
+) -> Iterator[tuple[int, str | Response]]:
+    """The same for several prompts, `count` answers at a time in the passes: each piece and Response with the number of
+    its prompt, as they come. Each answer is the one that `generate` gives.
+
+    A prompt takes the place of an answer that has ended. Raises GenerationError for a prompt that the model cannot take,
+    when those before it are answered.
+    """
+    rooms, refused = _rooms(decoder, prompts, config)
+    rows = max(1, min(count, decoder.independent_tokens, len(rooms)))
+    cache = decoder.new_cache(max([len(prompt) + room for prompt, room in zip(prompts, rooms)], default=1), rows)
+    waiting, places = deque(range(len(rooms))), [Place(cache, row) for row in range(rows)]
+    going: dict[int, Sequence] = {}
+    shares = [0.0] * len(rooms)
+    payoff = model.payoff if model else None
+    while waiting or going:
+        began = time.perf_counter()
+        while waiting and places:
+            prompt, room = prompts[number := waiting.popleft()], rooms[number]
+            drafter = _drafter(prompt, config, room, tokenizer.stop_ids, model)
+            going[number] = _begun(decoder, tokenizer, prompt, config, room, places.pop(), drafter, began)
+        advance(decoder, list(going.values()), payoff)
+        seconds = (time.perf_counter() - began) / len(going)
+        for number, sequence in list(going.items()):
+            shares[number] += seconds
+            for piece in sequence.taken_pieces():
+                yield number, piece
+            if sequence.finish_reason:
+                places.append(going.pop(number).place)
+                if payoff:
+                    payoff.answered(len(sequence.ids))
+                yield number, replace(sequence.response(), batch=rows, share=shares[number])
+    if refused:
+        raise refused
+
+
+def _rooms(
+    decoder: Decoder, prompts: Several[list[int]], config: GenerationConfig
+) -> tuple[list[int], GenerationError | None]:
+    """How long the answer to each prompt may be, up to the first that the model cannot take, and why that is."""
+    rooms: list[int] = []
+    for prompt in prompts:
+        try:
+            rooms.append(room_for(prompt, config, decoder.config.context_length, decoder.config.vocab_size))
+        except GenerationError as error:
+            return rooms, error
+    return rooms, None
+
+
+def _begun(
+    decoder: Decoder,
+    tokenizer: AnswerTokenizer,
+    prompt: list[int],
+    config: GenerationConfig,
+    room: int,
+    place: Place,
+    drafter: Drafter | None,
+    started: float,
+) -> Sequence:
+    if decoder.independent_tokens == 1:
+        drafter = None  # a draft's logits would not be those of one token at a time
+    return Sequence(prompt, config, room, tokenizer, place, decoder.config.vocab_size, drafter, started)
 
 
 def _drafter(

@@ -22,6 +22,11 @@ class Response:
 
     `contention` is the share of the answer's time that its threads waited for
     a core, because something else ran there (None where the system does not tell).
+
+    `batch` is how many answers were made together at most; where it is more
+    than one, `ttft` and the times per token are those of all of them,
+    `contention` is None, and `share` is the answer's part of the seconds that
+    they took.
     """
 
     text: str
@@ -37,6 +42,8 @@ class Response:
     judged_tokens: int = 0
     agreed_tokens: int = 0
     plain_tpot: float | None = None
+    batch: int = 1
+    share: float | None = None
 
     @property
     def prompt_tokens(self) -> int:

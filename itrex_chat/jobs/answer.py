@@ -29,6 +29,9 @@ class Answer:
     are the answer's without the stop token, empty where they are not known (an online model's). `contention` is the share
     of the time that threads waited for a core which something else had (None where that is not known).
     `drafts` is absent where no model drafted.
+
+    `batch` is how many answers were made together at most, absent for one made alone. There `ttft`, `tpot` and the rates are
+    those of all of them, and are compared with no others; `seconds` is the answer's share of the time.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Answer:
     accepted_tokens: int = 0
     contention: float | None = None
     drafts: Drafts | None = None
+    batch: int | None = None
 
     @property
     def plain_tpot(self) -> float | None:

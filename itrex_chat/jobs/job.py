@@ -34,10 +34,13 @@ class Prepare(_Job):
     task: Literal["prepare"] = "prepare"
 
 
+MOST_TOGETHER = 16  # answers of a pass that are each what they are alone, whatever the engine
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ask(_Job):
-    """Load a variant and answer questions, each for itself. Events: Loaded, then for each question Text as it comes and
-    Answered, and Done.
+    """Load a variant and answer questions, each for itself, up to `batch` of them at a time. Events: Loaded, then for each
+    question Text as it comes and Answered, and Done; with a batch those of several questions are mixed.
 
     `label` is the model's name in the run. `needs` is the memory of each variant in bytes, as it was planned: where the
     variant's is not left, the job fails with the numbers and what would fit. Empty, nothing is checked.
@@ -49,6 +52,7 @@ class Ask(_Job):
     system: str = ""
     generation: GenerationConfig = GenerationConfig()
     needs: dict[str, int] = field(default_factory=dict)
+    batch: int = 1
     task: Literal["ask"] = "ask"
 
 

@@ -51,7 +51,9 @@ def drafting_lines(model: ModelComparison) -> list[str]:
 
 
 def rate(answer: Answer) -> str:
-    """An answer's tokens per second, without drafts and with them."""
+    """An answer's tokens per second, without drafts and with them; of one made with others none."""
+    if answer.batch:
+        return "–"
     plain = f"{answer.plain_tokens_per_second:.1f}" if answer.plain_tokens_per_second else "–"
     if answer.drafts is None or not answer.drafted_tokens or not answer.tpot:
         return plain

@@ -125,6 +125,10 @@ def likeness(pair: AnswerPair) -> str:
         if pair.equal_tokens is None
         else _("first divergent token: {index}", index=pair.equal_tokens)
     )
+    agreed = agreement_of(pair, pair.answer.variant)
+    if pair.baseline.batch or pair.answer.batch:
+        alike = _("{same}; chrF {chrf:.1f}", same=same, chrf=pair.chrf)
+        return f"{alike}; {agreed}" if agreed else alike
     alike = _(
         "{same}; chrF {chrf:.1f}; TTFT {before:.2f} → {after:.2f} s; {rates} tokens/s",
         same=same,
@@ -133,7 +137,6 @@ def likeness(pair: AnswerPair) -> str:
         after=pair.answer.ttft,
         rates=rates,
     )
-    agreed = agreement_of(pair, pair.answer.variant)
     return f"{alike}; {agreed}" if agreed else alike
 
 

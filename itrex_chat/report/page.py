@@ -219,7 +219,7 @@ def _side(variant: str, answer: Answer | None, other: Answer | None, likeness: s
 
 
 def _facts(answer: Answer) -> str:
-    speed = f" · {rate(answer)} " + _("tokens/s") if answer.tpot else ""
+    speed = f" · {rate(answer)} " + _("tokens/s") if answer.tpot and not answer.batch else ""
     ended = _("ended itself") if answer.finish_reason == "stop" else _("cut off")
     return _("{count} tokens", count=answer.new_tokens) + f" · {ended}{speed}"
 

@@ -35,6 +35,7 @@ CSV_FIELDS = (
     "places",
     "agreed",
     "plain_tpot",
+    "batch",
     "ttft",
     "tpot",
     "tokens_per_second",
@@ -184,8 +185,25 @@ def missing(model: ModelComparison) -> list[str]:
 
 
 def remarks(model: ModelComparison) -> list[str]:
-    """What another engine's quantization was, and what drafts gave, a variant after the other."""
-    return [*drafting_lines(model), *_engine_lines(model)]
+    """What another engine's quantization was, what drafts gave and what was answered together, a variant after the other."""
+    return [*drafting_lines(model), *_batch_lines(model), *_engine_lines(model)]
+
+
+def _batch_lines(model: ModelComparison) -> list[str]:
+    return [
+        _(
+            "{variant}: {answers} answers were made together, up to {most} at a time: {tokens} tokens in {seconds:.1f} s, "
+            "{rate:.1f} per second. Their times are in no other figure.",
+            variant=titled(figures.variant),
+            answers=found.answers,
+            most=found.most,
+            tokens=found.tokens,
+            seconds=found.seconds,
+            rate=found.tokens / found.seconds if found.seconds else 0.0,
+        )
+        for figures in model.figures
+        if (found := figures.batch)
+    ]
 
 
 def _engine_lines(model: ModelComparison) -> list[str]:

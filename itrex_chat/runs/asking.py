@@ -8,7 +8,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.jobs.event import Answered, Done, Loaded, OriginalFiles, Prepared, Text
 from itrex_chat.jobs.executor import Executor, LocalExecutor
-from itrex_chat.jobs.job import Ask, Prepare
+from itrex_chat.jobs.job import MOST_TOGETHER, Ask, Prepare
 from itrex_chat.runs.display import Display
 from itrex_chat.runs.identity import artifact_key, artifact_keys, replaced
 from itrex_chat.runs.record import RunRecord, place, variants_of
@@ -28,6 +28,7 @@ def ask(
     engines: tuple[str, ...] = (NATIVE,),
     options: EngineOptions = EngineOptions(),
     executor: Executor | None = None,
+    batch: int = 1,
 ) -> RunRecord:
     """Ask each model's variants the questions and return the run's record.
 
@@ -37,7 +38,9 @@ def ask(
     variants and questions goes on where it stopped. A variant that does not
     fit into memory is skipped. `command` is kept to reproduce the run. Each of
     the `engines` computes all of them, ITREX with `options`. `executor` does
-    the work (None: processes here). Raises ItrexChatError.
+    the work (None: processes here). Up to `batch` questions, and 16, are
+    answered at a time, each as it is alone; a run may go on with another batch.
+    Raises ItrexChatError.
     """
     labelled = labels(models)
     spec: dict = {
@@ -53,7 +56,9 @@ def ask(
     if command and command not in (record.content.commands or ()):
         record.content.commands = [*(record.content.commands or ()), command]
     try:
-        asking = _Asking(record, Display(), executor or LocalExecutor(), question_set, options)
+        asking = _Asking(
+            record, Display(), executor or LocalExecutor(), question_set, options, min(batch, MOST_TOGETHER)
+        )
         for label, recipe in labelled:
             asking.model(label, recipe, variants_of(spec, recipe.as_dict()))
         record.finish()
@@ -88,6 +93,7 @@ class _Asking:
     executor: Executor
     question_set: QuestionSet | None
     options: EngineOptions
+    batch: int
 
     def model(self, label: str, recipe: Recipe, variants: list[str]) -> None:
         """Prepare a model and ask its variants."""
@@ -96,7 +102,8 @@ class _Asking:
             if self.question_set
             else [question_sets.load(name) for name in question_sets.DEFAULT.values()]
         )
-        tokens = recipe.generation.max_new_tokens + _longest_prompt(candidates)
+        together = min(self.batch, max(len(candidate.questions) for candidate in candidates))
+        tokens = together * (recipe.generation.max_new_tokens + _longest_prompt(candidates))
         job = Prepare(recipe=recipe, variants=tuple(variants), tokens=tokens, options=self.options)
         try:
             prepared = next(event for event in self.executor.run(job) if isinstance(event, Prepared))
@@ -168,6 +175,7 @@ class _Asking:
             generation=recipe.generation,
             needs=prepared.needs,
             options=self.options,
+            batch=min(self.batch, len(remaining)),
         )
         try:
             self._follow(job, len(done), len(asked.questions), prepared.files)
@@ -184,7 +192,9 @@ class _Asking:
         waiting = iter(job.questions)
 
         def announce() -> None:
-            if question := next(waiting, None):
+            if job.batch > 1:
+                self.display.several(job.batch, number, count)
+            elif question := next(waiting, None):
                 self.display.question(question, number + 1, count)
 
         for event in self.executor.run(job):

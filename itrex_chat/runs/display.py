@@ -2,6 +2,9 @@
 
 import sys
 
+from tqdm import tqdm
+
+from itrex_chat.foundation import progress
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
@@ -12,10 +15,13 @@ from itrex_chat.settings.variant import drafter_title, titled
 
 
 class Display:
-    """Streams answers where standard output is a terminal; elsewhere prints each when it is whole."""
+    """Streams answers where standard output is a terminal; elsewhere prints each when it is whole, and so with several at
+    a time, where a bar shows how far they are."""
 
     def __init__(self) -> None:
         self._streams = sys.stdout.isatty()
+        self._bar: tqdm | None = None  # while several are made together
+        self._together = self._characters = 0
 
     def model(self, label: str, question_set: str, count: int) -> None:
         tell(f"\n=== {label} · " + _("{count} questions of {name}", count=count, name=question_set))
@@ -53,14 +59,33 @@ class Display:
         if self._streams:
             self._head(question, number, count)
 
+    def several(self, batch: int, number: int, count: int) -> None:
+        """`number` of the `count` questions are answered; the next ones are, up to `batch` at a time."""
+        if number == count:
+            return
+        if self._bar is None:
+            self._bar, self._characters = progress.bar(_("answering"), count, "questions", initial=number), 0
+        self._together = min(batch, count - number)
+        self._bar.update(number - self._bar.n)
+
     def text(self, piece: str) -> None:
-        if self._streams:
+        if self._bar is not None:
+            self._characters += len(piece)
+            told = _("{together} at a time, {count} characters", together=self._together, count=self._characters)
+            self._bar.set_postfix_str(told, refresh=False)
+            self._bar.update(0)
+        elif self._streams:
             tell(piece, end="")
 
     def answer(self, question: Question, number: int, count: int, answer: Answer) -> None:
-        if not self._streams:
+        if self._bar is not None or not self._streams:
+            self._quiet(number == count)
             self._head(question, number, count)
             tell(answer.text, end="")
+        if answer.batch:
+            together = _("one of up to {count} at a time", count=answer.batch)
+            tell("\n  [" + _("{count} tokens", count=answer.new_tokens) + f", {together}, {answer.finish_reason}]")
+            return
         rate = f", {answer.tokens_per_second:.1f} tok/s" if answer.tokens_per_second else ""
         if answer.drafts and answer.drafted_tokens and answer.plain_tokens_per_second:
             rate += " (" + _("{rate:.1f} without drafts", rate=answer.plain_tokens_per_second) + ")"
@@ -70,7 +95,16 @@ class Display:
         )
 
     def notice(self, text: str) -> None:
+        self._quiet(True)
         tell(text, file=sys.stderr)
+
+    def _quiet(self, done: bool) -> None:
+        """Take the bar away for what is printed, for good where it is `done`."""
+        if self._bar is not None:
+            self._bar.clear()
+            if done:
+                self._bar.close()
+                self._bar = None
 
     @staticmethod
     def _head(question: Question, number: int, count: int) -> None:

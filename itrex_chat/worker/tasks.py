@@ -16,10 +16,12 @@ from itrex_chat.generation.response import Response
 from itrex_chat.jobs.answer import Answer, Drafts
 from itrex_chat.jobs.event import Answered, Done, Event, LayerScored, Loaded, Planned, Prepared, Scored, Text
 from itrex_chat.jobs.job import Ask, Job, PlanScoring, Prepare, Score, ScoreLayers
+from itrex_chat.settings.questions import Question
 from itrex_chat.settings.variant import Variant, titled
 
 if TYPE_CHECKING:
     from itrex_chat.engines.preparation import Preparation
+    from itrex_chat.engines.session import Session
 
 
 def perform(job: Job) -> Iterator[Event]:
@@ -53,21 +55,42 @@ def _ask(job: Ask) -> Iterator[Event]:
         _check_asking(job)
     trusted = dict(job.trusted)
     with open_session(job.recipe, job.variant, options=job.options, trusted=trusted) as session:
-        session.ready(job.generation)
+        session.ready(job.generation, job.batch)
         yield Loaded(job=job.id, facts=session.facts, trusted=trusted)
-        system = [Message("system", job.system)] * bool(job.system)
-        for question in job.questions:
-            began, response = time.perf_counter(), None
-            prompt = session.prompt(as_messages([*system, Message("user", question.text)]))
-            for piece in session.stream(prompt, job.generation):
-                if isinstance(piece, Response):
-                    response = piece
-                else:
-                    yield Text(job=job.id, question=question.id, text=piece)
-            assert response is not None
-            answer = _answer(response, question.id, job.label, job.variant, time.perf_counter() - began)
-            yield Answered(job=job.id, answer=answer)
+        answers = _together(job, session) if job.batch > 1 else _one_by_one(job, session)
+        for question, piece, seconds in answers:
+            if isinstance(piece, Response):
+                answer = _answer(piece, question.id, job.label, job.variant, seconds)
+                yield Answered(job=job.id, answer=answer)
+            else:
+                yield Text(job=job.id, question=question.id, text=piece)
         yield Done(job=job.id, peak_memory=session.peak_memory())
+
+
+# A question with a piece of its answer, or the whole of it, and the seconds that it took until then.
+Answering = Iterator[tuple[Question, str | Response, float]]
+
+
+def _one_by_one(job: Ask, session: "Session") -> Answering:
+    for question in job.questions:
+        began = time.perf_counter()
+        for piece in session.stream(_prompt(job, session, question), job.generation):
+            yield question, piece, time.perf_counter() - began
+
+
+def _together(job: Ask, session: "Session") -> Answering:
+    prompts = [_prompt(job, session, question) for question in job.questions]
+    began = time.perf_counter()
+    for number, piece in session.together(prompts, job.generation, job.batch):
+        seconds = time.perf_counter() - began
+        if isinstance(piece, Response):
+            seconds, began = piece.share or seconds, time.perf_counter()
+        yield job.questions[number], piece, seconds
+
+
+def _prompt(job: Ask, session: "Session", question: Question) -> list[int]:
+    system = [Message("system", job.system)] * bool(job.system)
+    return session.prompt(as_messages([*system, Message("user", question.text)]))
 
 
 def _answer(response: Response, question: str, label: str, variant: str, seconds: float) -> Answer:
@@ -91,6 +114,7 @@ def _answer(response: Response, question: str, label: str, variant: str, seconds
         drafts=Drafts(response.drafter, response.judged_tokens, response.agreed_tokens, response.plain_tpot)
         if response.drafter
         else None,
+        batch=response.batch if response.batch > 1 else None,
         seconds=seconds,
     )
 

@@ -87,14 +87,14 @@ class Drafting:
     _loaded: dict[str, DraftModel | None] = field(default_factory=dict)
     _peak_before: int = 0
 
-    def model(self, config: GenerationConfig) -> DraftModel | None:
-        """What drafts for answers with these settings, if anything does. Raises ItrexChatError for one that was named
-        and cannot be had."""
+    def model(self, config: GenerationConfig, batch: int = 1) -> DraftModel | None:
+        """What drafts for answers with these settings, `batch` of them at a time, if anything does. Raises ItrexChatError
+        for one that was named and cannot be had."""
         if config.prompt_lookup or self.decoder.independent_tokens == 1:
             return None
         if config.draft not in self._loaded:
             found = choice(self.recipe, self.variant, config.draft)
-            self._loaded[config.draft] = self._had(found, config) if found else None
+            self._loaded[config.draft] = self._had(found, config, batch) if found else None
         return self._loaded[config.draft]
 
     def peak_memory(self) -> int:
@@ -102,22 +102,22 @@ class Drafting:
         peak = machine.peak_memory()
         return max(self._peak_before, peak - (self.facts.memory if self.facts else 0))
 
-    def _had(self, found: Choice, config: GenerationConfig) -> DraftModel | None:
+    def _had(self, found: Choice, config: GenerationConfig, batch: int) -> DraftModel | None:
         try:
-            return self._load(found, config)
+            return self._load(found, config, batch)
         except ItrexChatError as error:
             if found.asked:
                 raise
             self.facts = DrafterFacts(name=found.name, why=str(error))
             return None
 
-    def _load(self, found: Choice, config: GenerationConfig) -> DraftModel | None:
+    def _load(self, found: Choice, config: GenerationConfig, batch: int) -> DraftModel | None:
         artifact = self._artifact(found)
         if artifact is None:
             return None
         if found.other_model:
             self._check_tokens(found, artifact)
-        tokens = min(PREFILL_STEP + config.max_new_tokens, self.decoder.config.context_length)
+        tokens = batch * min(PREFILL_STEP + config.max_new_tokens, self.decoder.config.context_length)
         size = self.memory(OnDisk(artifact=artifact), found.recipe, found.variant, tokens) - PROGRAM
         if size > (left := self.left(tokens)):
             self.facts = DrafterFacts(

@@ -8,7 +8,7 @@ from itrex_chat.chat.confined import ConfinedTokenizer
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.engines.native.drafts import Drafting
 from itrex_chat.engines.session import Session
-from itrex_chat.generation.loop import generate
+from itrex_chat.generation.loop import generate, generate_together
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.event import Facts
 from itrex_chat.settings.generation import GenerationConfig
@@ -31,8 +31,8 @@ class NativeSession(Session):
         super().__init__(recipe, variant, tokenizer, facts)
         self._decoder, self._drafting = decoder, drafting
 
-    def ready(self, config: GenerationConfig) -> None:
-        self._drafting.model(config)
+    def ready(self, config: GenerationConfig, batch: int = 1) -> None:
+        self._drafting.model(config, batch)
         self.facts = dataclasses.replace(self.facts, drafter=self._drafting.facts)
 
     def peak_memory(self) -> int:
@@ -48,6 +48,12 @@ class NativeSession(Session):
 
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
         return generate(self._decoder, self.tokenizer, prompt, config, model=self._drafting.model(config))
+
+    def together(
+        self, prompts: Sequence[list[int]], config: GenerationConfig, count: int
+    ) -> Iterator[tuple[int, str | Response]]:
+        model = self._drafting.model(config, count)
+        return generate_together(self._decoder, self.tokenizer, prompts, config, count, model)
 
     def close(self) -> None:
         self.tokenizer.close()
