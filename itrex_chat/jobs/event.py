@@ -66,13 +66,15 @@ class _Event:
 @dataclass(frozen=True, kw_only=True)
 class Prepared(_Event):
     """`needs`: bytes of memory by variant, also of variants that nobody asked for, so that one can say what would fit.
-    `problems`: why a variant cannot be had. `trusted`: artifacts whose digests are checked now."""
+    `problems`: why a variant cannot be had, `left_out`: why one that nobody named is not. `trusted`: artifacts whose
+    digests are checked now."""
 
     needs: dict[str, int]
     languages: tuple[str, ...]
     problems: dict[str, str]
     artifacts: dict[str, ArtifactFacts]
     trusted: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     event: Literal["prepared"] = "prepared"
 
 

@@ -38,7 +38,7 @@ def perform(job: Job) -> Iterator[Event]:
 
 
 def _prepare(job: Prepare) -> Iterator[Event]:
-    found = _prepared(job, job.variants, job.tokens)
+    found = _prepared(job, job.variants, job.tokens, job.named)
     yield Prepared(
         job=job.id,
         needs=found.needs,
@@ -46,6 +46,7 @@ def _prepare(job: Prepare) -> Iterator[Event]:
         problems=found.problems,
         artifacts=found.artifacts,
         trusted=found.trusted,
+        left_out=found.left_out,
     )
 
 
@@ -202,7 +203,8 @@ def _check_scoring(variant: str, needed: int) -> None:
         )
 
 
-def _prepared(job: Prepare | PlanScoring, variants: tuple[str, ...], tokens: int) -> "Preparation":
+def _prepared(job: Prepare | PlanScoring, variants: tuple[str, ...], tokens: int, named: bool = True) -> "Preparation":
     from itrex_chat.engines.preparation import prepare
 
-    return prepare(job.recipe, [Variant.parse(name) for name in variants], tokens, job.options, dict(job.trusted))
+    asked = [Variant.parse(name) for name in variants]
+    return prepare(job.recipe, asked, tokens, job.options, dict(job.trusted), named)
