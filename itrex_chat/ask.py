@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         "--variants",
         metavar="LIST",
         help=_(
-            "variants with commas between them, of {names}; default: fp32 and the quantized one",
+            "variants with commas between them, of {names}; default: the quantized one, and fp32 unless its originals "
+            "would be a download of more than 1 GB",
             names=", ".join(PRECISIONS),
         ),
     )

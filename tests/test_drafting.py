@@ -125,7 +125,9 @@ def test_an_artifact_is_found_at_hand_without_reading_a_models_files(recipe, tmp
     monkeypatch.setattr("itrex_chat.sources.digests.sha256", lambda *_given: pytest.fail("it reads the files"))
     assert at_hand(copy).folder == made.folder
     other = folder / "config.json"
-    other.write_text(other.read_text("utf-8") + " ", "utf-8")  # not known any more: nothing can be told without reading it
+    other.write_text(
+        other.read_text("utf-8") + " ", "utf-8"
+    )  # not known any more: nothing can be told without reading it
     assert at_hand(copy) is None
 
 
@@ -135,6 +137,23 @@ def test_scoring_loads_no_drafter(recipe, eager, monkeypatch):
     passage = passages.of_text("text", list(range(60)))
     measured = measuring.measure(recipe, "fp32", ["bf16"], [*passage], executor=InProcess())
     assert measured.variants[0].corpora
+
+
+def test_scoring_neither_fetches_nor_makes_a_drafter_that_a_recipe_names(recipe, tmp_path):
+    """Nor minds that it is not there any more: a run that was drafted by it is measured without it."""
+    passage = passages.of_text("text", list(range(60)))
+    for draft in ("int8", str(tmp_path / "removed.gguf")):
+        drafted = dataclasses.replace(recipe, generation=dataclasses.replace(recipe.generation, draft=draft))
+        measured = measuring.measure(drafted, "fp32", ["bf16"], [*passage], executor=InProcess())
+        assert measured.variants[0].corpora and not ArtifactStore().folders()
+
+
+def test_a_chatbot_tells_who_drafts_once_it_has_answered(recipe):
+    obtain(recipe)
+    chatbot = load_chatbot(recipe, "fp32")
+    assert chatbot.facts()["drafter"] is None  # none is loaded for answers that nobody may want drafted
+    chatbot.chat(MESSAGES)
+    assert chatbot.facts()["drafter"]["name"] == "int4"
 
 
 def test_memory_and_rates_are_told_without_the_drafter(recipe, eager, monkeypatch):

@@ -11,9 +11,13 @@ import pytest
 from executors import InProcess
 from standin_hub import REPOSITORY, StandinHub, StandinServer
 
+from itrex_chat import ask as asking
+from itrex_chat.engines import preparation
 from itrex_chat.foundation import machine
+from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.job import Prepare
 from itrex_chat.runs.asking import ask
+from itrex_chat.runs.record import RunRecord
 from itrex_chat.settings import recipe as recipes
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,6 +89,49 @@ def test_originals_are_not_downloaded_for_a_variant_that_would_not_fit_anyway(
     assert (variants["fp32"].state, variants["int4"].state) == ("skipped", "done")
     assert "of memory, but" in variants["fp32"].reason
     assert (len(hub.transfers), hub.questions) == (transfers, questions)
+
+
+@pytest.fixture
+def reachable(address, monkeypatch):
+    """This process has the stand-in for its hub, and does what workers do."""
+    for variable in ("MODELSCOPE_ENDPOINT", "HF_ENDPOINT"):
+        monkeypatch.setenv(variable, address.endpoint)
+    monkeypatch.setattr("itrex_chat.runs.asking.LocalExecutor", InProcess)
+
+
+def asked_by_hand(folder: Path, *options: str) -> dict[str, str]:
+    """What `ask` made of each variant, by the command."""
+    assert asking.main(["--model", REPOSITORY, "--max-new-tokens", "2", "--out", str(folder), *options]) == 0
+    [model] = RunRecord.read(folder).content.models.values()
+    return {name: variant.state for name, variant in model.variants.items()}
+
+
+def test_large_originals_are_downloaded_for_fp32_only_where_it_is_named(
+    hub, address, home, reachable, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(preparation, "LARGEST_UNASKED", 0)
+    # Without an artifact INT4 needs the originals itself, so that FP32 costs no download.
+    assert asked_by_hand(tmp_path / "first") == {"fp32": "done", "int4": "done"}
+    # With them at hand, there is nothing to download.
+    assert asked_by_hand(tmp_path / "second") == {"fp32": "done", "int4": "done"}
+    shutil.rmtree(home / "sources")
+    capsys.readouterr()
+    transfers, questions = len(hub.transfers), hub.questions
+    assert asked_by_hand(tmp_path / "third") == {"fp32": "skipped", "int4": "done"}
+    assert (len(hub.transfers), hub.questions) == (transfers, questions)
+    [model] = RunRecord.read(tmp_path / "third").content.models.values()
+    size = sum(len(content) for name, content in hub.files.items() if not name.endswith((".py", ".md")))
+    assert f"({readable(size)})" in model.variants["fp32"].reason
+    assert model.variants["fp32"].reason.endswith("--variants fp32,int4.")
+    assert model.variants["fp32"].reason in capsys.readouterr().err
+    assert asked_by_hand(tmp_path / "fourth", "--variants", "fp32,int4") == {"fp32": "done", "int4": "done"}
+    assert len(hub.transfers) > transfers
+
+
+def test_originals_of_a_small_model_are_downloaded_unasked(hub, home, reachable, tmp_path):
+    assert asked_by_hand(tmp_path / "first", "--variants", "int4") == {"int4": "done"}
+    shutil.rmtree(home / "sources")
+    assert asked_by_hand(tmp_path / "second") == {"fp32": "done", "int4": "done"}
 
 
 def prepared_needs(recipe) -> dict[str, int]:

@@ -8,21 +8,26 @@ from itrex_chat.engines import EngineOptions, engine_of
 from itrex_chat.engines.on_disk import OnDisk
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import ItrexChatError, RunError
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.event import ArtifactFacts, OriginalFiles
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import DENSE, Variant
+
+LARGEST_UNASKED = 10**9  # bytes of originals that are downloaded for a variant that nobody named
 
 
 @dataclass
 class Preparation:
     """By variant: `on_disk`, `needs` in bytes of memory (of others, too, for advice), `problems` of those that cannot
-    be had, `artifacts`. `trusted`: the artifacts that were verified."""
+    be had, `left_out` of those that nobody named, `artifacts`. `trusted`: the artifacts that were verified."""
 
     recipe: Recipe
 
     on_disk: dict[str, OnDisk] = field(default_factory=dict)
     needs: dict[str, int] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     artifacts: dict[str, ArtifactFacts] = field(default_factory=dict)
     trusted: dict[str, str] = field(default_factory=dict)
 
@@ -40,19 +45,28 @@ class Preparation:
 
 
 def prepare(
-    recipe: Recipe, variants: list[Variant], tokens: int, options: EngineOptions, trusted: dict[str, str]
+    recipe: Recipe,
+    variants: list[Variant],
+    tokens: int,
+    options: EngineOptions,
+    trusted: dict[str, str],
+    named: bool = True,
 ) -> Preparation:
     """Have on disk what the variants need; `tokens` of a prompt and its answer in all are planned for.
 
     A variant that cannot be had is told with its reason; only where none can,
     RunError is raised. Originals that are not at hand are not downloaded for a
-    variant that is too large for the memory that is left.
+    variant that is too large for the memory that is left, nor where an artifact
+    is at hand for one that was not `named`, if they are large.
     """
     found = Preparation(recipe, trusted=trusted)
     problems: dict[str, str] = {}
     for variant in sorted(variants, key=lambda variant: variant.bits is None):  # an artifact tells of the others' size
         try:
             engine_of(variant).check(variant)
+            if not named and (reason := _unasked_download(recipe, variant, variants, found)):
+                found.left_out[str(variant)] = reason
+                continue
             found.on_disk[str(variant)] = _too_large(recipe, variant, tokens, found) or engine_of(variant).on_disk(
                 recipe, variant, options, trusted
             )
@@ -64,6 +78,24 @@ def prepare(
     _tell_artifacts(found)
     _tell_needs(found, recipe, variants, tokens)
     return found
+
+
+def _unasked_download(recipe: Recipe, variant: Variant, variants: list[Variant], found: Preparation) -> str:
+    """Why a variant that nobody named is not asked, if its originals are large and not at hand."""
+    known = next((on_disk.artifact for on_disk in found.on_disk.values() if on_disk.artifact), None)
+    if variant.bits or known is None or sources.at_hand(recipe):
+        return ""
+    size = known.manifest["source"]["bytes"]
+    if size <= LARGEST_UNASKED:
+        return ""
+    return _(
+        "{model} {variant} is not asked: its originals ({size}) are not all on this machine. To download them, name "
+        "the variants: --variants {variants}.",
+        model=recipe.name,
+        variant=variant.title,
+        size=readable(size),
+        variants=",".join(dict.fromkeys(each.precision for each in variants)),
+    )
 
 
 def _too_large(recipe: Recipe, variant: Variant, tokens: int, found: Preparation) -> OnDisk | None:
@@ -90,7 +122,7 @@ def _tell_needs(found: Preparation, recipe: Recipe, variants: list[Variant], tok
     known = dense or next((on_disk for on_disk in found.on_disk.values() if on_disk.decoder), None)
     for variant in dict.fromkeys([*others, *variants]):
         on_disk = found.on_disk.get(str(variant)) or known
-        if on_disk is None or str(variant) in found.problems:
+        if on_disk is None or str(variant) in found.problems | found.left_out:
             continue
         if dense and on_disk.decoder and not variant.bits:
             on_disk = dense

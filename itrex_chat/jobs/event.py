@@ -76,8 +76,8 @@ class _Event:
 @dataclass(frozen=True, kw_only=True)
 class Prepared(_Event):
     """`needs`: bytes of memory by variant, also of variants that nobody asked for, so that one can say what would fit.
-    `problems`: why a variant cannot be had. `trusted`: artifacts whose digests are checked now. `files`: those of the
-    model as they are now."""
+    `problems`: why a variant cannot be had, `left_out`: why one that nobody named is not. `trusted`: artifacts whose
+    digests are checked now. `files`: those of the model as they are now."""
 
     needs: dict[str, int]
     languages: tuple[str, ...]
@@ -85,6 +85,7 @@ class Prepared(_Event):
     artifacts: dict[str, ArtifactFacts]
     trusted: dict[str, str] = field(default_factory=dict)
     files: OriginalFiles = OriginalFiles()
+    left_out: dict[str, str] = field(default_factory=dict)
     event: Literal["prepared"] = "prepared"
 
 

@@ -26,11 +26,13 @@ class _Job:
 class Prepare(_Job):
     """Have everything on disk that the variants need. Events: Prepared.
 
-    `tokens`: the most that prompt and answer have in all, for planning memory.
+    `tokens`: the most that prompt and answer have in all, for planning memory. `named`: whether somebody asked for just
+    these variants; of others, large originals are not downloaded where an artifact is at hand.
     """
 
     variants: tuple[str, ...]
     tokens: int
+    named: bool = True
     task: Literal["prepare"] = "prepare"
 
 

@@ -14,7 +14,7 @@ from itrex_chat.runs.identity import artifact_key, artifact_keys, replaced
 from itrex_chat.runs.record import RunRecord, place, variants_of
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.engine_options import EngineOptions
-from itrex_chat.settings.questions import QuestionSet
+from itrex_chat.settings.questions import Question, QuestionSet
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import NATIVE, titled
 
@@ -36,7 +36,8 @@ def ask(
     None is the one that fits a model's languages. Answers are kept in `out`
     (a new folder in the cache, if None); an interrupted run of the same models,
     variants and questions goes on where it stopped. A variant that does not
-    fit into memory is skipped. `command` is kept to reproduce the run. Each of
+    fit into memory is skipped, and one that nobody named where it takes a large
+    download beside what is at hand. `command` is kept to reproduce the run. Each of
     the `engines` computes all of them, ITREX with `options`. `executor` does
     the work (None: processes here). Up to `batch` questions, and 16, are
     answered at a time, each as it is alone; a run may go on with another batch.
@@ -104,7 +105,8 @@ class _Asking:
         )
         together = min(self.batch, max(len(candidate.questions) for candidate in candidates))
         tokens = together * (recipe.generation.max_new_tokens + _longest_prompt(candidates))
-        job = Prepare(recipe=recipe, variants=tuple(variants), tokens=tokens, options=self.options)
+        named = bool(self.record.content.spec.variants)
+        job = Prepare(recipe=recipe, variants=tuple(variants), tokens=tokens, options=self.options, named=named)
         try:
             prepared = next(event for event in self.executor.run(job) if isinstance(event, Prepared))
         except RunError as error:
@@ -127,10 +129,16 @@ class _Asking:
         self.record.save()
         self.display.model(label, asked.name, len(asked.questions))
         for variant in variants:
-            if problem := prepared.problems.get(variant):
+            done = self.record.answered(label, variant)
+            remaining = tuple(question for question in asked.questions if question.id not in done)
+            if not remaining:
+                self.record.note(label, variant, state="done")
+            elif problem := prepared.problems.get(variant):
                 self._failed(label, variant, problem)
+            elif reason := prepared.left_out.get(variant):
+                self._skipped(label, variant, reason)
             else:
-                self._variant(label, recipe, variant, asked, prepared)
+                self._variant(label, recipe, variant, asked, remaining, prepared)
 
     def _check_same_model(self, label: str, prepared: Prepared) -> None:
         """Raise RunError where the model was replaced since this run began: its answers would be of two models."""
@@ -159,13 +167,16 @@ class _Asking:
             )
         )
 
-    def _variant(self, label: str, recipe: Recipe, variant: str, asked: QuestionSet, prepared: Prepared) -> None:
+    def _variant(
+        self,
+        label: str,
+        recipe: Recipe,
+        variant: str,
+        asked: QuestionSet,
+        remaining: tuple[Question, ...],
+        prepared: Prepared,
+    ) -> None:
         """Ask a variant what it has not answered yet."""
-        done = self.record.answered(label, variant)
-        remaining = tuple(question for question in asked.questions if question.id not in done)
-        if not remaining:
-            self.record.note(label, variant, state="done")
-            return
         job = Ask(
             recipe=recipe,
             label=label,
@@ -178,10 +189,9 @@ class _Asking:
             batch=min(self.batch, len(remaining)),
         )
         try:
-            self._follow(job, len(done), len(asked.questions), prepared.files)
+            self._follow(job, len(asked.questions) - len(remaining), len(asked.questions), prepared.files)
         except MemoryShortage as shortage:
-            self.record.note(label, variant, state="skipped", reason=str(shortage))
-            self.display.notice(f"itrex_chat: {shortage}")
+            self._skipped(label, variant, str(shortage))
         except RunError as error:
             self._failed(label, variant, str(error))
 
@@ -214,6 +224,10 @@ class _Asking:
                 announce()
             elif isinstance(event, Done):
                 self.record.note(job.label, job.variant, state="done", peak_memory=event.peak_memory)
+
+    def _skipped(self, label: str, variant: str, reason: str) -> None:
+        self.record.note(label, variant, state="skipped", reason=reason)
+        self.display.notice(f"itrex_chat: {reason}")
 
     def _failed(self, label: str, variant: str, reason: str) -> None:
         self.record.note(label, variant, state="failed", reason=reason)

@@ -99,7 +99,7 @@ def _speed(recipe: Recipe, variant: str, executor: Executor) -> dict[str, Any]:
         variant=variant,
         questions=(Question("first", text), Question("second", text)),
         generation=dataclasses.replace(
-            recipe.generation, max_new_tokens=SPEED_TOKENS, do_sample=False, draft=NO_DRAFTS
+            recipe.generation, max_new_tokens=SPEED_TOKENS, do_sample=False, prompt_lookup=False, draft=NO_DRAFTS
         ),
     )
     events = list(executor.run(job))

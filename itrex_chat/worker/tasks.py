@@ -1,5 +1,6 @@
 """What each kind of job takes. Each task yields events and nothing else; it may run in any process."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ from itrex_chat.generation.response import Response
 from itrex_chat.jobs.answer import Answer, Drafts
 from itrex_chat.jobs.event import Answered, Done, Event, LayerScored, Loaded, Planned, Prepared, Scored, Text
 from itrex_chat.jobs.job import Ask, Job, PlanScoring, Prepare, Score, ScoreLayers
+from itrex_chat.settings.generation import NO_DRAFTS
 from itrex_chat.settings.questions import Question
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant, titled
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def perform(job: Job) -> Iterator[Event]:
 
 
 def _prepare(job: Prepare) -> Iterator[Event]:
-    found = _prepared(job, job.variants, job.tokens)
+    found = _prepared(job, job.recipe, job.variants, job.tokens, job.named)
     yield Prepared(
         job=job.id,
         needs=found.needs,
@@ -47,6 +50,7 @@ def _prepare(job: Prepare) -> Iterator[Event]:
         artifacts=found.artifacts,
         trusted=found.trusted,
         files=found.files(),
+        left_out=found.left_out,
     )
 
 
@@ -142,7 +146,11 @@ def _plan_scoring(job: PlanScoring) -> Iterator[Event]:
     from itrex_chat.kernels import choose
     from itrex_chat.quality import scoring
 
-    found = _prepared(job, tuple(dict.fromkeys((job.baseline, *job.variants))), job.tokens)
+    generation = dataclasses.replace(
+        job.recipe.generation, draft=NO_DRAFTS
+    )  # nothing is generated, so no drafter is needed
+    recipe = dataclasses.replace(job.recipe, generation=generation)
+    found = _prepared(job, recipe, tuple(dict.fromkeys((job.baseline, *job.variants))), job.tokens)
     if problem := found.problems.get(job.baseline):
         raise RunError(problem)
     baseline = found.on_disk[job.baseline]
@@ -203,7 +211,10 @@ def _check_scoring(variant: str, needed: int) -> None:
         )
 
 
-def _prepared(job: Prepare | PlanScoring, variants: tuple[str, ...], tokens: int) -> "Preparation":
+def _prepared(
+    job: Prepare | PlanScoring, recipe: Recipe, variants: tuple[str, ...], tokens: int, named: bool = True
+) -> "Preparation":
     from itrex_chat.engines.preparation import prepare
 
-    return prepare(job.recipe, [Variant.parse(name) for name in variants], tokens, job.options, dict(job.trusted))
+    asked = [Variant.parse(name) for name in variants]
+    return prepare(recipe, asked, tokens, job.options, dict(job.trusted), named)

@@ -9,6 +9,7 @@ from itrex_chat.decoder.model import Decoder
 from itrex_chat.engines.native.drafts import Drafting
 from itrex_chat.engines.session import Session
 from itrex_chat.generation.loop import generate, generate_together
+from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.event import Facts
 from itrex_chat.settings.generation import GenerationConfig
@@ -32,8 +33,7 @@ class NativeSession(Session):
         self._decoder, self._drafting = decoder, drafting
 
     def ready(self, config: GenerationConfig, batch: int = 1) -> None:
-        self._drafting.model(config, batch)
-        self.facts = dataclasses.replace(self.facts, drafter=self._drafting.facts)
+        self._drafter(config, batch)
 
     def peak_memory(self) -> int:
         """Without what drafters take."""
@@ -47,13 +47,18 @@ class NativeSession(Session):
         return self.tokenizer.prompt(list(messages))
 
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
-        return generate(self._decoder, self.tokenizer, prompt, config, model=self._drafting.model(config))
+        return generate(self._decoder, self.tokenizer, prompt, config, model=self._drafter(config))
 
     def together(
         self, prompts: Sequence[list[int]], config: GenerationConfig, count: int
     ) -> Iterator[tuple[int, str | Response]]:
-        model = self._drafting.model(config, count)
-        return generate_together(self._decoder, self.tokenizer, prompts, config, count, model)
+        return generate_together(self._decoder, self.tokenizer, prompts, config, count, self._drafter(config, count))
+
+    def _drafter(self, config: GenerationConfig, batch: int = 1) -> DraftModel | None:
+        """What drafts for answers with these settings; `facts` tell of it."""
+        model = self._drafting.model(config, batch)
+        self.facts = dataclasses.replace(self.facts, drafter=self._drafting.facts)
+        return model
 
     def close(self) -> None:
         self.tokenizer.close()
