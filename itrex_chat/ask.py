@@ -93,11 +93,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch",
         type=command_line.positive,
-        default=1,
         metavar="N",
         help=_(
             "answer up to N questions at a time, at most 16, each as it is alone; their times are not compared with others; "
-            "default: 1"
+            "default: 1, and what memory has room for where weights are read from disk for each pass"
         ),
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to keep the run; default: in the cache"))

@@ -137,7 +137,7 @@ def test_a_set_is_answered_together_with_the_tokens_of_one_at_a_time(models, ask
     assert all(a["batch"] == 2 and a["seconds"] > 0 for a in batch.values())
     assert not any("batch" in a for a in alone.values())
     assert "one of up to 2 at a time" in out and "tok/s" not in out
-    assert "--batch 2" in json.loads((tmp_path / "batch" / "run.json").read_text())["commands"][0]
+    assert "--batch 2" in json.loads((tmp_path / "batch" / "run.json").read_text("utf-8"))["commands"][0]
 
 
 def test_a_batch_that_is_killed_is_continued_to_the_same_answers(models, asked, tmp_path):  # noqa: F811

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from itrex_chat.engines.memory import Memory
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import ENGINES, Variant
@@ -35,8 +36,8 @@ class Engine(Protocol):
     ) -> "OnDisk":
         """Have on disk what loading a variant needs. Raises ItrexChatError."""
 
-    def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> int:
-        """Bytes at the peak of loading a variant and answering prompts of `tokens` in all, prompt and answer."""
+    def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> Memory:
+        """What loading a variant and answering prompts of `tokens` in all, prompt and answer, takes."""
 
     def load(
         self,
@@ -45,8 +46,10 @@ class Engine(Protocol):
         home: Path | None = None,
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
+        needed: int | None = None,
     ) -> "Session":
-        """A variant of a recipe that has the quantization that the variant means. Raises ItrexChatError."""
+        """A variant of a recipe that has the quantization that the variant means. `needed`: `Memory.least` as it was
+        planned; beside that, weights may stay in memory. Raises ItrexChatError."""
 
     def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
         """Quantize a recipe's model if that was not done before; what came of it, for people. Raises ItrexChatError."""
@@ -86,12 +89,13 @@ def open_session(
     home: Path | None = None,
     options: EngineOptions = EngineOptions(),
     trusted: dict[str, str] | None = None,
+    needed: int | None = None,
 ) -> "Session":
-    """Load a variant ("fp32", "int4", "itrex-int4", …) of a recipe's model.
+    """Load a variant ("fp32", "int4", "itrex-int4", …) of a recipe's model; `needed` as in `Engine.load`.
 
     Artifacts that `trusted` (folder to stamp, `Artifact.stamp`) vouches for
     are not hashed again; what is verified here is added to it.
     Raises ItrexChatError.
     """
     variant = Variant.parse(variant)
-    return engine_of(variant).load(variant.applied_to(recipe), variant, home, options, trusted)
+    return engine_of(variant).load(variant.applied_to(recipe), variant, home, options, trusted, needed)

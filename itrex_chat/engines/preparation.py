@@ -11,6 +11,7 @@ from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.event import ArtifactFacts, OriginalFiles
+from itrex_chat.jobs.job import MOST_TOGETHER
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import DENSE, Variant
 
@@ -20,7 +21,8 @@ LARGEST_UNASKED = 10**9  # bytes of originals that are downloaded for a variant 
 @dataclass
 class Preparation:
     """By variant: `on_disk`, `needs` in bytes of memory (of others, too, for advice), `problems` of those that cannot
-    be had, `left_out` of those that nobody named, `artifacts`. `trusted`: the artifacts that were verified."""
+    be had, `left_out` of those that nobody named, those that are `streamed`, whose weights do not fit into the memory that
+    is left, `batches`, the questions that are answered at a time, `artifacts`. `trusted`: the artifacts that were verified."""
 
     recipe: Recipe
 
@@ -28,6 +30,8 @@ class Preparation:
     needs: dict[str, int] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    streamed: list[str] = field(default_factory=list)
+    batches: dict[str, int] = field(default_factory=dict)
     artifacts: dict[str, ArtifactFacts] = field(default_factory=dict)
     trusted: dict[str, str] = field(default_factory=dict)
 
@@ -51,8 +55,10 @@ def prepare(
     options: EngineOptions,
     trusted: dict[str, str],
     named: bool = True,
+    batch: int | None = 1,
 ) -> Preparation:
-    """Have on disk what the variants need; `tokens` of a prompt and its answer in all are planned for.
+    """Have on disk what the variants need; `tokens` of a prompt and its answer in all are planned for, and `batch` of them
+    at a time, or, if None, one, and several where weights are read from disk for each pass.
 
     A variant that cannot be had is told with its reason; only where none can,
     RunError is raised. Originals that are not at hand are not downloaded for a
@@ -67,16 +73,16 @@ def prepare(
             if not named and (reason := _unasked_download(recipe, variant, variants, found)):
                 found.left_out[str(variant)] = reason
                 continue
-            found.on_disk[str(variant)] = _too_large(recipe, variant, tokens, found) or engine_of(variant).on_disk(
-                recipe, variant, options, trusted
-            )
+            found.on_disk[str(variant)] = _too_large(recipe, variant, (batch or 1) * tokens, found) or engine_of(
+                variant
+            ).on_disk(recipe, variant, options, trusted)
         except ItrexChatError as error:
             problems[str(variant)] = str(error)
     found.problems = {str(variant): problems[str(variant)] for variant in variants if str(variant) in problems}
     if not found.on_disk:
         raise RunError(next(iter(found.problems.values())))
     _tell_artifacts(found)
-    _tell_needs(found, recipe, variants, tokens)
+    _tell_needs(found, recipe, variants, tokens, batch)
     return found
 
 
@@ -103,7 +109,7 @@ def _too_large(recipe: Recipe, variant: Variant, tokens: int, found: Preparation
     known = next((on_disk for on_disk in found.on_disk.values() if on_disk.artifact), None)
     if variant.bits or known is None or sources.at_hand(recipe):
         return None
-    needed = engine_of(variant).memory(known, recipe, variant, tokens)
+    needed = engine_of(variant).memory(known, recipe, variant, tokens).least
     return known if needed > machine.available_memory() else None
 
 
@@ -115,7 +121,7 @@ def _tell_artifacts(found: Preparation) -> None:
             )
 
 
-def _tell_needs(found: Preparation, recipe: Recipe, variants: list[Variant], tokens: int) -> None:
+def _tell_needs(found: Preparation, recipe: Recipe, variants: list[Variant], tokens: int, batch: int | None) -> None:
     """The needs of the variants, and of this program's others."""
     others = [Variant(precision) for precision in DENSE] + [Variant.of(recipe.quantization)]
     dense = next((on_disk for on_disk in found.on_disk.values() if on_disk.checkpoint), None)
@@ -126,4 +132,25 @@ def _tell_needs(found: Preparation, recipe: Recipe, variants: list[Variant], tok
             continue
         if dense and on_disk.decoder and not variant.bits:
             on_disk = dense
-        found.needs[str(variant)] = engine_of(variant).memory(on_disk, recipe, variant, tokens)
+        _tell_need(found, recipe, variant, on_disk, tokens, batch)
+
+
+def _tell_need(
+    found: Preparation, recipe: Recipe, variant: Variant, on_disk: OnDisk, tokens: int, batch: int | None
+) -> None:
+    """A variant's needs. Where its weights will not fit, and nobody said how many questions it answers at a time, it is as
+    many as half of what is left has room for: a pass takes the same time for all of them."""
+    engine, free = engine_of(variant), machine.available_memory()
+    if not variant.bits and recipe.fp32.memory:
+        free = min(free, int(recipe.fp32.memory * 1e9))
+    together = batch or 1
+    memory = engine.memory(on_disk, recipe, variant, together * tokens)
+    half = memory.least + max(0, free - memory.least) // 2
+    if memory.mapped and memory.total > free:
+        found.streamed.append(str(variant))
+        while batch is None and together < MOST_TOGETHER:
+            more = engine.memory(on_disk, recipe, variant, (together + 1) * tokens)
+            if more.least > half:
+                break
+            memory, together = more, together + 1
+    found.needs[str(variant)], found.batches[str(variant)] = memory.least, together

@@ -36,7 +36,8 @@ class Facts:
     the system leaves them. `kernel` multiplies, `why` not a faster one. `stored` is how the original weights are stored,
     `origin` where they came from, `files` which they were. `engine` is what another engine than this program's has to tell. Where matrices are
     computed in FP32 and kept in 16 bits, `storage` says in which ("bfloat16"), and `wide_bytes` what a token would read in
-    32 bits. `drafter` guesses its tokens.
+    32 bits. `streamed_bytes` of them are read from disk for each pass, at `stream_rate` bytes per second when it was
+    loaded. `drafter` guesses its tokens.
     """
 
     seconds: float
@@ -53,6 +54,8 @@ class Facts:
     storage: str | None = None
     wide_bytes: int | None = None
     mapped_bytes: int | None = None
+    streamed_bytes: int | None = None
+    stream_rate: float | None = None
     drafter: DrafterFacts | None = None
     files: OriginalFiles = OriginalFiles()
 
@@ -77,7 +80,8 @@ class _Event:
 class Prepared(_Event):
     """`needs`: bytes of memory by variant, also of variants that nobody asked for, so that one can say what would fit.
     `problems`: why a variant cannot be had, `left_out`: why one that nobody named is not. `trusted`: artifacts whose
-    digests are checked now. `files`: those of the model as they are now."""
+    digests are checked now. `files`: those of the model as they are now. `streamed`: variants whose weights are read from
+    disk for each pass; `batches`: how many questions each answers at a time."""
 
     needs: dict[str, int]
     languages: tuple[str, ...]
@@ -86,6 +90,8 @@ class Prepared(_Event):
     trusted: dict[str, str] = field(default_factory=dict)
     files: OriginalFiles = OriginalFiles()
     left_out: dict[str, str] = field(default_factory=dict)
+    streamed: tuple[str, ...] = ()
+    batches: dict[str, int] = field(default_factory=dict)
     event: Literal["prepared"] = "prepared"
 
 

@@ -26,12 +26,14 @@ class _Job:
 class Prepare(_Job):
     """Have everything on disk that the variants need. Events: Prepared.
 
-    `tokens`: the most that prompt and answer have in all, for planning memory. `named`: whether somebody asked for just
+    `tokens`: the most that prompt and answer have in all, for planning memory, and `batch` how many are answered at a time,
+    None for what suits each variant. `named`: whether somebody asked for just
     these variants; of others, large originals are not downloaded where an artifact is at hand.
     """
 
     variants: tuple[str, ...]
     tokens: int
+    batch: int | None = 1
     named: bool = True
     task: Literal["prepare"] = "prepare"
 

@@ -7,6 +7,7 @@ than it, would push out itself and everything else; where a file system cannot d
 import ctypes
 import mmap
 import os
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import torch
 
 from itrex_chat import native
 from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.native import large_pages
 from itrex_chat.native.mapping import file_changed, stamp
 
 PAGE = 4096  # bytes: what places in files and memory have to be multiples of, to be read directly
@@ -42,8 +44,8 @@ class Stream:
 
     def __init__(self, ring: int) -> None:
         """`ring`: bytes of memory that the pieces share, room for at least two of them."""
-        memory = mmap.mmap(-1, -(-ring // PAGE) * PAGE)  # begins at a page
-        self._memory = torch.frombuffer(memory, dtype=torch.uint8)
+        self._memory = large_pages.alone((-(-ring // PAGE) + 2) * PAGE // 4).view(torch.uint8)
+        self._memory.zero_()  # so that the first reading is as fast as all others
         self._pieces: list[Any] = []
         self._odd: list[CheckpointError] = []
         self._files: dict[Path, _File] = {}
@@ -99,6 +101,13 @@ class Stream:
         """What the kernels know it by."""
         assert self._handle is not None
         return self._handle
+
+    def first_rate(self) -> float:
+        """Bytes per second at which the ring is filled for the first time: what this disk gives."""
+        first = sum(piece.bytes for number, piece in enumerate(self._pieces) if piece.back > number)
+        while self.told().bytes < first:
+            time.sleep(0.01)
+        return self.told().rate
 
     def told(self) -> Told:
         told = self._told()

@@ -6,10 +6,11 @@ from pathlib import Path
 from itrex_chat.foundation.errors import MemoryShortage, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
-from itrex_chat.jobs.event import Answered, Done, Loaded, OriginalFiles, Prepared, Text
+from itrex_chat.jobs.event import Answered, Done, Facts, Loaded, OriginalFiles, Prepared, Text
 from itrex_chat.jobs.executor import Executor, LocalExecutor
 from itrex_chat.jobs.job import MOST_TOGETHER, Ask, Prepare
 from itrex_chat.runs.display import Display
+from itrex_chat.runs.forecast import Forecast, forecast
 from itrex_chat.runs.identity import artifact_key, artifact_keys, replaced
 from itrex_chat.runs.record import RunRecord, place, variants_of
 from itrex_chat.settings import questions as question_sets
@@ -28,7 +29,7 @@ def ask(
     engines: tuple[str, ...] = (NATIVE,),
     options: EngineOptions = EngineOptions(),
     executor: Executor | None = None,
-    batch: int = 1,
+    batch: int | None = None,
 ) -> RunRecord:
     """Ask each model's variants the questions and return the run's record.
 
@@ -58,7 +59,7 @@ def ask(
         record.content.commands = [*(record.content.commands or ()), command]
     try:
         asking = _Asking(
-            record, Display(), executor or LocalExecutor(), question_set, options, min(batch, MOST_TOGETHER)
+            record, Display(), executor or LocalExecutor(), question_set, options, batch and min(batch, MOST_TOGETHER)
         )
         for label, recipe in labelled:
             asking.model(label, recipe, variants_of(spec, recipe.as_dict()))
@@ -94,7 +95,7 @@ class _Asking:
     executor: Executor
     question_set: QuestionSet | None
     options: EngineOptions
-    batch: int
+    batch: int | None
 
     def model(self, label: str, recipe: Recipe, variants: list[str]) -> None:
         """Prepare a model and ask its variants."""
@@ -103,10 +104,12 @@ class _Asking:
             if self.question_set
             else [question_sets.load(name) for name in question_sets.DEFAULT.values()]
         )
-        together = min(self.batch, max(len(candidate.questions) for candidate in candidates))
-        tokens = together * (recipe.generation.max_new_tokens + _longest_prompt(candidates))
+        batch = self.batch and min(self.batch, max(len(candidate.questions) for candidate in candidates))
+        tokens = recipe.generation.max_new_tokens + _longest_prompt(candidates)
         named = bool(self.record.content.spec.variants)
-        job = Prepare(recipe=recipe, variants=tuple(variants), tokens=tokens, options=self.options, named=named)
+        job = Prepare(
+            recipe=recipe, variants=tuple(variants), tokens=tokens, batch=batch, options=self.options, named=named
+        )
         try:
             prepared = next(event for event in self.executor.run(job) if isinstance(event, Prepared))
         except RunError as error:
@@ -128,7 +131,7 @@ class _Asking:
         )
         self.record.save()
         self.display.model(label, asked.name, len(asked.questions))
-        for variant in variants:
+        for variant in sorted(variants, key=prepared.streamed.__contains__):  # what takes long last
             done = self.record.answered(label, variant)
             remaining = tuple(question for question in asked.questions if question.id not in done)
             if not remaining:
@@ -186,7 +189,7 @@ class _Asking:
             generation=recipe.generation,
             needs=prepared.needs,
             options=self.options,
-            batch=min(self.batch, len(remaining)),
+            batch=min(prepared.batches.get(variant, 1), len(remaining)),
         )
         try:
             self._follow(job, len(asked.questions) - len(remaining), len(asked.questions), prepared.files)
@@ -214,6 +217,8 @@ class _Asking:
                 self._check_same_files(job.label, event.facts.files)
                 self.record.note(job.label, job.variant, state="asking", load=dataclasses.asdict(event.facts))
                 self.display.loaded(job.label, job.variant, event.facts)
+                if event.facts.streamed_bytes:
+                    self.display.streams(event.facts, self._forecast(job, event.facts), len(job.questions))
                 announce()
             elif isinstance(event, Text):
                 self.display.text(event.text)
@@ -224,6 +229,13 @@ class _Asking:
                 announce()
             elif isinstance(event, Done):
                 self.record.note(job.label, job.variant, state="done", peak_memory=event.peak_memory)
+
+    def _forecast(self, job: Ask, facts: Facts) -> Forecast:
+        """What answering takes, by the answers of another variant to the same questions where there are some."""
+        wanted = {question.id for question in job.questions}
+        known = {answer.id: answer.new_tokens for answer in self.record.answers if answer.model == job.label}
+        tokens = [known.get(id) or job.generation.max_new_tokens for id in wanted]
+        return forecast(tokens, job.batch, facts, known.keys() >= wanted)
 
     def _skipped(self, label: str, variant: str, reason: str) -> None:
         self.record.note(label, variant, state="skipped", reason=reason)

@@ -96,7 +96,8 @@ class Load(Part):
 
     `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
     from, `files` which they were; `engine` is what another engine tells of itself. `storage` are the 16 bits that FP32 keeps its matrices in,
-    `wide_bytes` what they would be in 32, `mapped_bytes` those of weights in the model's own files. `drafter` guesses its
+    `wide_bytes` what they would be in 32, `mapped_bytes` those of weights in the model's own files, `streamed_bytes` those that each pass reads
+    from disk, at `stream_rate` bytes per second when it was loaded. `drafter` guesses its
     tokens. An online model has a `kernel` alone, its name.
     """
 
@@ -114,6 +115,8 @@ class Load(Part):
     storage: str | None = None
     wide_bytes: int | None = None
     mapped_bytes: int | None = None
+    streamed_bytes: int | None = None
+    stream_rate: float | None = None
     drafter: Drafter | None = None
     files: OriginalFiles | None = None
 

@@ -115,13 +115,19 @@ class Quantization:
 class Fp32:
     """How the FP32 variant keeps matrices: `storage` "stored" as the checkpoint has them, also in 16 bits, or "fp32".
 
-    What it computes is the same to the last bit; 16 bits take half the memory and are read in half the time.
+    What it computes is the same to the last bit; 16 bits take half the memory and are read in half the time. `memory` in GB
+    is the most that it may take, BF16 too, 0 all that is left; what does not fit is read from disk for each pass.
     """
 
     storage: str = "stored"
+    memory: float = 0.0
 
     def __post_init__(self) -> None:
         one_of("fp32.storage", self.storage, STORAGES)
+        if isinstance(self.memory, bool) or not isinstance(self.memory, (int, float)) or not 0 <= self.memory < 1e6:
+            raise RecipeError(
+                _("fp32.memory cannot be {value!r}: it is a number of GB, 0 for all that is left.", value=self.memory)
+            )
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,8 @@ class Recipe:
             del values["generation"]["draft"]
         if self.fp32 == Fp32():
             del values["fp32"]
+        elif not self.fp32.memory:
+            del values["fp32"]["memory"]
         return values
 
 

@@ -57,8 +57,8 @@ class Source:
 
     def known_digest(self, home: Path | None = None) -> str | None:
         """The digest of names and contents, where it is known or nothing large must be read for it."""
-        known = self.known_digests(home)
-        return None if known is None else digest_of(known)
+        known = DigestMemo((home or cache_home()) / "sources").quickly(list(self.files))
+        return None if known is None else digest_of({path.name: digest for path, digest in known.items()})
 
     def stamp(self) -> str:
         """Sizes, inodes and times of all files: it changes when one of them does."""

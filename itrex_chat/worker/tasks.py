@@ -41,7 +41,7 @@ def perform(job: Job) -> Iterator[Event]:
 
 
 def _prepare(job: Prepare) -> Iterator[Event]:
-    found = _prepared(job, job.recipe, job.variants, job.tokens, job.named)
+    found = _prepared(job, job.recipe, job.variants, job.tokens, job.named, job.batch)
     yield Prepared(
         job=job.id,
         needs=found.needs,
@@ -51,6 +51,8 @@ def _prepare(job: Prepare) -> Iterator[Event]:
         trusted=found.trusted,
         files=found.files(),
         left_out=found.left_out,
+        streamed=tuple(found.streamed),
+        batches=found.batches,
     )
 
 
@@ -58,7 +60,8 @@ def _ask(job: Ask) -> Iterator[Event]:
     if job.needs:
         _check_asking(job)
     trusted = dict(job.trusted)
-    with open_session(job.recipe, job.variant, options=job.options, trusted=trusted) as session:
+    needed = job.needs.get(job.variant)
+    with open_session(job.recipe, job.variant, options=job.options, trusted=trusted, needed=needed) as session:
         session.ready(job.generation, job.batch)
         yield Loaded(job=job.id, facts=session.facts, trusted=trusted)
         answers = _together(job, session) if job.batch > 1 else _one_by_one(job, session)
@@ -180,7 +183,7 @@ def _score(job: Score) -> Iterator[Event]:
 
     _check_scoring(job.variant, job.needed)
     trusted = dict(job.trusted)
-    with open_session(job.recipe, job.variant, options=job.options, trusted=trusted) as session:
+    with open_session(job.recipe, job.variant, options=job.options, trusted=trusted, needed=job.needed) as session:
         yield Loaded(job=job.id, facts=session.facts, trusted=trusted)
         for passage in scoring.score(session, job.passages, job.reference, job.scores):
             yield Scored(job=job.id, passage=passage.key)
@@ -191,7 +194,7 @@ def _score_layers(job: ScoreLayers) -> Iterator[Event]:
     from itrex_chat.quality import scoring
 
     _check_scoring(job.baseline, job.needed)
-    with open_session(job.recipe, job.baseline, options=job.options) as session:
+    with open_session(job.recipe, job.baseline, options=job.options, needed=job.needed) as session:
         for number in scoring.score_layers(session, job, dict(job.trusted)):
             yield LayerScored(job=job.id, number=number)
         yield Done(job=job.id, peak_memory=session.peak_memory())
@@ -212,9 +215,14 @@ def _check_scoring(variant: str, needed: int) -> None:
 
 
 def _prepared(
-    job: Prepare | PlanScoring, recipe: Recipe, variants: tuple[str, ...], tokens: int, named: bool = True
+    job: Prepare | PlanScoring,
+    recipe: Recipe,
+    variants: tuple[str, ...],
+    tokens: int,
+    named: bool = True,
+    batch: int | None = 1,
 ) -> "Preparation":
     from itrex_chat.engines.preparation import prepare
 
     asked = [Variant.parse(name) for name in variants]
-    return prepare(recipe, asked, tokens, job.options, dict(job.trusted), named)
+    return prepare(recipe, asked, tokens, job.options, dict(job.trusted), named, batch)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
 from itrex_chat.engines.kept import Kept
+from itrex_chat.engines.memory import Memory
 from itrex_chat.foundation.errors import EngineError, UnknownArchitecture
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
@@ -46,12 +47,12 @@ class ItrexEngine:
                 return on_disk.OnDisk(unread_bytes=sources.resolve(recipe).size())
             raise type(error)(explained(recipe, error)) from None
 
-    def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> int:
+    def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> Memory:
         from itrex_chat.engines.itrex.memory import needed, unknown_model
 
         if found.decoder is None:
-            return unknown_model(found.unread_bytes)
-        return needed(found.decoder, variant.precision, tokens)
+            return Memory(unknown_model(found.unread_bytes))
+        return Memory(needed(found.decoder, variant.precision, tokens))
 
     def load(
         self,
@@ -60,6 +61,7 @@ class ItrexEngine:
         home: Path | None = None,
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
+        needed: int | None = None,
     ) -> "ItrexSession":
         from itrex_chat.engines.itrex.session import load
 

@@ -14,6 +14,7 @@ from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.chat.sameness import same_tokens
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Decoder
+from itrex_chat.engines.memory import Memory
 from itrex_chat.engines.native.memory import PROGRAM
 from itrex_chat.engines.native.weights import load_quantized
 from itrex_chat.engines.on_disk import OnDisk
@@ -70,6 +71,21 @@ def have_on_disk(recipe: Recipe, variant: Variant, trusted: dict[str, str] | Non
         verified(found.recipe, trusted=trusted)
 
 
+def size(
+    recipe: Recipe, variant: Variant, home: Path | None, memory: Callable[[OnDisk, Recipe, Variant, int], Memory]
+) -> int:
+    """Bytes that the drafter of a variant takes beside it, where there is one; 0 where it is not on disk."""
+    config = recipe.generation
+    found = None if config.prompt_lookup else choice(recipe, variant, config.draft)
+    artifact = at_hand(found.recipe, home) if found else None
+    if found is None or artifact is None:
+        return 0
+    on_disk = OnDisk(artifact=artifact)
+    assert on_disk.decoder
+    tokens = min(PREFILL_STEP + config.max_new_tokens, on_disk.decoder.context_length)
+    return memory(on_disk, found.recipe, found.variant, tokens).total - PROGRAM
+
+
 @dataclass
 class Drafting:
     """The drafters of a session of `variant`, loaded when they are first asked for. `memory` plans as the engine does,
@@ -79,7 +95,7 @@ class Drafting:
     variant: Variant
     decoder: Decoder
     tokenizer: ChatTokenizer
-    memory: Callable[[OnDisk, Recipe, Variant, int], int]
+    memory: Callable[[OnDisk, Recipe, Variant, int], Memory]
     left: Callable[[int], int]
     home: Path | None
     trusted: dict[str, str]
@@ -118,7 +134,7 @@ class Drafting:
         if found.other_model:
             self._check_tokens(found, artifact)
         tokens = batch * min(PREFILL_STEP + config.max_new_tokens, self.decoder.config.context_length)
-        size = self.memory(OnDisk(artifact=artifact), found.recipe, found.variant, tokens) - PROGRAM
+        size = self.memory(OnDisk(artifact=artifact), found.recipe, found.variant, tokens).total - PROGRAM
         if size > (left := self.left(tokens)):
             self.facts = DrafterFacts(
                 name=found.name,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
 from itrex_chat.engines.kept import Kept
+from itrex_chat.engines.memory import Memory
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import KernelError, RecipeError
 from itrex_chat.foundation.language import _
@@ -15,8 +16,22 @@ from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import NATIVE, Variant
 
 if TYPE_CHECKING:
+    from itrex_chat.decoder.model import Decoder
     from itrex_chat.engines.native.session import NativeSession
     from itrex_chat.engines.on_disk import OnDisk
+
+
+def _free(recipe: Recipe, variant: Variant) -> int:
+    """Bytes of memory that a variant may take."""
+    free = machine.available_memory()
+    return free if variant.bits or not recipe.fp32.memory else min(free, int(recipe.fp32.memory * 1e9))
+
+
+def _streamed(decoder: "Decoder") -> dict:
+    """What `Facts` tells of weights that are read for each pass."""
+    if decoder.stream is None:
+        return {}
+    return {"streamed_bytes": decoder.stream.nbytes, "stream_rate": decoder.stream.first_rate()}
 
 
 class NativeEngine:
@@ -42,14 +57,14 @@ class NativeEngine:
             return on_disk.of_artifact(variant.applied_to(recipe), trusted=trusted)
         return on_disk.of_checkpoint(recipe)
 
-    def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> int:
+    def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> Memory:
         from itrex_chat.engines.native.memory import needed
         from itrex_chat.kernels import choose
 
         assert found.decoder is not None
         quantization = variant.applied_to(recipe).quantization
         storage = recipe.fp32.storage
-        return needed(found.decoder, variant.precision, tokens, quantization, choose(), found.stored, storage).total
+        return needed(found.decoder, variant.precision, tokens, quantization, choose(), found.stored, storage)
 
     def load(
         self,
@@ -58,20 +73,25 @@ class NativeEngine:
         home: Path | None = None,
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
+        needed: int | None = None,
     ) -> "NativeSession":
-        started, free = time.perf_counter(), machine.available_memory()
+        started, free = time.perf_counter(), _free(recipe, variant)
         import torch
 
         from itrex_chat.engines import on_disk
+        from itrex_chat.engines.native import drafts
         from itrex_chat.engines.native.drafts import Drafting
         from itrex_chat.engines.native.session import NativeSession
+        from itrex_chat.engines.native.streaming import Room
         from itrex_chat.engines.native.weights import kept_in_16_bits, load_dense, load_quantized
+        from itrex_chat.generation.prefill import PREFILL_STEP
         from itrex_chat.jobs.event import Facts
         from itrex_chat.kernels import choose, described, why_not_faster
 
         torch.set_num_threads(machine.threads())
         kernel = choose()
         multiplies = described(kernel)
+        room = None
         if variant.bits:
             found = on_disk.of_artifact(recipe, home, trusted)
             artifact = found.artifact
@@ -89,7 +109,10 @@ class NativeEngine:
             tokenizer = found.tokenizer(recipe)
             compute_dtype = variant.precision
             files = found.files(home)
-            decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage)
+            tokens = min(PREFILL_STEP + recipe.generation.max_new_tokens, checkpoint.decoder.context_length)
+            least = needed or self.memory(found, recipe, variant, tokens).least
+            room = Room(free, least, drafts.size(recipe, variant, home, self.memory))
+            decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage, room.plan)
             checkpoint.source.check(files.stamp or "")
             if not decoder.native_pass:
                 multiplies = "torch"
@@ -107,15 +130,17 @@ class NativeEngine:
             origin=origin,
             **kept_in_16_bits(decoder),
             mapped_bytes=decoder.mapping.nbytes if decoder.mapping and decoder.mapping.nbytes else None,
+            **_streamed(decoder),
             files=files,
         )
+        kept = room.planned.kept if room else 0
         drafting = Drafting(
             recipe,
             variant,
             decoder,
             tokenizer,
             self.memory,
-            lambda tokens: free - self.memory(found, recipe, variant, tokens),
+            lambda tokens: free - kept - self.memory(found, recipe, variant, tokens).own,
             home,
             {} if trusted is None else trusted,
         )

@@ -5,13 +5,14 @@ where they lie in files. The pages of these are the system's; it takes them back
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import TensorSpec, layer, tensors
 from itrex_chat.decoder.kv_cache import KVCache
+from itrex_chat.engines.memory import Memory
+from itrex_chat.engines.native.streaming import RING
 from itrex_chat.engines.native.weights import DTYPES, kept_as
 from itrex_chat.kernels import Kernel
 from itrex_chat.quantization.rtn import fitting_group_size
@@ -20,19 +21,6 @@ from itrex_chat.settings.variant import BITS
 
 PROGRAM = 600 << 20  # bytes: Python, torch, tokenizer
 PANEL = 16 << 20  # bytes: weights that are widened at a time
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes at the peak: `own` of the process, and of files that it has `mapped`."""
-
-    own: int
-    mapped: int = 0
-
-    @property
-    def total(self) -> int:
-        """What must be left for every pass to find all weights in memory."""
-        return self.own + self.mapped
 
 
 def needed(
@@ -77,7 +65,8 @@ def needed(
         min(tokens, 1024) * 4 * (6 * config.hidden_size + config.mlp.activation_values()) + 16 * config.vocab_size
     )
     unpacking = PANEL if dense else kernel.packing_bytes * largest
-    return Memory(PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config), mapped)
+    own = PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config)
+    return Memory(own, mapped, min(RING, mapped))
 
 
 def _packed_bytes(spec: TensorSpec, bits: int, quantization: Quantization, kernel: Kernel) -> float:

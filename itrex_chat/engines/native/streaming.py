@@ -11,6 +11,13 @@ RING = 256 << 20  # bytes, which pieces that are read ahead share
 PIECE = 32 << 20  # bytes, at most
 LEFT_ALONE = 256 << 20  # bytes that are free beside it, and a part of all that is
 PART_LEFT = 16
+PAYS = (
+    3  # a drafter saves two passes of three, or more: it may take the place of weights that are then read so much more
+)
+
+
+# Names of matrices, of the first tensor of each, and bytes, in the order in which a pass needs them.
+Matrices = Sequence[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -22,20 +29,38 @@ class Streaming:
     resident: int = 0
     ring: int = 0
 
+    @property
+    def kept(self) -> int:
+        """Bytes of memory that it takes."""
+        return self.resident + self.ring
 
-def fits(mapped: int, own: int, free: int) -> bool:
-    """Whether weights that lie in files can all stay in memory beside what a variant takes for its own."""
-    return own + mapped <= free
+
+@dataclass
+class Room:
+    """Of `free` bytes, a variant takes `least` (with the ring), and what drafts for it `drafter`, 0 if nothing does."""
+
+    free: int
+    least: int
+    drafter: int = 0
+    planned: Streaming = Streaming()
+
+    def plan(self, matrices: Matrices) -> Streaming:
+        """What stays of the matrices in files."""
+        alone = plan(matrices, self.least, self.free)
+        beside = plan(matrices, self.least + self.drafter, self.free)
+        read = [_read(matrices, each) for each in (alone, beside)]
+        fits = self.least + self.drafter <= self.free
+        self.planned = beside if read[0] and fits and read[1] <= PAYS * read[0] else alone
+        return self.planned
 
 
-def plan(matrices: Sequence[tuple[str, int]], own: int, free: int) -> Streaming:
-    """What stays of `matrices`, names and bytes in the order in which a pass needs them, where a variant takes `own` bytes
-    besides, of `free` ones."""
+def plan(matrices: Matrices, least: int, free: int) -> Streaming:
+    """What stays of `matrices`, where a variant takes `least` bytes besides (with the ring), of `free` ones."""
     total = sum(size for _name, size in matrices)
-    if fits(total, own, free):
-        return Streaming(resident=total)
     ring = min(RING, total)
-    room = max(0, free - own - ring - LEFT_ALONE - free // PART_LEFT)
+    if least - ring + total <= free:
+        return Streaming(resident=total)
+    room = max(0, free - least - LEFT_ALONE - free // PART_LEFT)
     staying, at_once = set[str](), 0
     name, size = matrices[-1]
     if size <= room:  # the head: reading a prompt needs it once, for the last token
@@ -50,3 +75,7 @@ def plan(matrices: Sequence[tuple[str, int]], own: int, free: int) -> Streaming:
             due -= size
     streamed = frozenset(name for name, _size in matrices if name not in staying)
     return Streaming(streamed, sum(size for name, size in matrices if name in staying), ring)
+
+
+def _read(matrices: Matrices, planned: Streaming) -> int:
+    return sum(size for name, size in matrices if name in planned.streamed)

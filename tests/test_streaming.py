@@ -1,0 +1,196 @@
+"""Weights that do not fit into memory are read from disk for each pass, and give what they give from memory."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from native_cases import bit_equal
+from safetensors.torch import load_file, save_file
+from test_ask import answers, finished, run
+from test_mapping import CHANGES, converted, opened
+from test_sixteen_bits import read
+
+from itrex_chat import native
+from itrex_chat.decoder.linear import DenseLinear, parts_of
+from itrex_chat.decoder.model import Chunk, Decoder
+from itrex_chat.engines.native import streaming, weights
+from itrex_chat.engines.native.streaming import Room, Streaming, plan
+from itrex_chat.engines.native.weights import load_dense
+from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.jobs.event import DrafterFacts, Facts
+from itrex_chat.runs.forecast import forecast
+
+
+@pytest.fixture(autouse=True)
+def _native():
+    if reason := native.missing():
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def asked(tmp_path) -> Path:
+    file = tmp_path / "asked.yaml"
+    file.write_text("name: two\nquestions:\n  - {id: a, text: hello}\n  - {id: b, text: good morning}\n", "utf-8")
+    return file
+
+
+def streamed(folder: Path, monkeypatch, precision: str = "fp32", stay: int = 1) -> Decoder:
+    """A decoder of which only the `stay`-th part of the matrices may be in memory; the others share little."""
+    monkeypatch.setattr(weights, "PIECE", 4096)
+
+    def planned(matrices):
+        largest, total = max(size for _name, size in matrices), sum(size for _name, size in matrices)
+        ring = largest + (16 << 10)
+        monkeypatch.setattr(streaming, "RING", ring)
+        monkeypatch.setattr(streaming, "LEFT_ALONE", 0)
+        monkeypatch.setattr(streaming, "PART_LEFT", 1 << 60)
+        return plan(matrices, ring, ring + ((total - largest) // stay if stay > 1 else 0))
+
+    return load_dense(opened(folder), precision, plan=planned)
+
+
+@pytest.mark.parametrize("stay", [1, 2])
+@pytest.mark.parametrize("family", ["chatglm3", "qwen", "baichuan2", "qwen2", "llama"])
+def test_weights_that_are_streamed_give_the_logits_of_weights_in_memory(family, stay, models, monkeypatch):
+    resident = load_dense(opened(models(family)), "fp32")
+    decoder = streamed(models(family), monkeypatch, stay=stay)
+    assert decoder.stream and decoder.stream.nbytes
+    for _again in range(3):
+        assert all(map(bit_equal, read(decoder), read(resident)))
+    assert decoder.weight_bytes() == resident.weight_bytes()
+
+
+@pytest.mark.parametrize("kernel", ["native", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_type_of_float_can_be_streamed_by_every_kernel(dtype, kernel, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("ITREX_CHAT_KERNEL", kernel)
+    folder = converted(models("llama"), tmp_path / "model", dtype)
+    assert all(map(bit_equal, read(streamed(folder, monkeypatch)), read(load_dense(opened(folder), "fp32"))))
+
+
+def test_bf16_is_streamed_too(models, monkeypatch):
+    resident = load_dense(opened(models("qwen")), "bf16")
+    assert all(map(bit_equal, read(streamed(models("qwen"), monkeypatch, "bf16")), read(resident)))
+
+
+def test_a_file_system_that_keeps_everything_in_its_cache_is_read_through_it(models, monkeypatch):
+    real = os.open
+
+    def opened_indirectly(path, flags, *more):
+        if flags & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        return real(path, flags, *more)
+
+    monkeypatch.setattr("itrex_chat.native.stream.os.open", opened_indirectly)
+    decoder = streamed(models("qwen2"), monkeypatch)
+    monkeypatch.undo()
+    assert all(map(bit_equal, read(decoder), read(load_dense(opened(models("qwen2")), "fp32"))))
+
+
+def test_layers_that_a_pass_does_not_need_are_passed_over(models, monkeypatch):
+    """As where layers are replaced by quantized ones, one after the other, and where a prompt's beginning needs no logits."""
+    decoder, resident = streamed(models("llama"), monkeypatch), load_dense(opened(models("llama")), "fp32")
+    own = [
+        DenseLinear(torch.cat([part.weight for part in parts_of(block.qkv)])).weight.clone()
+        for block in resident.blocks
+    ]
+    for number in range(len(decoder.blocks)):
+        blocks = list(decoder.blocks)
+        blocks[number] = dataclasses.replace(blocks[number], qkv=DenseLinear(own[number]))
+        mixed = dataclasses.replace(decoder, blocks=tuple(blocks)).with_native_pass()
+        for one in (mixed, decoder):
+            cache = one.new_cache(64)
+            cache.begin([20])
+            one.read([Chunk(0, range(3, 23), 0)], cache)
+            one.read([Chunk(0, [5])], cache)
+        assert all(map(bit_equal, read(mixed), read(resident)))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_while_it_is_streamed_is_a_sentence(change, models, tmp_path, monkeypatch):
+    folder = shutil.copytree(models("qwen2"), tmp_path / "model")
+    [file] = folder.glob("*.safetensors")
+    decoder = streamed(folder, monkeypatch)
+    cache = decoder.new_cache(64)
+    cache.begin([20])
+    decoder.read([Chunk(0, range(3, 23))], cache)
+    CHANGES[change](file)
+    for ids in ([3], range(3, 30)):
+        with pytest.raises(CheckpointError, match="model.safetensors was changed while the model was read from it"):
+            decoder.read([Chunk(0, ids)], cache)
+    assert cache.lengths == [20]
+
+
+def test_a_value_that_is_no_finite_number_is_named_when_it_was_read(models, tmp_path, monkeypatch):
+    folder = converted(models("llama"), tmp_path / "bad", torch.float16)
+    [file] = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.down_proj.weight"][-1, -1] = float("nan")
+    save_file(tensors, file)
+    decoder = streamed(folder, monkeypatch)
+    with pytest.raises(
+        CheckpointError, match="the tensor model.layers.1.mlp.down_proj.weight holds values that are not"
+    ):
+        read(decoder)
+
+
+MATRICES = [(f"{layer}.{name}", size << 20) for layer in range(20) for name, size in (("a", 100), ("b", 300))]
+MATRICES += [("head", 500 << 20)]
+TOTAL = sum(size for _name, size in MATRICES)
+
+
+def test_nothing_is_streamed_where_all_of_it_fits():
+    assert plan(MATRICES, streaming.RING + 1000, TOTAL + 1000) == Streaming(resident=TOTAL)
+    assert plan(MATRICES, streaming.RING + 1000, TOTAL + 999).streamed
+
+
+@pytest.mark.parametrize("free", [1, 2, 4, 6, 8])
+def test_what_stays_in_memory_is_a_fixed_part_of_every_layer_that_leaves_some_memory_alone(free):
+    least = streaming.RING + (600 << 20)
+    planned = plan(MATRICES, least, free << 30)
+    assert planned.resident == sum(size for name, size in MATRICES if name not in planned.streamed)
+    assert planned.resident == 0 or planned.resident + least + streaming.LEFT_ALONE < free << 30
+    if planned.resident > 1 << 30:
+        assert "head" not in planned.streamed
+        halves = [
+            sum(size for name, size in part if name not in planned.streamed)
+            for part in (MATRICES[:20], MATRICES[20:40])
+        ]
+        assert max(halves) - min(halves) <= 600 << 20 and planned.resident > (free << 30) * 0.9 - least - (900 << 20)
+
+
+def test_a_drafter_takes_the_place_of_weights_where_that_pays():
+    least, drafter = streaming.RING + (600 << 20), 3 << 30
+    beside, alone = Room(6 << 30, least, drafter), Room(6 << 30, least)
+    assert beside.plan(MATRICES).resident < alone.plan(MATRICES).resident
+    nearly = Room(TOTAL + least, least, drafter)
+    assert nearly.plan(MATRICES) == Room(TOTAL + least, least).plan(MATRICES)
+    none = Room(3 << 30, least, drafter)
+    assert none.plan(MATRICES) == Room(3 << 30, least).plan(MATRICES)
+
+
+def test_a_forecast_counts_the_passes():
+    facts = Facts(1, 1, 2, "native", "", "fp32", 1, 4 * 10**9, "float16", {}, streamed_bytes=2 * 10**9, stream_rate=1e9)
+    assert forecast([10, 20], 1, facts, True).seconds == 2 * (2 + 30)
+    assert forecast([10, 20, 10], 2, facts, True).seconds == 2 * (3 + 20)
+    drafted = dataclasses.replace(facts, drafter=DrafterFacts("int4"))
+    assert forecast([10, 20], 1, drafted, False).seconds == 2 * (2 + 15)
+
+
+def test_ask_says_what_is_read_from_disk_and_gets_the_same_tokens(models, asked, tmp_path):
+    lines, said = {}, {}
+    for name, settings in {"memory": (), "disk": ("--set", "fp32.memory", "0.1")}.items():
+        out = tmp_path / name
+        process = run(
+            models("chatglm3"), asked, out, "--variants", "fp32,int4", "--set", "generation.draft", "none", *settings
+        )
+        code, said[name], error = finished(process)
+        assert code == 0, error
+        lines[name] = {(line["variant"], line["id"]): line["token_ids"] for line in answers(out)}
+    assert lines["memory"] == lines["disk"] and len(lines["disk"]) == 4
+    assert "of weights are read from disk for each pass" in said["disk"] and "2 questions take about" in said["disk"]
+    assert "from disk" not in said["memory"]
+    assert said["disk"].index("INT4") < said["disk"].index("FP32, kept in 16 bits")
