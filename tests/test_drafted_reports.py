@@ -78,7 +78,7 @@ def test_another_models_drafts_are_told_apart_from_the_variants(tmp_path):
     assert "FP32 would have chosen small INT4's next token at 90.0 % (31.2 to 99.4 %) of 200 places" in text
     assert "INT4's next token at 93" not in text
     rows = {row[0]: row[1:] for row in figure_rows(model)}
-    assert rows["next tokens that FP32 would have chosen"][1] == "–"
+    assert "next tokens that FP32 would have chosen" not in rows
 
 
 def test_a_run_without_the_drafters_answers_tells_of_it_too(tmp_path):
@@ -116,7 +116,7 @@ def test_drafts_that_were_never_read_say_nothing(tmp_path):
     comparison = compare([record(tmp_path / "run", [*answers, answer("int4", "a", "x", [1])])])
     assert comparison.models[0].agreement("int4") is None
     text = as_text(comparison)
-    assert "next token at" not in text and "FP32: INT4 drafts; the answers are the same without it." in text
+    assert "INT4 drafts" not in text and "next token" not in text and comparison.models[0].figures[0].drafted is None
 
 
 def test_chinese_readers_are_told_too(comparison):

@@ -27,8 +27,8 @@ class Drafted:
 
 def drafted(answers: Sequence[Answer]) -> Drafted | None:
     """What the model said that drafted them, the last one where there were several; answers are what counts as
-    independent."""
-    by = next((answer.drafts.by for answer in reversed(answers) if answer.drafts), None)
+    independent. None where none drafted or only one that never had its turn, because it was not worth it."""
+    by = next((a.drafts.by for a in reversed(answers) if a.drafts and (a.drafts.places or a.drafted_tokens)), None)
     if by is None:
         return None
     known = [(answer, answer.drafts) for answer in answers if answer.drafts and answer.drafts.by == by]

@@ -99,8 +99,9 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
         (_("BLEU to {base} (mean)", base=base), _bleu),
         (_("next tokens that {base} would have chosen", base=base), lambda f: agreement_cell(model, f.variant)),
     ):
-        if others:
-            rows.append([title, "", *(show(figures) for figures in others), *("" for _other in others)])
+        cells = [show(figures) for figures in others]
+        if any(cell != "–" for cell in cells):
+            rows.append([title, "", *cells, *("" for _other in others)])
 
     def tell(title: str, show: Callable[[Figures], str]) -> None:
         rows.append([title, *(show(figures) for figures in shown), *("" for _other in others)])
