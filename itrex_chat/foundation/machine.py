@@ -9,6 +9,7 @@ from pathlib import Path
 from itrex_chat import __version__
 
 CGROUP = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
 PACKAGES = ("torch", "transformers", "neural-compressor-pt", "auto-round-lib", "safetensors", "tokenizers")
 
 
@@ -32,15 +33,27 @@ def available_memory() -> int:
     import psutil
 
     left = [psutil.virtual_memory().available]
-    for limit, usage, statistics, prefix in (
-        ("memory.max", "memory.current", "memory.stat", ""),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
-    ):
-        most, used = _number(CGROUP / limit), _number(CGROUP / usage)
-        if most is not None and used is not None:
-            files = sum(_statistic(CGROUP / statistics, f"{prefix}{kind}_file") for kind in ("inactive", "active"))
-            left.append(most - used + files)
+    for folder in _memory_groups():
+        for limit, usage, prefix in (
+            ("memory.max", "memory.current", ""),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+        ):
+            most, used = _number(folder / limit), _number(folder / usage)
+            if most is not None and used is not None:
+                kinds = (f"{prefix}{kind}_file" for kind in ("inactive", "active"))
+                left.append(most - used + sum(_statistic(folder / "memory.stat", kind) for kind in kinds))
     return max(0, min(left))
+
+
+def _memory_groups() -> list[Path]:
+    """The folders of the control groups that limit this process' memory: its own, and those that they are in."""
+    folders = [CGROUP, CGROUP / "memory"]  # in a container, its own
+    for line in _lines(OWN_GROUPS):
+        _hierarchy, kinds, path = (line.strip().split(":", 2) + ["", ""])[:3]
+        if kinds in ("", "memory"):
+            own = (CGROUP / kinds / path.lstrip("/")).resolve()
+            folders += [each for each in (own, *own.parents) if each.is_relative_to(CGROUP)]
+    return list(dict.fromkeys(folders))
 
 
 def peak_memory(process: int | None = None) -> int:
