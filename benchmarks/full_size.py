@@ -3,15 +3,19 @@
     python benchmarks/full_size.py FOLDER [--tokenizer tokenizer.model]
 
 Writes the folder (12.5 GB in seven safetensors files, once), quantizes it in a process of its own, and prints the time
-and the peak memory; then asks whether FP32 would fit, which a machine with 24 GB must refuse with the numbers.
+and the peak memory; then asks FP32 and INT4, with all the memory that is left and with each limit of --memory in GB, where
+FP32's tokens must be the same. What was read from disk stands beside a plain reading of the same files.
 """
 
 import argparse
 import json
+import mmap
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -128,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--memory", type=float, nargs="*", default=[8, 4], help="limits for FP32 in GB; default: 8 4")
     arguments = parser.parse_args()
     print(f"writing {arguments.folder}", flush=True)
     # In a process of its own: a child's peak memory counts what its parent had.
@@ -144,8 +149,55 @@ def main() -> None:
         sys.exit(error)
     code, seconds, _peak, error = timed(["itrex_chat.quantize", "--model", str(arguments.folder)])
     print(f"again, from the cache: exit {code}, {seconds:.2f} s")
-    code, seconds, _peak, error = timed(["itrex_chat.ask", "--model", str(arguments.folder), "--variants", "fp32"])
-    print(f"ask FP32: exit {code}, {seconds:.1f} s: {error.strip().splitlines()[-1]}")
+    print(f"a plain reading of the files: {plain_rate(arguments.folder) / 1e9:.2f} GB/s")
+    whole = asked(arguments.folder, 0)
+    for limit in arguments.memory:
+        same = asked(arguments.folder, limit) == whole
+        print(f"  tokens {'the same' if same else 'NOT THE SAME'}")
+
+
+def plain_rate(folder: Path) -> float:
+    """Bytes per second of reading 4 GB in order, around the system's cache where that can be."""
+    size, buffer, seconds, total = 8 << 20, mmap.mmap(-1, 8 << 20), 0.0, 0
+    for file in sorted(folder.glob("*.safetensors"))[:3]:
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_DIRECT", 0))
+        started = time.perf_counter()
+        for at in range(0, file.stat().st_size - size, size):
+            total += os.preadv(descriptor, [buffer], at)
+        seconds += time.perf_counter() - started
+        os.close(descriptor)
+    return total / seconds
+
+
+def asked(folder: Path, limit: float) -> list[list[int]]:
+    """Ask FP32, and INT4 where nothing limits the memory; the tokens of FP32's answers."""
+    with tempfile.TemporaryDirectory() as place:
+        questions, out = Path(place) / "four.yaml", Path(place) / "run"
+        listed = "".join(f"  - {{id: {word}, text: {word}}}\n" for word in ("one", "two", "three", "four"))
+        questions.write_text(f"name: four\nquestions:\n{listed}", "utf-8")
+        variants = "fp32" if limit else "fp32,int4"
+        command = ["itrex_chat.ask", "--model", str(folder), "--prompts", str(questions), "--variants", variants]
+        command += ["--max-new-tokens", "12", "--out", str(out), "--set", "generation.draft", "none"]
+        command += ["--set", "fp32.memory", str(limit)]
+        code, seconds, _peak, error = timed(command)
+        print(f"ask {variants}, {f'{limit:g} GB' if limit else 'all memory'}: exit {code}, {seconds:.0f} s", flush=True)
+        if code:
+            sys.exit(error)
+        [model] = json.loads((out / "run.json").read_text("utf-8"))["models"].values()
+        answers = [json.loads(line) for line in (out / "answers.jsonl").read_text("utf-8").splitlines()]
+        for name, facts in model["variants"].items():
+            load, own = facts["load"], [answer for answer in answers if answer["variant"] == name]
+            line = f"  {name}: loaded in {load['seconds']:.1f} s, peak memory {facts['peak_memory'] / 1e9:.2f} GB"
+            line += f", of it weights in files {(load['mapped_bytes'] or 0) / 1e9:.2f} GB"
+            took = sum(answer["seconds"] for answer in own)
+            if load["streamed_bytes"]:
+                line += f"; {load['streamed_bytes'] / 1e9:.2f} GB a pass from disk"
+                line += f", foretold at {load['stream_rate'] / 1e9:.2f} GB/s; answers took {took:.1f} s"
+            else:
+                rate = statistics.median(load["weight_bytes"] / answer["tpot"] for answer in own)
+                line += f"; decode reads {rate / 1e9:.1f} GB/s"
+            print(line, flush=True)
+        return [answer["token_ids"] for answer in sorted(answers, key=lambda a: a["id"]) if answer["variant"] == "fp32"]
 
 
 if __name__ == "__main__":
