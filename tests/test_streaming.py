@@ -10,7 +10,7 @@ import torch
 from native_cases import bit_equal
 from safetensors.torch import load_file, save_file
 from test_ask import answers, finished, run
-from test_mapping import CHANGES, converted, opened
+from test_mapping import CHANGES, converted, is_refused_after, opened
 from test_sixteen_bits import read
 
 from itrex_chat import native
@@ -113,15 +113,7 @@ def test_layers_that_a_pass_does_not_need_are_passed_over(models, monkeypatch):
 def test_a_file_that_changes_while_it_is_streamed_is_a_sentence(change, models, tmp_path, monkeypatch):
     folder = shutil.copytree(models("qwen2"), tmp_path / "model")
     [file] = folder.glob("*.safetensors")
-    decoder = streamed(folder, monkeypatch)
-    cache = decoder.new_cache(64)
-    cache.begin([20])
-    decoder.read([Chunk(0, range(3, 23))], cache)
-    CHANGES[change](file)
-    for ids in ([3], range(3, 30)):
-        with pytest.raises(CheckpointError, match="model.safetensors was changed while the model was read from it"):
-            decoder.read([Chunk(0, ids)], cache)
-    assert cache.lengths == [20]
+    is_refused_after(CHANGES[change], streamed(folder, monkeypatch), file)
 
 
 def test_a_value_that_is_no_finite_number_is_named_when_it_was_read(models, tmp_path, monkeypatch):

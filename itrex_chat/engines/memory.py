@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from itrex_chat.foundation import machine
+from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.variant import Variant
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -21,3 +25,9 @@ class Memory:
     def total(self) -> int:
         """What must be left for every pass to find all weights in memory."""
         return self.own + self.mapped
+
+
+def left(recipe: Recipe, variant: Variant) -> int:
+    """Bytes of memory that a variant may take: what is left, or the recipe's `fp32.memory` if that is less."""
+    free = machine.available_memory()
+    return free if variant.bits or not recipe.fp32.memory else min(free, int(recipe.fp32.memory * 1e9))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itrex_chat import sources
 from itrex_chat.chat import spoken_languages
 from itrex_chat.engines import EngineOptions, engine_of
+from itrex_chat.engines.memory import left
 from itrex_chat.engines.on_disk import OnDisk
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import ItrexChatError, RunError
@@ -140,9 +141,7 @@ def _tell_need(
 ) -> None:
     """A variant's needs. Where its weights will not fit, and nobody said how many questions it answers at a time, it is as
     many as half of what is left has room for: a pass takes the same time for all of them."""
-    engine, free = engine_of(variant), machine.available_memory()
-    if not variant.bits and recipe.fp32.memory:
-        free = min(free, int(recipe.fp32.memory * 1e9))
+    engine, free = engine_of(variant), left(recipe, variant)
     together = batch or 1
     memory = engine.memory(on_disk, recipe, variant, together * tokens)
     half = memory.least + max(0, free - memory.least) // 2

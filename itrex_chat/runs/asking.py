@@ -232,10 +232,10 @@ class _Asking:
 
     def _forecast(self, job: Ask, facts: Facts) -> Forecast:
         """What answering takes, by the answers of another variant to the same questions where there are some."""
-        wanted = {question.id for question in job.questions}
+        wanted = [question.id for question in job.questions]
         known = {answer.id: answer.new_tokens for answer in self.record.answers if answer.model == job.label}
         tokens = [known.get(id) or job.generation.max_new_tokens for id in wanted]
-        return forecast(tokens, job.batch, facts, known.keys() >= wanted)
+        return forecast(tokens, job.batch, facts, known.keys() >= set(wanted))
 
     def _skipped(self, label: str, variant: str, reason: str) -> None:
         self.record.note(label, variant, state="skipped", reason=reason)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
 from itrex_chat.engines.kept import Kept
-from itrex_chat.engines.memory import Memory
+from itrex_chat.engines.memory import Memory, left
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import KernelError, RecipeError
 from itrex_chat.foundation.language import _
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
     from itrex_chat.decoder.model import Decoder
     from itrex_chat.engines.native.session import NativeSession
     from itrex_chat.engines.on_disk import OnDisk
-
-
-def _free(recipe: Recipe, variant: Variant) -> int:
-    """Bytes of memory that a variant may take."""
-    free = machine.available_memory()
-    return free if variant.bits or not recipe.fp32.memory else min(free, int(recipe.fp32.memory * 1e9))
 
 
 def _streamed(decoder: "Decoder") -> dict:
@@ -75,7 +69,7 @@ class NativeEngine:
         trusted: dict[str, str] | None = None,
         needed: int | None = None,
     ) -> "NativeSession":
-        started, free = time.perf_counter(), _free(recipe, variant)
+        started, free = time.perf_counter(), left(recipe, variant)
         import torch
 
         from itrex_chat.engines import on_disk

@@ -11,10 +11,7 @@ RING = 256 << 20  # bytes, which pieces that are read ahead share
 PIECE = 32 << 20  # bytes, at most
 LEFT_ALONE = 256 << 20  # bytes that are free beside it, and a part of all that is
 PART_LEFT = 16
-PAYS = (
-    3  # a drafter saves two passes of three, or more: it may take the place of weights that are then read so much more
-)
-
+PAYS = 3  # times as much may be read for each pass where a drafter takes the place of weights: it saves two passes of three
 
 # Names of matrices, of the first tensor of each, and bytes, in the order in which a pass needs them.
 Matrices = Sequence[tuple[str, int]]
