@@ -345,6 +345,13 @@ def test_tokens_that_were_guessed_make_no_rate_of_reading(tmp_path):
     assert figures.weight_bytes and figures.read_rate is None
 
 
+def test_where_a_model_drafted_the_rate_of_reading_is_that_without_its_drafts(tmp_path):
+    drafts = {"by": "int4", "places": 3, "agreed": 2, "plain_tpot": 0.5}
+    drafted = [answer("fp32", id, "x", [1, 2, 3], accepted_tokens=2, drafted_tokens=3, drafts=drafts) for id in "ab"]
+    [figures] = compare([record(tmp_path / "run", drafted)]).models[0].figures
+    assert figures.read_rate == pytest.approx(figures.weight_bytes / 0.5)
+
+
 def test_the_newest_run_is_compared_by_default(home, capsys):
     assert comparing.main([]) == 1
     assert "python -m itrex_chat.ask" in capsys.readouterr().err

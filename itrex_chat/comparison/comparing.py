@@ -251,6 +251,9 @@ def _figures(
     load = run.load or Load("")
     alone = [answer for answer in answers if not answer.batch]
     tpot = _median(answer.plain_tpot for answer in alone)
+    guessed = any(
+        answer.accepted_tokens and not answer.drafts for answer in alone
+    )  # by prompt lookup, with no plain rate
     both = [pair for pair in pairs or () if pair.chrf is not None]
     new, accepted = sum(answer.new_tokens for answer in answers), sum(answer.accepted_tokens for answer in answers)
     checked = [(answer.text, expected[answer.id]) for answer in answers if expected.get(answer.id)]
@@ -271,7 +274,7 @@ def _figures(
         peak_memory=run.peak_memory,
         disk_bytes=load.disk_bytes,
         weight_bytes=load.weight_bytes,
-        read_rate=load.weight_bytes / tpot if load.weight_bytes and tpot and not accepted else None,
+        read_rate=load.weight_bytes / tpot if load.weight_bytes and tpot and not guessed else None,
         storage=load.storage,
         wide_bytes=load.wide_bytes,
         mapped_bytes=load.mapped_bytes,
