@@ -147,7 +147,7 @@ def test_a_batch_of_different_lengths_equals_pytorch(variant, decoders):
         cache = decoder.new_cache(64, batch=3)
         cache.begin(lengths)
         if decoder.native_pass:
-            cache.keys.fill_(torch.nan), cache.values.fill_(torch.nan)
+            cache.pages.memory.view(torch.float32).fill_(torch.nan)
         logits = [decoder.forward(ids, cache, lengths)]
         for step in range(3):
             logits.append(decoder.forward(torch.tensor([[5 + step], [60], [700 % (70 + step)]]), cache))
@@ -245,15 +245,15 @@ def test_tokens_past_the_capacity_are_refused_before_anything_is_written(count, 
         cache = decoder.new_cache(9 + count)
         cache.begin([10])
         decoder.forward(torch.tensor([tokens(10)]), cache)
-        before = cache.keys.clone(), cache.values.clone(), list(cache.lengths), cache.longest
+        before = cache.pages.memory.clone(), list(cache.lengths), cache.pages.free
         for read in (
             partial(decoder.forward, torch.tensor([tokens(count)]), cache),
             partial(decoder.decode, tokens(count), cache),
         ):
             with pytest.raises(ValueError, match=f"{count} more tokens than the 10 in a cache for {9 + count}"):
                 read()
-            assert bit_equal(cache.keys, before[0]) and bit_equal(cache.values, before[1])
-            assert cache.lengths == before[2] and cache.longest == before[3]
+            assert bit_equal(cache.pages.memory, before[0])
+            assert (cache.lengths, cache.pages.free) == before[1:]
         if count > 1:
             decoder.forward(torch.tensor([tokens(count - 1)]), cache)  # what fits is read
 

@@ -19,6 +19,7 @@ from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass_of
+from itrex_chat.decoder.pages import Pages
 from itrex_chat.decoder.rotary import turn
 from itrex_chat.native import STEP_ROWS
 from itrex_chat.native.mapping import Mapping
@@ -91,8 +92,8 @@ class Decoder:
         for bit."""
         return STEP_ROWS if self.native_pass else 1
 
-    def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
-        return KVCache(self.config, capacity, batch)
+    def new_cache(self, capacity: int, batch: int = 1, pages: Pages | None = None) -> KVCache:
+        return KVCache(self.config, capacity, batch, pages)
 
     @torch.inference_mode()
     def read(self, chunks: Sequence[Chunk], cache: KVCache) -> list[torch.Tensor]:
@@ -100,15 +101,17 @@ class Decoder:
 
         For each the logits that it wants, float32 [logits, vocabulary]; they
         may be overwritten by the next pass with this cache. Raises ValueError
-        before anything is read where a row has no room, and
+        before anything is read where a row has no room, NoPages where the pool has none for it, and
         CheckpointError where a file that the weights are read from is not what it was: no logits are given out then.
         """
         for chunk in chunks:
             cache.check_room(chunk.row, len(chunk.ids))
         spans = _spans(chunks, cache)
         ids = chunks[0].ids if len(chunks) == 1 else [token for chunk in chunks for token in chunk.ids]
+        for chunk in chunks:
+            cache.reserve(chunk.row, len(chunk.ids))
         x = self.embedding[torch.tensor(ids)].float()
-        rows = self._rows(spans)
+        rows = self._rows(spans, cache)
         if self.native_pass and len(ids) <= STEP_ROWS:
             logits = self.native_pass.step(x, cache, rows)
             found = [logits[span.last - chunk.logits : span.last] for span, chunk in zip(spans, chunks)]
@@ -158,16 +161,18 @@ class Decoder:
         x = torch.cat([x[first:last] for first, last in wanted])
         return list(self.head(_rms_norm(x, self.norm, self.config.norm_eps)).split(counts))
 
-    def _rows(self, spans: list[Span]) -> Rows:
+    def _rows(self, spans: list[Span], cache: KVCache) -> Rows:
         if len(spans) == 1:
             [span] = spans
             sequences = torch.full((span.last - span.first,), span.row)
             positions = torch.arange(span.start, span.end)
+            angles = cache.angles(span.row)[span.start : span.end]
         else:
             counts = torch.tensor([span.last - span.first for span in spans])
             sequences = torch.tensor([span.row for span in spans]).repeat_interleave(counts)
             positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
-        return Rows(sequences, positions, self._log_n_scale(positions))
+            angles = torch.cat([cache.angles(span.row)[span.start : span.end] for span in spans])
+        return Rows(sequences, positions, max(span.end for span in spans), angles, self._log_n_scale(positions))
 
     def _log_n_scale(self, positions: torch.Tensor) -> torch.Tensor | None:
         """Qwen's log-n attention: log(i)/log(trained length) for the i-th token past the trained length, [rows]."""
@@ -179,8 +184,7 @@ class Decoder:
 
     def _blocks(self, x: torch.Tensor, cache: KVCache, spans: list[Span], rows: Rows) -> torch.Tensor:
         """Embeddings x, float32 [rows, hidden], through all blocks."""
-        tables = torch.zeros_like(rows.sequences) if len(cache.cos) == 1 else rows.sequences
-        cos, sin = (table[tables, rows.positions][:, None] for table in (cache.cos, cache.sin))
+        cos, sin = rows.angles[:, None].chunk(2, -1)
         scale = None if rows.query_scale is None else rows.query_scale[:, None, None]
         step = Pass(cache, spans, cos, sin, scale)
         for number, block in enumerate(self.blocks):
@@ -211,8 +215,7 @@ class Decoder:
         mixed = torch.empty(len(x), config.heads, config.head_dim)
         for span in step.spans:
             part = slice(span.first, span.last)
-            for cached, new in ((cache.keys, keys), (cache.values, values)):
-                cached[number, span.row, :, span.start : span.end] = new[part].transpose(0, 1)
+            cache.write(number, span.row, span.start, keys[part], values[part])
             mixed[part] = self._attend(number, queries[part].transpose(0, 1), span, cache).transpose(0, 1)
         return block.output(mixed.reshape(len(x), -1))
 
@@ -220,7 +223,7 @@ class Decoder:
         """Attention of a chunk's queries [heads, tokens, head_dim] over its row of the cache."""
         window, (heads, tokens, head_dim), end = self.config.window(number), queries.shape, span.end
         first = max(0, end - window) if window and tokens == 1 else 0
-        keys, values = (of[number, span.row, :, first:end] for of in (cache.keys, cache.values))
+        keys, values = cache.read(number, span.row, first, end)
         if tokens == 1:
             # The heads that share keys become rows of one product.
             grouped = queries.reshape(1, len(keys), -1, head_dim)

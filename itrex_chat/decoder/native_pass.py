@@ -23,15 +23,21 @@ from itrex_chat.kernels.native import NativeWeight
 from itrex_chat.native import large_pages
 
 
+STEP_POSITIONS = 1024  # a step's memory grows by so many
+
+
 @dataclass(frozen=True)
 class Rows:
     """Where the tokens of a pass belong: int64 [rows] each; those of a sequence follow each other.
 
+    `end`: the position behind the farthest. `angles`, float32 [rows, dims]: cosines and sines of the positions.
     `query_scale`, float32 [rows], multiplies the queries.
     """
 
     sequences: torch.Tensor
     positions: torch.Tensor
+    end: int
+    angles: torch.Tensor
     query_scale: torch.Tensor | None
 
 
@@ -67,7 +73,8 @@ class NativePass:
         step with this cache.
         """
         count, threads, lib = x.shape[0], torch.get_num_threads(), native.library()
-        size = lib.itrex_step_bytes(byref(self.model), count, cache.capacity, threads)
+        end = -(-rows.end // STEP_POSITIONS) * STEP_POSITIONS
+        size = lib.itrex_step_bytes(byref(self.model), count, end, threads)
         if not size:
             native.check(native.REFUSED)
         if cache.step_memory is None or cache.step_memory.nbytes < size:
@@ -82,6 +89,7 @@ class NativePass:
                 x.data_ptr(),
                 rows.sequences.data_ptr(),
                 rows.positions.data_ptr(),
+                rows.angles.data_ptr(),
                 native.address(rows.query_scale),
                 cache.step_logits.data_ptr(),
                 cache.step_memory.data_ptr(),
@@ -134,6 +142,7 @@ class NativePass:
                 qkv.data_ptr(),
                 rows.sequences.data_ptr(),
                 rows.positions.data_ptr(),
+                rows.angles.data_ptr(),
                 native.address(rows.query_scale),
                 out.data_ptr(),
                 torch.get_num_threads(),
@@ -258,12 +267,13 @@ def _described(linear: DenseLinear | QuantizedLinear) -> native.Linear:
 
 
 def _cache(cache: KVCache) -> native.Cache:
+    pages = cache.pages
     return native.Cache(
-        keys=cache.keys.data_ptr(),
-        values=cache.values.data_ptr(),
-        cos=cache.cos.data_ptr(),
-        sin=cache.sin.data_ptr(),
-        batch=cache.batch,
-        capacity=cache.capacity,
-        tables=cache.cos.shape[0],
+        pool=pages.memory.data_ptr(),
+        pages=cache.table.data_ptr(),
+        sequences=cache.batch,
+        each=cache.table.shape[1],
+        count=pages.count,
+        bytes=pages.memory.nbytes,
+        format=native.KEPT[pages.kind],
     )

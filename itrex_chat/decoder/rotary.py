@@ -13,15 +13,15 @@ def frequencies(config: DecoderConfig, prefill_length: int) -> torch.Tensor:
     They depend on the prefill's length in tokens where the model stretches
     its context (Qwen's dynamic NTK), and then stay for the whole sequence.
     """
-    rotary = config.rotary
-    factor = _stretch(rotary, config.trained_length, prefill_length)
+    rotary, factor = config.rotary, stretch(config, prefill_length)
     if factor == 1.0:
         return torch.tensor(rotary.inverse_frequencies, dtype=torch.float32)
     return inverse_frequencies(rotary.base * factor ** (rotary.dims / (rotary.dims - 2)), rotary.dims)
 
 
-def _stretch(rotary: Rotary, trained: int, length: int) -> float:
-    """What NTK scaling multiplies the base with, before its exponent."""
+def stretch(config: DecoderConfig, prefill_length: int) -> float:
+    """What NTK scaling multiplies the base with, before its exponent; keys are the same where it is the same."""
+    rotary, trained, length = config.rotary, config.trained_length, prefill_length
     if rotary.dynamic is None or length <= trained:
         return 1.0
     if rotary.dynamic == "qwen":

@@ -21,6 +21,7 @@ from itrex_chat.foundation.language import _
 FORMATS = {"fp32": 0, "bf16": 1, "fp16": 2, "int4": 3, "int8": 4}
 COMPUTE = {"int8": 0, "bf16": 1, "fp32": 2}
 INSTRUCTIONS = ("portable", "avx2", "avx_vnni", "avx512", "amx")
+KEPT = {"fp32": FORMATS["fp32"], "fp16": FORMATS["fp16"], "int8": FORMATS["int8"]}  # keys and values
 NO_MEMORY, REFUSED = 1, 2  # what functions of the library give; 0 where it is done
 STEP_ROWS = 16  # rows that a decode step takes at most
 
@@ -87,8 +88,9 @@ class Cache(Structure):
     """`Cache` of native.h."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("keys", "values", "cos", "sin")),
-        *((name, c_int64) for name in ("batch", "capacity", "tables")),
+        *((name, c_void_p) for name in ("pool", "pages")),
+        *((name, c_int64) for name in ("sequences", "each", "count", "bytes")),
+        ("format", c_int32),
     ]
 
 
@@ -110,7 +112,7 @@ _FUNCTIONS = {
     "itrex_unpack": (c_int, [POINTER(Linear), c_void_p, c_int]),
     "itrex_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_int]),
     "itrex_gated_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_void_p, c_int]),
-    "itrex_attention": (c_int, [POINTER(Model), POINTER(Cache), c_int, c_int, *[c_void_p] * 5, c_int]),
+    "itrex_attention": (c_int, [POINTER(Model), POINTER(Cache), c_int, c_int, *[c_void_p] * 6, c_int]),
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
     "itrex_add": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_swiglu": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
@@ -124,7 +126,7 @@ _FUNCTIONS = {
     "itrex_enter": (None, [c_void_p, c_int]),
     "itrex_leave": (None, [c_void_p, c_int, c_int]),
     "itrex_step_bytes": (c_size_t, [POINTER(Model), c_int, c_int64, c_int]),
-    "itrex_step": (c_int, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 6, c_int]),
+    "itrex_step": (c_int, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 7, c_int]),
 }
 
 

@@ -15,10 +15,12 @@ static void turn(const Model *m, float *x, const float *cos, const float *sin) {
     }
 }
 
-float *cached(const Heads *s, float *of, int layer, int row, int kv_head) {
+// The pages of one head of keys of the sequence that a row belongs to.
+Kept kept(const Heads *s, int layer, int row, int kv_head) {
     const Model *m = s->m;
     const Cache *c = s->c;
-    return of + (((size_t)layer * c->batch + s->sequence[row]) * m->kv_heads + kv_head) * c->capacity * m->head_dim;
+    return (Kept){c->pool + ((size_t)layer * m->kv_heads + kv_head) * kept_bytes(c->format, m->head_dim),
+                  c->pages + s->sequence[row] * c->each, page_bytes(m, c->format), c->format};
 }
 
 // Turn one head of a row's queries, or one of its keys, which goes to the cache with its values.
@@ -27,22 +29,21 @@ void place(const Heads *s, int n, int row, int head) {
     const Layer *layer = &m->layer[n];
     const int d = m->head_dim, key = head - m->heads;
     float *x = s->qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d;
-    const float *norm = key < 0 ? layer->query_norm : layer->key_norm;
+    const float *norm = key < 0 ? layer->query_norm : layer->key_norm, *angles = s->angles + (size_t)row * m->rotated;
     if (norm) level()->rms_norm(x, norm, d, m->eps, x);
-    const int64_t table = s->c->tables == 1 ? 0 : s->sequence[row];
-    const size_t angle = (table * s->c->capacity + s->position[row]) * (m->rotated / 2);
-    turn(m, x, s->c->cos + angle, s->c->sin + angle);
+    turn(m, x, angles, angles + m->rotated / 2);
     if (key >= 0) {
-        const size_t at = (size_t)s->position[row] * d;
-        memcpy(cached(s, s->c->keys, n, row, key) + at, x, 4 * d);
-        memcpy(cached(s, s->c->values, n, row, key) + at, x + (size_t)m->kv_heads * d, 4 * d);
+        const Kept k = kept(s, n, row, key);
+        const int64_t position = s->position[row];
+        level()->keep(k.format, x, x + (size_t)m->kv_heads * d, d, (uint8_t *)k.base + k.pages[position / PAGE] * k.apart,
+                      (int)(position % PAGE));
         return;
     }
     const float factor = (s->query_scale ? s->query_scale[row] : 1.0f) / sqrtf((float)d);
     for (int i = 0; i < d; i++) x[i] *= factor;
 }
 
-// Rows whose queries share turned keys: enough of them to pay for the turning, and tiles for all threads.
+// Rows whose queries share what is read of the cache: enough of them, and tiles for all threads.
 static int tile_rows(const Model *m, int rows, int threads) {
     int tile = 16;
     while (tile * (m->heads / m->kv_heads) < 192 && rows / (2 * tile) * m->kv_heads >= 4 * threads) tile *= 2;
@@ -66,8 +67,8 @@ static void attend_tile(const Attention *a, int tile, int kv_head, float *scratc
     const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d;
     for (int row = tile * a->each_rows, next; row < last; row = next) {
         for (next = row + 1; next < last && h->sequence[next] == h->sequence[row]; next++) {}
-        level()->attend_tile(h->qkv + row * width + (size_t)kv_head * group * d, width, next - row, group, d,
-                             cached(h, h->c->keys, a->layer, row, kv_head), cached(h, h->c->values, a->layer, row, kv_head),
+        const Kept k = kept(h, a->layer, row, kv_head);
+        level()->attend_tile(&k, h->qkv + row * width + (size_t)kv_head * group * d, width, next - row, group, d,
                              h->position[row], m->layer[a->layer].window,
                              a->mixed + ((size_t)row * m->heads + kv_head * group) * d, (size_t)m->heads * d, scratch);
     }
@@ -87,12 +88,12 @@ static void attend_rows(void *job, int number, int threads) {
 // Attention of many rows; those of a sequence lie together in the order of their positions. qkv as the product left it,
 // mixed [rows, heads · head_dim]. DONE, NO_MEMORY or REFUSED.
 EXPORT int itrex_attention(const Model *m, const Cache *c, int layer, int rows, float *qkv, const int64_t *sequence,
-                           const int64_t *position, const float *query_scale, float *mixed, int threads) {
+                           const int64_t *position, const float *angles, const float *query_scale, float *mixed, int threads) {
     if (!sound_heads(m) || layer < 0 || layer >= m->layers || m->layer[layer].window < 0 || threads < 1 ||
-        !placed(c, rows, sequence, position))
+        !placed(m, c, rows, sequence, position))
         return REFUSED;
     const int each_rows = tile_rows(m, rows, threads);
-    Attention a = {.heads = {m, c, sequence, position, query_scale, qkv}, .layer = layer, .rows = rows,
+    Attention a = {.heads = {m, c, sequence, position, angles, query_scale, qkv}, .layer = layer, .rows = rows,
                    .tiles = (rows + each_rows - 1) / each_rows, .each_rows = each_rows, .mixed = mixed,
                    .each = (tile_floats(each_rows, m->heads / m->kv_heads, m->head_dim) + 1023) / 1024 * 1024};
     a.scratch = malloc(4 * a.each * threads);

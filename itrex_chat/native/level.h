@@ -1,7 +1,7 @@
 // The inner loops, written once. A file that includes this has defined
 //   NAME(x)   x with the level's suffix;  LEVEL its table's name;  LABEL its name in words
 //   LANES     float lanes of a vector;  HALVES = 16 / LANES
-//   halves(p), bf16s(p)  LANES float16 or bfloat16 values as floats
+//   halves(p), bf16s(p), signed_bytes(p)  LANES float16, bfloat16 or int8 values as floats
 //   dot4, dot8(sums, w, x)   to each int32 lane add the products of its 4 unsigned bytes with the 4 signed bytes of x
 //             (dot4: bytes below 16)
 //   nearest(v)    floats to int32, halves to even
@@ -251,8 +251,6 @@ ALWAYS void dense_part(int format, int R, int outputs, const uint8_t *weight, si
     for (int o = 0; o < outputs; o++)
         for (int r = 0; r < R; r++) sums[o * ROWS + r] = s[o][r];
 }
-#define KEYS_AHEAD 16  // positions
-#define HEADS 4  // that share the reading of keys and values
 #define EACH_OF_FOUR(R, CALL) \
     switch (R) { case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; default: CALL(4); }
 #define EACH_OF_SIX(R, CALL)                                                                  \
@@ -418,5 +416,5 @@ static void NAME(swiglu)(const float *gate, const float *up, int n, float *y) {
 
 #include "level_attention.h"
 
-const Level LEVEL = {LABEL, NAME(quantize), NAME(round_bf16), NAME(blocks), NAME(rms_norm), NAME(swiglu), NAME(attend),
-                     NAME(attend_tile)};
+const Level LEVEL = {LABEL, NAME(quantize), NAME(round_bf16), NAME(blocks), NAME(rms_norm), NAME(swiglu), NAME(keep),
+                     NAME(attend), NAME(fold), NAME(attend_tile)};

@@ -6,6 +6,7 @@
 #define nearest(v) ((vi)_mm256_cvtps_epi32((__m256)(v)))
 #define halves(p) ((vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p))))
 #define bf16s(p) ((vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))), 16))
+#define signed_bytes(p) ((vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p)))))
 #define narrow(p, i, v) _mm_storel_epi64((__m128i *)((p) + (i)), bytes_of((__m256i)(v)))
 #define narrow_evens_first(p, i, v)                                     \
     _mm_storel_epi64((__m128i *)((p) + (i)), _mm_shuffle_epi8(bytes_of((__m256i)(v)), \

@@ -1,24 +1,96 @@
-// Attention over the cache: part of level.h.
+// Attention over the pages of the cache: part of level.h.
+//
+// A query's scores, weights and mix are computed for ATTENTION_CHUNK positions at a time, from position 0 on, and what they
+// give is put together in the order of the chunks (online softmax, arXiv:2205.14135). Each sum is added up in one order
+// whatever else is computed: a row has the same bits in a decode step and in a prompt of any length.
 
-// Scores of H queries with each key: weights[h][t].
-ALWAYS void score_keys(int H, const float *queries, int head_dim, const float *keys, int positions,
-                       float weights[][ATTENTION_CHUNK + 16]) {
-    const int whole = head_dim - head_dim % LANES;
-    for (int t = 0; t < positions; t++) {
-        const float *key = keys + (size_t)t * head_dim;
-        vf dots[HEADS];
-        for (int h = 0; h < H; h++) dots[h] = (vf){0};
-        for (int i = 0; i < whole; i += LANES) {
-            if (i % 16 == 0) __builtin_prefetch(key + i + KEYS_AHEAD * head_dim, 0, 3);
-            const vf k = LOADF(key + i);
-            for (int h = 0; h < H; h++) dots[h] += LOADF(queries + h * head_dim + i) * k;
-        }
-        for (int h = 0; h < H; h++) {
-            float score = total(dots[h]);
-            for (int i = whole; i < head_dim; i++) score += queries[h * head_dim + i] * key[i];
-            weights[h][t] = score;
+#if LANES == 16
+#define SHARE 8                                        // queries that share a vector of keys or values, with 32 registers
+#define KEY_VECTORS(Q) ((Q) < 5 ? 4 : 2)               // vectors of keys side by side, at most a page
+#define VALUE_VECTORS(Q) ((Q) < 3 ? 8 : (Q) < 5 ? 4 : 2)
+#else
+#define SHARE 4                                        // with 16
+#define KEY_VECTORS(Q) ((Q) == 1 ? 8 : (Q) == 2 ? 4 : 2)
+#define VALUE_VECTORS(Q) ((Q) == 1 ? 8 : (Q) == 2 ? 4 : 2)
+#endif
+
+ALWAYS size_t kept_size(int format) { return format == FP32 ? 4 : format == FP16 ? 2 : 1; }
+ALWAYS vf kept_load(int format, const uint8_t *p) {
+    if (format == FP32) return LOADF(p);
+    return format == FP16 ? (vf)halves(p) : (vf)signed_bytes(p);
+}
+ALWAYS float kept_one(int format, const uint8_t *p) {
+    float value;
+    uint16_t half;
+    if (format == INT8) return *(const int8_t *)p;
+    if (format == FP32) {
+        memcpy(&value, p, 4);
+        return value;
+    }
+    memcpy(&half, p, 2);
+    return half_value(half);
+}
+// The values of a page, and with INT8 the scales of its keys; those of its values follow.
+ALWAYS const uint8_t *values_of(int format, const uint8_t *page, int head_dim) {
+    return page + (size_t)PAGE * head_dim * kept_size(format);
+}
+ALWAYS const float *scales_of(const uint8_t *page, int head_dim) {
+    return (const float *)(page + (size_t)2 * PAGE * head_dim);
+}
+
+// What INT8 values are multiplied with, by the largest magnitude; one that is not finite stays so.
+static float NAME(scale_of)(const float *x, int n) {
+    uint32_t most = 0;
+    for (int i = 0; i < n; i++) {
+        uint32_t bitmap;
+        memcpy(&bitmap, x + i, 4);
+        bitmap &= 0x7fffffff;
+        most = bitmap > most ? bitmap : most;
+    }
+    float largest;
+    memcpy(&largest, &most, 4);
+    const float scale = largest / 127;
+    return scale < 0x1p-120f ? 0 : scale;
+}
+ALWAYS void keep_one(int format, float x, float inverse, uint8_t *to) {
+    if (format == FP32)
+        memcpy(to, &x, 4);
+    else if (format == FP16) {
+        const uint16_t half = half_of(x);
+        memcpy(to, &half, 2);
+    } else
+        *(int8_t *)to = (int8_t)(inverse == 0 ? 0 : (int)lrintf(x * inverse));
+}
+ALWAYS void keep_head(int format, const float *key, const float *value, int head_dim, uint8_t *page, int t) {
+    const size_t size = kept_size(format);
+    uint8_t *values = (uint8_t *)values_of(format, page, head_dim) + (size_t)t * head_dim * size;
+    float inverse[2] = {0};
+    if (format == INT8) {
+        float *scales = (float *)scales_of(page, head_dim);
+        scales[t] = NAME(scale_of)(key, head_dim), scales[PAGE + t] = NAME(scale_of)(value, head_dim);
+        for (int i = 0; i < 2; i++) {
+            const float scale = scales[i * PAGE + t];
+            if (scale > 0 && scale < INFINITY) inverse[i] = 1 / scale;
         }
     }
+    for (int i = 0; i < head_dim; i++) {
+        keep_one(format, key[i], inverse[0], page + ((size_t)i * PAGE + t) * size);
+        keep_one(format, value[i], inverse[1], values + i * size);
+    }
+}
+
+#define EACH_FORMAT(format, CALL)            \
+    switch (format) {                        \
+        case FP32: CALL(FP32); break;        \
+        case FP16: CALL(FP16); break;        \
+        default: CALL(INT8);                 \
+    }
+
+// A key and a value to position t of a page.
+static void NAME(keep)(int format, const float *key, const float *value, int head_dim, uint8_t *page, int t) {
+#define CALL(f) keep_head(f, key, value, head_dim, page, t)
+    EACH_FORMAT(format, CALL)
+#undef CALL
 }
 
 // The largest of whole vectors of values and `most`; NaN is larger than all.
@@ -34,184 +106,205 @@ ALWAYS float largest_of(const float *values, int n, float most) {
     return most;
 }
 
-// e^(score - largest) in place, zeros up to a whole vector; the largest and the sum.
-static void NAME(weigh)(float *weights, int positions, float *largest, float *sum) {
-    int t = positions;
-    for (; t % LANES; t++) weights[t] = -INFINITY;
-    const float most = largest_of(weights, t, -INFINITY);
-    vf sums = {0};
-    for (int i = 0; i < t; i += LANES) {
-        const vf e = decayed(LOADF(weights + i) - most);
-        *(vf *)(weights + i) = e;
-        sums += e;
-    }
-    *largest = most;
-    *sum = total(sums);
-}
-
-// For H heads the weighted sum of some channels of the values, `vectors` of them side by side in registers.
-ALWAYS void mix_values(int H, int vectors, float weights[][ATTENTION_CHUNK + 16], const float *values, int head_dim,
-                       int positions, float *mix) {
-    vf sums[HEADS][2];
-    for (int h = 0; h < H; h++)
-        for (int v = 0; v < vectors; v++) sums[h][v] = (vf){0};
-    for (int t = 0; t < positions; t++)
-        for (int v = 0; v < vectors; v++) {
-            const float *p = values + (size_t)t * head_dim + v * LANES;
-            if (v * LANES % 16 == 0) __builtin_prefetch(p + KEYS_AHEAD * head_dim, 0, 3);
-            const vf value = LOADF(p);
-            for (int h = 0; h < H; h++) sums[h][v] += weights[h][t] * value;
-        }
-    for (int h = 0; h < H; h++)
-        for (int v = 0; v < vectors; v++) *(vf *)(mix + h * head_dim + v * LANES) = sums[h][v];
-}
-
-ALWAYS void attend_heads(int H, const float *queries, int head_dim, const float *keys, const float *values, int positions,
-                         float *mixed, float *largest, float *sum) {
-    float weights[HEADS][ATTENTION_CHUNK + 16];
-    score_keys(H, queries, head_dim, keys, positions, weights);
-    for (int h = 0; h < H; h++) NAME(weigh)(weights[h], positions, largest + h, sum + h);
-    int i = 0;
-    for (; i + 2 * LANES <= head_dim; i += 2 * LANES) mix_values(H, 2, weights, values + i, head_dim, positions, mixed + i);
-    for (; i + LANES <= head_dim; i += LANES) mix_values(H, 1, weights, values + i, head_dim, positions, mixed + i);
-    for (; i < head_dim; i++)
-        for (int h = 0; h < H; h++) {
-            float sum_of = 0;
-            for (int t = 0; t < positions; t++) sum_of += weights[h][t] * values[(size_t)t * head_dim + i];
-            mixed[h * head_dim + i] = sum_of;
-        }
-}
-
-// Queries [heads, head_dim] of one key head over some positions: for each the mix of values by e^(score - largest), the
+// Scores [from, to), whole vectors, to weights e^(score - largest); those before `hidden` and from `seen` on are 0. The
 // largest score and the sum of the weights.
-static void NAME(attend)(const float *queries, int heads, int head_dim, const float *keys, const float *values,
-                         int positions, float *mixed, float *largest, float *sum) {
-    for (int head = 0; head < heads;) {
-        const size_t at = (size_t)head * head_dim;
-        const int H = heads - head < HEADS ? heads - head : HEADS;
-#define CALL(n) attend_heads(n, queries + at, head_dim, keys, values, positions, mixed + at, largest + head, sum + head)
-        EACH_OF_FOUR(H, CALL)
-#undef CALL
-        head += H;
-    }
-}
-
-// Many rows of one sequence: positions [from, from + rows) over the keys [0, from + rows), causal, in chunks that are turned
-// once for all queries that share them (online softmax, arXiv:2205.14135).
-// Scores of QUERIES queries, side by side in [head_dim, QUERIES], with `vectors` of turned keys from position t on.
-ALWAYS void turned_scores(int vectors, const float *queries, int head_dim, const float *turned, float *scores, int t) {
-    vf sums[QUERIES][2];
-    for (int q = 0; q < QUERIES; q++)
-        for (int v = 0; v < vectors; v++) sums[q][v] = (vf){0};
-    for (int i = 0; i < head_dim; i++) {
-        vf k[2];
-        for (int v = 0; v < vectors; v++) k[v] = LOADF(turned + (size_t)i * TURNED + t + v * LANES);
-        for (int q = 0; q < QUERIES; q++)
-            for (int v = 0; v < vectors; v++) sums[q][v] += k[v] * queries[i * QUERIES + q];
-    }
-    for (int q = 0; q < QUERIES; q++)
-        for (int v = 0; v < vectors; v++) *(vf *)(scores + q * TURNED + t + v * LANES) = sums[q][v];
-}
-
-// Some channels of Q mixes: what they were, times a factor, and the weighted values of a chunk.
-ALWAYS void mix_chunk(int Q, int vectors, const float *weights, const float *factors, const float *values, int head_dim,
-                      int positions, float *const *mixed, int channel) {
-    vf sums[4][4];
-    for (int q = 0; q < Q; q++)
-        for (int v = 0; v < vectors; v++) sums[q][v] = LOADF(mixed[q] + channel + v * LANES) * factors[q];
-    values += channel;
-    for (int t = 0; t < positions; t++, values += head_dim, weights++) {
-        vf value[4];
-        for (int v = 0; v < vectors; v++) value[v] = LOADF(values + v * LANES);
-        for (int q = 0; q < Q; q++)
-            for (int v = 0; v < vectors; v++) sums[q][v] += value[v] * weights[q * TURNED];
-    }
-    for (int q = 0; q < Q; q++)
-        for (int v = 0; v < vectors; v++) *(vf *)(mixed[q] + channel + v * LANES) = sums[q][v];
-}
-static void NAME(mix_few)(int Q, const float *weights, const float *factors, const float *values, int head_dim, int positions,
-                          float *const *mixed) {
-    int i = 0;
-#define CALL(n) mix_chunk(n, 4, weights, factors, values, head_dim, positions, mixed, i)
-    for (; i + 4 * LANES <= head_dim; i += 4 * LANES) EACH_OF_FOUR(Q, CALL)
-#undef CALL
-#define CALL(n) mix_chunk(n, 1, weights, factors, values, head_dim, positions, mixed, i)
-    for (; i + LANES <= head_dim; i += LANES) EACH_OF_FOUR(Q, CALL)
-#undef CALL
-    for (; i < head_dim; i++)
-        for (int q = 0; q < Q; q++) {
-            float sum = mixed[q][i] * factors[q];
-            for (int t = 0; t < positions; t++) sum += weights[q * TURNED + t] * values[(size_t)t * head_dim + i];
-            mixed[q][i] = sum;
-        }
-}
-
-ALWAYS int clamped(int64_t n, int most) { return n < 0 ? 0 : n > most ? most : (int)n; }
-
-// Scores to weights e^(score - largest) for the positions [0, seen) but those before `hidden`; what earlier chunks shrink by.
-static float NAME(weigh_chunk)(float *scores, int positions, int hidden, int seen, float *largest, float *sum) {
-    for (int t = 0; t < hidden; t++) scores[t] = -INFINITY;
-    for (int t = seen; t < positions; t++) scores[t] = -INFINITY;
-    const float most = largest_of(scores, positions, *largest);
+static __attribute__((noinline)) void NAME(weigh)(float *scores, int from, int to, int hidden, int seen, float *largest,
+                                                  float *sum) {
+    for (int t = from; t < hidden; t++) scores[t] = -INFINITY;
+    for (int t = seen; t < to; t++) scores[t] = -INFINITY;
+    const float most = largest_of(scores + from, to - from, -INFINITY);
+    *largest = most, *sum = 0;
     if (most == -INFINITY) {
-        memset(scores, 0, 4 * (size_t)positions);
-        return 1;
+        memset(scores + from, 0, 4 * (size_t)(to - from));
+        return;
     }
     vf sums = {0};
-    for (int t = 0; t < positions; t += LANES) {
+    for (int t = from; t < to; t += LANES) {
         const vf e = decayed(LOADF(scores + t) - most);
         *(vf *)(scores + t) = e;
         sums += e;
     }
-    const float factor = *largest == most ? 1 : decayed(splat(*largest - most))[0];
-    *sum = *sum * factor + total(sums);
-    *largest = most;
-    return factor;
+    *sum = total(sums);
 }
 
-// `scratch` has `tile_floats`. Queries are taken QUERIES at a time; the last of them may be none, of zeros.
-static void NAME(attend_tile)(const float *queries, size_t ldq, int rows, int heads, int head_dim, const float *keys,
-                              const float *values, int64_t from, int64_t window, float *mixed, size_t ldm, float *scratch) {
-    const int count = rows * heads, padded_count = (count + QUERIES - 1) / QUERIES * QUERIES;
-    float *turned = scratch, *gathered = turned + (size_t)TURNED * head_dim;
-    float *largest = gathered + (size_t)padded_count * head_dim, *sums = largest + count, *scores = sums + count;
-    memset(gathered, 0, 4 * (size_t)padded_count * head_dim);
+// Scores of Q queries, side by side in [head_dim, QUERIES], with `vectors` of a page's keys.
+ALWAYS void score_keys(int format, int Q, int vectors, const float *queries, int head_dim, const uint8_t *keys, float *scores) {
+    vf sums[SHARE][8];
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < vectors; v++) sums[q][v] = (vf){0};
+    for (int i = 0; i < head_dim; i++, keys += PAGE * kept_size(format), queries += QUERIES) {
+        vf k[8];
+        for (int v = 0; v < vectors; v++) k[v] = kept_load(format, keys + v * LANES * kept_size(format));
+        for (int q = 0; q < Q; q++)
+            for (int v = 0; v < vectors; v++) sums[q][v] += k[v] * queries[q];
+    }
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < vectors; v++) *(vf *)(scores + (size_t)q * ATTENTION_CHUNK + v * LANES) = sums[q][v];
+}
+ALWAYS void score_page(int format, int count, const float *queries, int head_dim, const uint8_t *page, int from, int to,
+                       float *scores) {
+    const int step = (count > SHARE ? 2 : KEY_VECTORS(count)) * LANES;
+    for (int t = from / step * step; t < to; t += step)
+        for (int q = 0; q < count; q += SHARE) {
+            const int Q = count - q < SHARE ? count - q : SHARE;
+            const uint8_t *keys = page + (size_t)t * kept_size(format);
+            float *out = scores + (size_t)q * ATTENTION_CHUNK + t;
+#define CALL(n)                                                                     \
+    if (count > SHARE)                                                              \
+        score_keys(format, n, 2, queries + q, head_dim, keys, out);                 \
+    else                                                                            \
+        score_keys(format, n, KEY_VECTORS(n), queries + q, head_dim, keys, out)
+#if SHARE == 8
+            EACH_COUNT(Q, CALL)
+#else
+            EACH_OF_FOUR(Q, CALL)
+#endif
+#undef CALL
+        }
+    if (format != INT8) return;
+    const float *scales = scales_of(page, head_dim);
+    for (int q = 0; q < count; q++)
+        for (int t = from; t < to; t += LANES)
+            *(vf *)(scores + (size_t)q * ATTENTION_CHUNK + t) *= LOADF(scales + t);
+}
+
+// For Q queries some channels of a page's values by their weights, `vectors` of them side by side, added to mixed.
+ALWAYS void mix_values(int format, int Q, int vectors, const float *weights, const uint8_t *values, int head_dim, int from,
+                       int to, float *mixed) {
+    const size_t row = head_dim * kept_size(format);
+    vf sums[SHARE][8];
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < vectors; v++) sums[q][v] = LOADF(mixed + (size_t)q * head_dim + v * LANES);
+    for (int t = from; t < to; t++) {
+        const uint8_t *p = values + t * row;
+        vf value[8];
+        for (int v = 0; v < vectors; v++) value[v] = kept_load(format, p + v * LANES * kept_size(format));
+        for (int q = 0; q < Q; q++)
+            for (int v = 0; v < vectors; v++) sums[q][v] += value[v] * weights[(size_t)q * ATTENTION_CHUNK + t];
+    }
+    for (int q = 0; q < Q; q++)
+        for (int v = 0; v < vectors; v++) *(vf *)(mixed + (size_t)q * head_dim + v * LANES) = sums[q][v];
+}
+ALWAYS void mix_page(int format, int count, const float *weights, const uint8_t *page, int head_dim, int from, int to,
+                     float *mixed) {
+    const uint8_t *values = values_of(format, page, head_dim);
+    for (int q = 0; q < count; q += SHARE, weights += SHARE * ATTENTION_CHUNK, mixed += (size_t)SHARE * head_dim) {
+        const int Q = count - q < SHARE ? count - q : SHARE;
+        int i = 0;
+#define CALL(n)                                                                                                          \
+    for (; i + VALUE_VECTORS(n) * LANES <= head_dim; i += VALUE_VECTORS(n) * LANES)                                      \
+        mix_values(format, n, VALUE_VECTORS(n), weights, values + i * kept_size(format), head_dim, from, to, mixed + i); \
+    for (; i + LANES <= head_dim; i += LANES)                                                                            \
+        mix_values(format, n, 1, weights, values + i * kept_size(format), head_dim, from, to, mixed + i)
+#if SHARE == 8
+        EACH_COUNT(Q, CALL)
+#else
+        EACH_OF_FOUR(Q, CALL)
+#endif
+#undef CALL
+        for (; i < head_dim; i++)
+            for (int k = 0; k < Q; k++) {
+                float sum = mixed[(size_t)k * head_dim + i];
+                for (int t = from; t < to; t++)
+                    sum += weights[(size_t)k * ATTENTION_CHUNK + t] *
+                           kept_one(format, values + ((size_t)t * head_dim + i) * kept_size(format));
+                mixed[(size_t)k * head_dim + i] = sum;
+            }
+    }
+}
+
+ALWAYS int clamped(int64_t n, int most) { return n < 0 ? 0 : n > most ? most : (int)n; }
+
+// At most QUERIES queries, side by side in [head_dim, QUERIES], over a chunk: for each the mix of values by
+// e^(score - largest), the largest score and the sum of the weights. Query q is at position `position` + (first + q) / heads.
+ALWAYS void attend_chunk(int format, const Kept *kept, const float *queries, int count, int heads, int first, int head_dim,
+                         int64_t position, int64_t window, int chunk, float *mixed, float *largest, float *sums) {
+    float scores[QUERIES * ATTENTION_CHUNK];
+    const int64_t start = (int64_t)chunk * ATTENTION_CHUNK, newest = position + (first + count - 1) / heads;
+    const int64_t oldest = position + first / heads;
+    const int seen = clamped(newest + 1 - start, ATTENTION_CHUNK), wide = (seen + LANES - 1) / LANES * LANES;
+    const int from = window ? clamped(oldest + 1 - window - start, seen) / LANES * LANES : 0;
+    const int32_t *pages = kept->pages + start / PAGE;
+    for (int page = from / PAGE; page * PAGE < seen; page++) {
+        const int last = wide - page * PAGE < PAGE ? wide - page * PAGE : PAGE, begin = from > page * PAGE ? from - page * PAGE : 0;
+        score_page(format, count, queries, head_dim, kept->base + pages[page] * kept->apart, begin, last, scores + page * PAGE);
+    }
+    for (int q = 0; q < count; q++) {
+        const int64_t at = position + (first + q) / heads;
+        const int hidden = window ? clamped(at + 1 - window - start, wide) : 0;
+        NAME(weigh)(scores + q * ATTENTION_CHUNK, from, wide, hidden, clamped(at + 1 - start, seen), largest + q, sums + q);
+    }
+    memset(mixed, 0, 4 * (size_t)count * head_dim);
+    for (int page = from / PAGE; page * PAGE < seen; page++) {
+        const int last = seen - page * PAGE < PAGE ? seen - page * PAGE : PAGE, begin = from > page * PAGE ? from - page * PAGE : 0;
+        const uint8_t *at = kept->base + pages[page] * kept->apart;
+        float *weights = scores + page * PAGE;
+        if (format == INT8) {
+            const float *scales = scales_of(at, head_dim) + PAGE;
+            for (int q = 0; q < count; q++)
+                for (int t = begin; t < last; t++) weights[q * ATTENTION_CHUNK + t] *= scales[t];
+        }
+        mix_page(format, count, weights, at, head_dim, begin, last, mixed);
+    }
+}
+static __attribute__((noinline)) void NAME(attend_some)(const Kept *kept, const float *queries, int count, int heads, int first,
+                                                        int head_dim, int64_t position, int64_t window, int chunk, float *mixed,
+                                                        float *largest, float *sums) {
+#define CALL(f) attend_chunk(f, kept, queries, count, heads, first, head_dim, position, window, chunk, mixed, largest, sums)
+    EACH_FORMAT(kept->format, CALL)
+#undef CALL
+}
+
+// Queries [heads, head_dim] of one head of keys, at a position, over a chunk; `scratch` has `attend_floats`.
+static void NAME(attend)(const Kept *kept, const float *queries, int heads, int head_dim, int64_t position, int64_t window,
+                         int chunk, float *mixed, float *largest, float *sums, float *scratch) {
+    for (int head = 0; head < heads; head += QUERIES) {
+        const int count = heads - head < QUERIES ? heads - head : QUERIES;
+        for (int q = 0; q < count; q++)
+            for (int i = 0; i < head_dim; i++) scratch[i * QUERIES + q] = queries[(size_t)(head + q) * head_dim + i];
+        NAME(attend_some)(kept, scratch, count, heads, head, head_dim, position, window, chunk, mixed + (size_t)head * head_dim,
+                          largest + head, sums + head);
+    }
+}
+
+// The mix of a chunk, put together with that of the chunks before it, whose largest score and sum are `most` and `total`.
+static __attribute__((noinline)) void NAME(fold)(const float *mixed, float largest, float sum, int head_dim, float *into,
+                                                 float *most, float *total) {
+    if (largest == -INFINITY) return;
+    const float both = *most > largest ? *most : largest;
+    const float before = decayed(splat(*most - both))[0], now = decayed(splat(largest - both))[0];
+    int i = 0;
+    for (; i + LANES <= head_dim; i += LANES) *(vf *)(into + i) = LOADF(into + i) * before + LOADF(mixed + i) * now;
+    for (; i < head_dim; i++) into[i] = into[i] * before + mixed[i] * now;
+    *total = *total * before + sum * now;
+    *most = both;
+}
+
+// Rows of one sequence at the positions [from, from + rows), causal; `scratch` has `tile_floats`.
+static void NAME(attend_tile)(const Kept *kept, const float *queries, size_t ldq, int rows, int heads, int head_dim, int64_t from,
+                              int64_t window, float *mixed, size_t ldm, float *scratch) {
+    const int count = rows * heads, padded = (count + QUERIES - 1) / QUERIES * QUERIES;
+    float *gathered = scratch, *part = gathered + (size_t)padded * head_dim;
+    float *most = part + (size_t)QUERIES * head_dim, *totals = most + count;
     for (int n = 0; n < count; n++) {
-        largest[n] = -INFINITY, sums[n] = 0;
+        const float *query = queries + n / heads * ldq + (size_t)(n % heads) * head_dim;
+        most[n] = -INFINITY, totals[n] = 0;
         memset(mixed + n / heads * ldm + (size_t)(n % heads) * head_dim, 0, 4 * (size_t)head_dim);
-        for (int i = 0; i < head_dim; i++)
-            gathered[(size_t)(n / QUERIES * head_dim + i) * QUERIES + n % QUERIES] =
-                queries[n / heads * ldq + (size_t)(n % heads) * head_dim + i];
+        for (int i = 0; i < head_dim; i++) gathered[((size_t)(n / QUERIES) * head_dim + i) * QUERIES + n % QUERIES] = query[i];
     }
     const int64_t end = from + rows, first = window && from + 1 > window ? from + 1 - window : 0;
-    for (int64_t start = first / TURNED * TURNED; start < end; start += TURNED) {
-        const int positions = end - start < TURNED ? (int)(end - start) : TURNED;
-        const int padded = (positions + LANES - 1) / LANES * LANES;
-        for (int t = 0; t < padded; t++)
-            for (int i = 0; i < head_dim; i++)
-                turned[(size_t)i * TURNED + t] = t < positions ? keys[(size_t)(start + t) * head_dim + i] : 0;
+    for (int chunk = (int)(first / ATTENTION_CHUNK); (int64_t)chunk * ATTENTION_CHUNK < end; chunk++)
         for (int n = 0; n < count; n += QUERIES) {
             const int Q = count - n < QUERIES ? count - n : QUERIES;
-            const int64_t oldest = from + n / heads, newest = from + (n + Q - 1) / heads;
-            const int seen_by_any = clamped(newest + 1 - start, positions), wide = (seen_by_any + LANES - 1) / LANES * LANES;
-            if (seen_by_any == 0 || (window && oldest + 1 - window >= start + positions)) continue;
-            const float *side_by_side = gathered + (size_t)n * head_dim;
-            int t = 0;
-            if (LANES == 16)  // as many sums as registers hold
-                for (; t + 2 * LANES <= wide; t += 2 * LANES) turned_scores(2, side_by_side, head_dim, turned, scores, t);
-            for (; t < wide; t += LANES) turned_scores(1, side_by_side, head_dim, turned, scores, t);
-            float *out[QUERIES], factors[QUERIES];
-            for (int q = 0; q < Q; q++) {
-                const int64_t at = from + (n + q) / heads, hidden = window ? at + 1 - window - start : 0;
-                out[q] = mixed + (n + q) / heads * ldm + (size_t)((n + q) % heads) * head_dim;
-                factors[q] = NAME(weigh_chunk)(scores + q * TURNED, wide, clamped(hidden, wide),
-                                               clamped(at + 1 - start, seen_by_any), largest + n + q, sums + n + q);
-            }
-            for (int q = 0; q < Q; q += 4)
-                NAME(mix_few)(Q - q < 4 ? Q - q : 4, scores + q * TURNED, factors + q, values + (size_t)start * head_dim,
-                              head_dim, seen_by_any, out + q);
+            const int64_t start = (int64_t)chunk * ATTENTION_CHUNK, oldest = from + n / heads, newest = from + (n + Q - 1) / heads;
+            float largest[QUERIES], sums[QUERIES];
+            if (newest < start || (window && oldest + 1 - window >= start + ATTENTION_CHUNK)) continue;
+            NAME(attend_some)(kept, gathered + (size_t)n * head_dim, Q, heads, n, head_dim, from, window, chunk, part, largest,
+                              sums);
+            for (int q = 0; q < Q; q++)
+                NAME(fold)(part + (size_t)q * head_dim, largest[q], sums[q], head_dim,
+                           mixed + (n + q) / heads * ldm + (size_t)((n + q) % heads) * head_dim, most + n + q, totals + n + q);
         }
-    }
     for (int n = 0; n < count; n++)
-        for (int i = 0; i < head_dim; i++) mixed[n / heads * ldm + (size_t)(n % heads) * head_dim + i] /= sums[n];
+        for (int i = 0; i < head_dim; i++) mixed[n / heads * ldm + (size_t)(n % heads) * head_dim + i] /= totals[n];
 }

@@ -15,6 +15,7 @@ INSTRUCTIONS("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #define nearest(v) ((vi)_mm512_cvtps_epi32((__m512)(v)))
 #define halves(p) ((vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p))))
 #define bf16s(p) ((vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))), 16))
+#define signed_bytes(p) ((vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p)))))
 #define narrow(p, i, v) _mm_storeu_si128((__m128i *)((p) + (i)), _mm512_cvtepi32_epi8((__m512i)(v)))
 #define narrow_evens_first(p, i, v) \
     _mm_storeu_si128((__m128i *)((p) + (i)), _mm_shuffle_epi8(_mm512_cvtepi32_epi8((__m512i)(v)), \

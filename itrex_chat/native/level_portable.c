@@ -9,6 +9,7 @@
 #define LABEL "portable"
 #define halves portable_halves
 #define bf16s portable_bf16s
+#define signed_bytes portable_signed_bytes
 #define nearest portable_nearest
 #define dot4 portable_dot
 #define dot8 portable_dot
@@ -45,6 +46,12 @@ static inline portable_vf portable_bf16s(const uint8_t *p) {
     }
     portable_vf out;
     memcpy(&out, bitmaps, sizeof out);
+    return out;
+}
+
+static inline portable_vf portable_signed_bytes(const uint8_t *p) {
+    portable_vf out;
+    for (int i = 0; i < 4; i++) out[i] = ((const int8_t *)p)[i];
     return out;
 }
 

@@ -16,9 +16,9 @@
 #define FEW 8          // rows that one pass over the weights serves
 #define ROWS 16        // rows that a decode step takes at most
 #define PREFETCH 4096  // bytes ahead of the reading
-#define ATTENTION_CHUNK 256  // positions of the cache that are attended to at a time
-#define TURNED 64            // positions of a chunk of keys that is turned for many queries
-#define QUERIES 8            // queries that share a vector of turned keys
+#define PAGE 64              // positions of a page of the cache
+#define ATTENTION_CHUNK 256  // positions whose weights are summed up before they are put together with others
+#define QUERIES 8            // queries that share what is read of the cache
 
 #ifdef _WIN32
 #define EXPORT __declspec(dllexport)
@@ -54,12 +54,23 @@ typedef struct {
     const Linear *head;
 } Model;
 
-// Keys and values float32 [layers, batch, kv_heads, capacity, head_dim]; cosine and sine [tables, capacity, rotated/2].
+// Keys and values of sequences, in pages of PAGE positions from one pool of `count`. A page has for each layer and each head
+// of keys its keys [head_dim, PAGE], so that a vector has one channel of neighbouring positions, and its values
+// [PAGE, head_dim], in FP32, FP16 or INT8; with INT8 follow the scales of the keys and of the values, float32 [PAGE] each.
 typedef struct {
-    float *keys, *values;
-    const float *cos, *sin;
-    int64_t batch, capacity, tables;
+    uint8_t *pool;
+    const int32_t *pages;  // [sequences, each]: which pages a sequence has, from its first position on
+    int64_t sequences, each, count, bytes;
+    int32_t format;
 } Cache;
+
+// The pages of one head of keys of a sequence: page n of the sequence is at base + pages[n] · apart.
+typedef struct {
+    const uint8_t *base;
+    const int32_t *pages;
+    size_t apart;
+    int format;
+} Kept;
 
 // The inputs of a product, rounded as its matrix wants them.
 typedef struct {
@@ -79,10 +90,12 @@ typedef struct {
     void (*blocks)(const Linear *, const Input *, int first, int last, float *y, size_t ldy, int add);
     void (*rms_norm)(const float *x, const float *weight, int n, float eps, float *y);
     void (*swiglu)(const float *gate, const float *up, int n, float *y);
-    void (*attend)(const float *queries, int heads, int head_dim, const float *keys, const float *values, int positions,
-                   float *mixed, float *largest, float *sum);
-    void (*attend_tile)(const float *queries, size_t ldq, int rows, int heads, int head_dim, const float *keys,
-                        const float *values, int64_t from, int64_t window, float *mixed, size_t ldm, float *scratch);
+    void (*keep)(int format, const float *key, const float *value, int head_dim, uint8_t *page, int t);
+    void (*attend)(const Kept *, const float *queries, int heads, int head_dim, int64_t position, int64_t window, int chunk,
+                   float *mixed, float *largest, float *sum, float *scratch);
+    void (*fold)(const float *mixed, float largest, float sum, int head_dim, float *into, float *most, float *total);
+    void (*attend_tile)(const Kept *, const float *queries, size_t ldq, int rows, int heads, int head_dim, int64_t from,
+                        int64_t window, float *mixed, size_t ldm, float *scratch);
 } Level;
 
 extern const Level portable_level, avx2_level, avx_vnni_level, avx512_level;
@@ -106,14 +119,47 @@ static inline int sound_heads(const Model *m) {
            m->rotated >= 0 && m->rotated % 2 == 0 && m->rotated <= m->head_dim &&
            (int64_t)(m->heads + 2 * (int64_t)m->kv_heads) * m->head_dim <= INT32_MAX;
 }
-// Whether each of these rows has its place in the cache.
-static inline int placed(const Cache *c, int rows, const int64_t *sequence, const int64_t *position) {
-    if (rows < 1 || (c->tables != 1 && c->tables < c->batch)) return 0;
-    for (int r = 0; r < rows; r++)
-        if (sequence[r] < 0 || sequence[r] >= c->batch || position[r] < 0 || position[r] >= c->capacity) return 0;
+// Bytes of a page for one head of keys.
+static inline size_t kept_bytes(int format, int head_dim) {
+    const size_t values = (size_t)2 * PAGE * head_dim;
+    return format == INT8 ? values + 2 * PAGE * sizeof(float) : values * (format == FP16 ? 2 : 4);
+}
+static inline size_t page_bytes(const Model *m, int format) {
+    return (size_t)m->layers * m->kv_heads * kept_bytes(format, m->head_dim);
+}
+// Whether each of these rows has its place in the cache, and all that its sequence has before it; those of a sequence follow
+// each other.
+static inline int placed(const Model *m, const Cache *c, int rows, const int64_t *sequence, const int64_t *position) {
+    if (rows < 1 || c->count < 1 || (c->format != FP32 && c->format != FP16 && c->format != INT8)) return 0;
+    if ((size_t)c->bytes / c->count < page_bytes(m, c->format)) return 0;
+    for (int r = 0; r < rows; r++) {
+        if (sequence[r] < 0 || sequence[r] >= c->sequences || position[r] < 0 || position[r] / PAGE >= c->each) return 0;
+        if (r + 1 < rows && sequence[r + 1] == sequence[r] && position[r + 1] > position[r]) continue;
+        for (int64_t n = 0; n <= position[r] / PAGE; n++) {
+            const int32_t page = c->pages[sequence[r] * c->each + n];
+            if (page < 0 || page >= c->count) return 0;
+        }
+    }
     return 1;
 }
 
+// A float32 value rounded to float16, to nearest even; beyond its range the largest value, but infinite stays infinite.
+static inline uint16_t half_of(float value) {
+    uint32_t bitmap, magnitude;
+    memcpy(&bitmap, &value, 4);
+    magnitude = bitmap & 0x7fffffff;
+    const uint16_t sign = (uint16_t)(bitmap >> 16 & 0x8000);
+    if (magnitude >= 0x7f800000) return sign | (magnitude > 0x7f800000 ? 0x7e00 : 0x7c00);
+    if (magnitude >= 0x477ff000) return sign | 0x7bff;
+    if (magnitude < 0x38800000) {  // subnormal: added to 0.5, whose last place is the half's
+        float small;
+        memcpy(&small, &magnitude, 4);
+        small += 0.5f;
+        memcpy(&magnitude, &small, 4);
+        return sign | (uint16_t)(magnitude - 0x3f000000);
+    }
+    return sign | (uint16_t)((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13);
+}
 // A float16 value, exactly.
 static inline float half_value(uint16_t half) {
     uint32_t bitmap = (uint32_t)(half & 0x7fff) << 13;
@@ -136,11 +182,12 @@ typedef struct {
     const Model *m;
     const Cache *c;
     const int64_t *sequence, *position;  // [rows]
+    const float *angles;                 // [rows, rotated]: cosines of the row's position, then sines
     const float *query_scale;            // [rows] or NULL
     float *qkv;                          // [rows, heads + 2 · kv_heads, head_dim]
 } Heads;
 void place(const Heads *, int layer, int row, int head);
-float *cached(const Heads *, float *of, int layer, int row, int kv_head);
+Kept kept(const Heads *, int layer, int row, int kv_head);
 
 static inline size_t group_bytes(int bits, int group) { return (size_t)BLOCK * group * bits / 8 + 2 * BLOCK; }
 // Bytes of 16 outputs.
@@ -148,10 +195,11 @@ static inline size_t block_bytes(const Linear *l) {
     if (dense_bytes(l)) return (size_t)BLOCK * l->in * dense_bytes(l);
     return (size_t)(l->in / l->group) * group_bytes(l->format == INT4 ? 4 : 8, l->group);
 }
-// Floats of `attend_tile`'s scratch.
+// Floats of the scratch of `attend`, and of `attend_tile`.
+static inline size_t attend_floats(int head_dim) { return (size_t)QUERIES * head_dim; }
 static inline size_t tile_floats(int rows, int heads, int head_dim) {
     const size_t count = (size_t)rows * heads, padded = (count + QUERIES - 1) / QUERIES * QUERIES;
-    return (TURNED + padded) * head_dim + 2 * count + QUERIES * TURNED;
+    return (padded + QUERIES) * head_dim + 2 * count;
 }
 static inline int blocks_of(const Linear *l) { return (l->out + BLOCK - 1) / BLOCK; }
 

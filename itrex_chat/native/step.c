@@ -26,6 +26,7 @@ typedef struct {
 typedef struct {
     int number, threads, shared;
     float *row;    // [rows, widest]: a norm's output
+    float *queries; // scratch of `attend`
     void *rounded; // what `prepare` writes
 } Thread;
 
@@ -46,7 +47,7 @@ static size_t thread_bytes(const Model *m, int rows) {
         const Linear *of[] = {m->layer[n].qkv, m->layer[n].output, m->layer[n].gate_up, m->layer[n].down};
         for (int i = 0; i < 4; i++) most = most_rounded(of[i], rows, most);
     }
-    return up((size_t)4 * rows * widest(m)) + up(most);
+    return up((size_t)4 * rows * widest(m)) + up(4 * attend_floats(m->head_dim)) + up(most);
 }
 static int shared_out(const Model *m) {
     int count = parts_of(m->head) + m->layers;
@@ -75,7 +76,8 @@ static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
     for (int t = 0; t < s->threads; t++) {
         uint8_t *own = TAKE(uint8_t, each);
         if (threads)
-            threads[t] = (Thread){t, 0, 0, (float *)own, own + up((size_t)4 * rows * widest(m))};
+            threads[t] = (Thread){t, 0, 0, (float *)own, (float *)(own + up((size_t)4 * rows * widest(m))),
+                                  own + up((size_t)4 * rows * widest(m)) + up(4 * attend_floats(m->head_dim))};
     }
 #undef TAKE
     return size;
@@ -121,36 +123,33 @@ static const float *normed(const Step *s, Thread *t, const float *weight) {
     return t->row;
 }
 
-static void attend(const Step *s, int n, int row, int kv_head, int chunk) {
+// Chunks of the cache from position 0 on; those before a window are passed over.
+static int first_chunk(const Step *s, int n, int row) {
+    const int64_t window = s->m->layer[n].window, end = s->heads.position[row] + 1;
+    return window && end > window ? (int)((end - window) / ATTENTION_CHUNK) : 0;
+}
+
+static void attend(const Step *s, const Thread *t, int n, int row, int kv_head, int chunk) {
     const Model *m = s->m;
-    const int64_t window = m->layer[n].window, end = s->heads.position[row] + 1;
-    const int64_t first = (window && end > window ? end - window : 0) + (int64_t)chunk * ATTENTION_CHUNK;
-    if (first >= end) return;
-    const int count = end - first < ATTENTION_CHUNK ? (int)(end - first) : ATTENTION_CHUNK;
+    if (chunk < first_chunk(s, n, row) || chunk >= chunks_for(s->heads.position[row] + 1)) return;
     const int group = m->heads / m->kv_heads, d = m->head_dim, head = kv_head * group;
     const size_t at = (((size_t)row * m->kv_heads + kv_head) * s->chunks + chunk) * group;
-    level()->attend(s->heads.qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
-                    cached(&s->heads, s->heads.c->keys, n, row, kv_head) + (size_t)first * d,
-                    cached(&s->heads, s->heads.c->values, n, row, kv_head) + (size_t)first * d, count, s->parts + at * d,
-                    s->largest + at, s->sums + at);
+    const Kept k = kept(&s->heads, n, row, kv_head);
+    level()->attend(&k, s->heads.qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
+                    s->heads.position[row], m->layer[n].window, chunk, s->parts + at * d, s->largest + at, s->sums + at,
+                    t->queries);
 }
 
 // Put the chunks of a head together, in their order.
 static void join(const Step *s, int n, int row, int head) {
     const Model *m = s->m;
-    const int d = m->head_dim;
-    const int64_t window = m->layer[n].window, end = s->heads.position[row] + 1;
-    const int chunks = chunks_for(window && end > window ? window : end);
-    const int group = m->heads / m->kv_heads;
+    const int d = m->head_dim, chunks = chunks_for(s->heads.position[row] + 1), group = m->heads / m->kv_heads;
     const size_t at = ((size_t)row * m->kv_heads + head / group) * s->chunks * group + head % group;
     float most = -INFINITY, sum = 0, *out = s->mixed + ((size_t)row * m->heads + head) * d;
-    for (int c = 0; c < chunks; c++) most = s->largest[at + c * group] > most ? s->largest[at + c * group] : most;
     memset(out, 0, 4 * d);
-    for (int c = 0; c < chunks; c++) {
+    for (int c = first_chunk(s, n, row); c < chunks; c++) {
         const size_t part = at + (size_t)c * group;
-        const float weight = chunks == 1 ? 1.0f : expf(s->largest[part] - most);
-        sum += weight * s->sums[part];
-        for (int i = 0; i < d; i++) out[i] += weight * s->parts[part * d + i];
+        level()->fold(s->parts + part * d, s->largest[part], s->sums[part], d, out, &most, &sum);
     }
     for (int i = 0; i < d; i++) out[i] /= sum;
 }
@@ -167,7 +166,7 @@ static void add_normed(Step *s, const Thread *t, const float *weight) {
 }
 
 // The heads that share keys, of all rows, by one thread from their place to their mix.
-static void mix_heads(Step *s, int n, int kv_head) {
+static void mix_heads(Step *s, const Thread *t, int n, int kv_head) {
     const Model *m = s->m;
     const int group = m->heads / m->kv_heads;
     for (int row = 0; row < s->rows; row++) {
@@ -175,7 +174,7 @@ static void mix_heads(Step *s, int n, int kv_head) {
         for (int i = 0; i < group; i++) place(&s->heads, n, row, kv_head * group + i);
     }
     for (int row = 0; row < s->rows; row++) {
-        attend(s, n, row, kv_head, 0);
+        attend(s, t, n, row, kv_head, 0);
         for (int i = 0; i < group; i++) join(s, n, row, kv_head * group + i);
     }
 }
@@ -186,13 +185,13 @@ static void mix(Step *s, Thread *t, int n) {
     const int heads = m->heads + m->kv_heads, parts = m->kv_heads * s->chunks;
     int *taken = &s->taken[t->shared++];
     if (s->chunks == 1 && m->kv_heads >= t->threads) {
-        for (int head; (head = next_task(taken)) < m->kv_heads;) mix_heads(s, n, head);
+        for (int head; (head = next_task(taken)) < m->kv_heads;) mix_heads(s, t, n, head);
         return;
     }
     for (int i = t->number; i < s->rows * heads; i += t->threads) place(&s->heads, n, i / heads, i % heads);
     meet(&s->meeting, t->threads);
     for (int task; (task = next_task(taken)) < s->rows * parts;)
-        attend(s, n, task / parts, task % parts / s->chunks, task % s->chunks);
+        attend(s, t, n, task / parts, task % parts / s->chunks, task % s->chunks);
     meet(&s->meeting, t->threads);
     for (int i = t->number; i < s->rows * m->heads; i += t->threads) join(s, n, i / m->heads, i % m->heads);
 }
@@ -271,15 +270,15 @@ EXPORT size_t itrex_step_bytes(const Model *m, int rows, int64_t end, int thread
 }
 
 // Read a token in each row: x [rows, hidden] is its embedding (overwritten), its keys and values go to the cache at its
-// sequence and position, and what follows it to logits [rows, vocabulary]. `memory` is of
+// sequence and position, whose angles are given, and what follows it to logits [rows, vocabulary]. `memory` is of
 // `itrex_step_bytes`, which has looked at the model. DONE or REFUSED.
 EXPORT int itrex_step(const Model *m, const Cache *c, int rows, float *x, const int64_t *sequence, const int64_t *position,
-                      const float *query_scale, float *logits, void *memory, int threads) {
-    if (rows > ROWS || threads < 1 || !placed(c, rows, sequence, position)) return REFUSED;
+                      const float *angles, const float *query_scale, float *logits, void *memory, int threads) {
+    if (rows > ROWS || threads < 1 || !placed(m, c, rows, sequence, position)) return REFUSED;
     int64_t end = 0;
     for (int r = 0; r < rows; r++) end = position[r] + 1 > end ? position[r] + 1 : end;
     Thread all[threads];
-    Pass pass = {.s = {.m = m, .heads = {m, c, sequence, position, query_scale, NULL}, .rows = rows, .threads = threads, .x = x,
+    Pass pass = {.s = {.m = m, .heads = {m, c, sequence, position, angles, query_scale, NULL}, .rows = rows, .threads = threads, .x = x,
                        .chunks = chunks_for(end)},
                  .all = all, .logits = logits};
     lay_out(&pass.s, all, memory);
