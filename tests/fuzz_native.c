@@ -9,13 +9,14 @@
 int itrex_choose(const char *name);
 int itrex_product(const Linear *, int rows, const float *x, size_t ldx, float *y, size_t ldy, int threads);
 int itrex_attention(const Model *, const Cache *, int layer, int rows, float *qkv, const int64_t *sequence,
-                    const int64_t *position, const float *query_scale, float *mixed, int threads);
+                    const int64_t *position, const float *angles, const float *query_scale, float *mixed, int threads);
 int itrex_gated_product(const Linear *, int rows, const float *x, size_t ldx, float *gate_up, float *y, int threads);
 void itrex_rms_norm(const float *x, const float *weight, int rows, int n, float eps, float *y, int threads);
 void itrex_swiglu(const float *gate_up, int rows, int n, float *y, int threads);
 size_t itrex_step_bytes(const Model *, int rows, int64_t end, int threads);
 int itrex_step(const Model *, const Cache *, int rows, float *x, const int64_t *sequence, const int64_t *position,
-                const float *query_scale, float *logits, void *memory, int threads);
+                const float *angles, const float *query_scale, int wanted, const int32_t *which, float *logits, void *memory,
+                int threads);
 
 static int fuzz_product(void) {
     static const int some_rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 18, 22, 23, 24, 25, 33, 70};
@@ -73,45 +74,81 @@ typedef struct {
     Cache c;
     int rows;
     int64_t end, *sequence, *position;
-    float *query_scale;
+    float *angles, *query_scale;
 } Text;
 
-static size_t cache_floats(const Model *m, const Cache *c) {
-    return (size_t)m->layers * c->batch * m->kv_heads * c->capacity * m->head_dim;
+static int whole(int positions) { return (positions + PAGE - 1) / PAGE; }
+
+// Where a value of a position is: of the keys or, as `part` 1, the values of a head.
+static uint8_t *place_of(const Model *m, const Cache *c, int layer, int64_t sequence, int64_t position, int kv_head, int part, int i) {
+    const size_t size = c->format == FP32 ? 4 : c->format == FP16 ? 2 : 1, d = m->head_dim, t = position % PAGE;
+    uint8_t *page = c->pool + (size_t)c->pages[sequence * c->each + position / PAGE] * page_bytes(m, c->format) +
+                    ((size_t)layer * m->kv_heads + kv_head) * kept_bytes(c->format, m->head_dim);
+    return page + (part ? PAGE * d + t * d + i : (size_t)i * PAGE + t) * size;
+}
+static float *scale_of(const Model *m, const Cache *c, int layer, int64_t sequence, int64_t position, int kv_head, int part) {
+    uint8_t *page = place_of(m, c, layer, sequence, position / PAGE * PAGE, kv_head, 0, 0);
+    return (float *)(page + (size_t)2 * PAGE * m->head_dim) + part * PAGE + position % PAGE;
+}
+static float value_of(const Model *m, const Cache *c, int layer, int64_t sequence, int64_t position, int kv_head, int part, int i) {
+    const uint8_t *at = place_of(m, c, layer, sequence, position, kv_head, part, i);
+    float value;
+    uint16_t half;
+    if (c->format == INT8) return *(const int8_t *)at * *scale_of(m, c, layer, sequence, position, kv_head, part);
+    if (c->format == FP32) return memcpy(&value, at, 4), value;
+    return memcpy(&half, at, 2), half_value(half);
 }
 
+// Pages of sequences lie in no order; those of the first page's worth of two sequences may be the same. What no sequence holds
+// is NaN.
 static Text a_text(const Model *m, int most_rows, int most_before) {
-    Text t = {.c = {.batch = between(1, 3)}};
-    int before[3], count[3], longest = 0;
-    for (int b = 0; b < t.c.batch; b++) {
+    Text t = {.c = {.sequences = between(1, 3), .format = (int[]){FP32, FP16, INT8}[below(3)]}};
+    int before[3], count[3], longest = 0, taken = 0;
+    for (int b = 0; b < t.c.sequences; b++) {
         before[b] = below(most_before + 1);
-        count[b] = between(b == 0, most_rows / (int)t.c.batch);
+        count[b] = between(b == 0, most_rows / (int)t.c.sequences);
         t.rows += count[b];
         if (before[b] + count[b] > longest) longest = before[b] + count[b];
     }
-    t.end = 0;
-    t.c.capacity = longest + below(3);
-    t.c.tables = below(2) ? 1 : t.c.batch;
+    t.c.each = whole(longest) + below(2);
+    t.c.count = t.c.sequences * t.c.each + below(3);
+    int32_t *pages = take(4 * t.c.sequences * t.c.each), *order = take(4 * t.c.count);
+    for (int i = 0; i < t.c.count; i++) order[i] = i;
+    for (int i = (int)t.c.count - 1; i > 0; i--) {
+        const int other = below(i + 1), page = order[i];
+        order[i] = order[other], order[other] = page;
+    }
+    for (int b = 0; b < t.c.sequences; b++)
+        for (int n = 0; n < t.c.each; n++) {
+            const int shared = b > 0 && n == 0 && before[b] >= PAGE && before[0] >= PAGE && below(2);
+            pages[b * t.c.each + n] = n >= whole(before[b] + count[b]) ? (int[]){-1, 1 << 30}[below(2)] : shared ? pages[0] : order[taken++];
+        }
+    t.c.pages = pages;
     t.sequence = take(8 * t.rows), t.position = take(8 * t.rows);
-    for (int b = 0, r = 0; b < t.c.batch; b++)
+    for (int b = 0, r = 0; b < t.c.sequences; b++)
         for (int i = 0; i < count[b]; i++, r++) {
             t.sequence[r] = b, t.position[r] = before[b] + i;
             if (t.position[r] + 1 > t.end) t.end = t.position[r] + 1;
         }
     t.query_scale = below(2) ? near_one(t.rows) : NULL;
-    const size_t size = cache_floats(m, &t.c), angles = (size_t)t.c.tables * t.c.capacity * (m->rotated / 2);
-    float *cos = take(4 * angles), *sin = take(4 * angles);
-    for (size_t i = 0; i < angles; i++) {
-        const float angle = 7 * uniform();
-        cos[i] = cosf(angle), sin[i] = sinf(angle);
-    }
-    t.c.cos = cos, t.c.sin = sin;
-    t.c.keys = take(4 * size), t.c.values = take(4 * size);  // NaN, but for what the sequences hold
-    for (size_t head = 0; head < (size_t)m->layers * t.c.batch * m->kv_heads; head++)
-        for (int64_t i = 0; i < (int64_t)before[head / m->kv_heads % t.c.batch] * m->head_dim; i++) {
-            t.c.keys[head * t.c.capacity * m->head_dim + i] = uniform();
-            t.c.values[head * t.c.capacity * m->head_dim + i] = uniform();
+    t.angles = take(4 * (size_t)t.rows * m->rotated);
+    for (int r = 0; r < t.rows; r++)
+        for (int i = 0; i < m->rotated / 2; i++) {
+            const float angle = 7 * uniform();
+            t.angles[r * m->rotated + i] = cosf(angle), t.angles[r * m->rotated + m->rotated / 2 + i] = sinf(angle);
         }
+    t.c.bytes = t.c.count * page_bytes(m, t.c.format);
+    t.c.pool = take(t.c.bytes);
+    memset(t.c.pool, t.c.format == INT8 ? 0x7f : 0xff, t.c.bytes);
+    for (int layer = 0; layer < m->layers; layer++)
+        for (int b = 0; b < t.c.sequences; b++)
+            for (int p = 0; p < before[b]; p++)
+                for (int head = 0; head < m->kv_heads; head++) {
+                    float kv[2][72];
+                    for (int i = 0; i < m->head_dim; i++) kv[0][i] = uniform(), kv[1][i] = uniform();
+                    level()->keep(t.c.format, kv[0], kv[1], m->head_dim, place_of(m, &t.c, layer, b, p / PAGE * PAGE, head, 0, 0),
+                                  p % PAGE);
+                }
     return t;
 }
 
@@ -130,10 +167,9 @@ static void place_plainly(const Model *m, const Text *t, int row, float *x, cons
     double squares = 0, y[72];
     for (int i = 0; i < d; i++) squares += (double)x[i] * x[i];
     for (int i = 0; i < d; i++) y[i] = norm ? x[i] / sqrt(squares / d + m->eps) * norm[i] : x[i];
-    const size_t angle = ((t->c.tables == 1 ? 0 : t->sequence[row]) * t->c.capacity + t->position[row]) * half;
     for (int i = 0; i < half; i++) {
         const int first = m->interleaved ? 2 * i : i, second = m->interleaved ? 2 * i + 1 : i + half;
-        const double a = y[first], b = y[second], cos = t->c.cos[angle + i], sin = t->c.sin[angle + i];
+        const double a = y[first], b = y[second], cos = t->angles[row * m->rotated + i], sin = t->angles[row * m->rotated + half + i];
         y[first] = a * cos - b * sin, y[second] = a * sin + b * cos;
     }
     for (int i = 0; i < d; i++) x[i] = (float)(y[i] * factor);
@@ -151,7 +187,7 @@ static int fuzz_attention(void) {
     float *qkv = floats((size_t)t.rows * width), *plain = take(4 * (size_t)t.rows * width);
     float *mixed = take(4 * (size_t)t.rows * m.heads * d);
     memcpy(plain, qkv, 4 * (size_t)t.rows * width);
-    CHECK(itrex_attention(&m, &t.c, layer, t.rows, qkv, t.sequence, t.position, t.query_scale, mixed, a_few_threads()) == 0,
+    CHECK(itrex_attention(&m, &t.c, layer, t.rows, qkv, t.sequence, t.position, t.angles, t.query_scale, mixed, a_few_threads()) == 0,
           "no memory");
     for (int r = 0; r < t.rows; r++)
         for (int head = 0; head < m.heads + 2 * m.kv_heads; head++) {
@@ -162,23 +198,24 @@ static int fuzz_attention(void) {
                 continue;
             }
             if (is_key) place_plainly(&m, &t, r, x, layers[layer].key_norm, 1);
-            const size_t at = (((layer * t.c.batch + t.sequence[r]) * m.kv_heads + kv_head) * t.c.capacity + t.position[r]) * d;
+            float largest = 0;
+            for (int i = 0; i < d; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
             for (int i = 0; i < d; i++) {
-                const float kept = (is_key ? t.c.keys : t.c.values)[at + i];
-                CHECK(fabs(kept - x[i]) <= (is_key ? 1e-5 : 0), "row %d: %g in the cache, not %g", r, kept, x[i]);
+                const float kept = value_of(&m, &t.c, layer, t.sequence[r], t.position[r], kv_head, !is_key, i);
+                const float rounded = t.c.format == FP32 ? 0 : t.c.format == FP16 ? fabsf(x[i]) * 0x1p-11f + 0x1p-25f : 0.501f * largest / 127;
+                CHECK(fabs(kept - x[i]) <= (is_key ? 1e-5 : 0) + rounded, "row %d: %g in the cache, not %g", r, kept, x[i]);
             }
         }
     for (int r = 0; r < t.rows; r++)
         for (int head = 0; head < m.heads; head++) {
-            const size_t at = ((layer * t.c.batch + t.sequence[r]) * m.kv_heads + head / shared) * t.c.capacity * d;
             const int64_t end = t.position[r] + 1, window = layers[layer].window, first = window && end > window ? end - window : 0;
             const float *query = plain + (size_t)r * width + head * d;
             double sum = 0, mix[72] = {0};
             for (int64_t p = first; p < end; p++) {
                 double score = 0;
-                for (int i = 0; i < d; i++) score += (double)query[i] * t.c.keys[at + p * d + i];
+                for (int i = 0; i < d; i++) score += (double)query[i] * value_of(&m, &t.c, layer, t.sequence[r], p, head / shared, 0, i);
                 sum += exp(score);
-                for (int i = 0; i < d; i++) mix[i] += exp(score) * t.c.values[at + p * d + i];
+                for (int i = 0; i < d; i++) mix[i] += exp(score) * value_of(&m, &t.c, layer, t.sequence[r], p, head / shared, 1, i);
             }
             for (int i = 0; i < d; i++) {
                 const float found = mixed[((size_t)r * m.heads + head) * d + i];
@@ -234,6 +271,28 @@ static const Linear *a_layer(int in, int out) {
     return first;
 }
 
+// A row's attention is the same, bit for bit, in a step and among many rows.
+static int same_attention(const Model *m, Text t) {
+    Layer layer = m->layer[0];
+    Model one = *m;
+    const int d = m->head_dim, width = (m->heads + 2 * m->kv_heads) * d;
+    one.layers = 1, one.layer = &layer;
+    Cache c = t.c;
+    c.bytes = c.count * page_bytes(&one, c.format);
+    float *qkv = floats((size_t)t.rows * width), *each = take(4 * (size_t)width), *mixed = take(4 * (size_t)t.rows * m->heads * d);
+    float *kept = memcpy(take(4 * (size_t)t.rows * width), qkv, 4 * (size_t)t.rows * width), *alone = take(4 * (size_t)m->heads * d);
+    memset(c.pool, 0, c.bytes);
+    CHECK(itrex_attention(&one, &c, 0, t.rows, qkv, t.sequence, t.position, t.angles, t.query_scale, mixed, a_few_threads()) == 0,
+          "no memory");
+    for (int r = 0; r < t.rows; r++) {
+        memcpy(each, kept + (size_t)r * width, 4 * (size_t)width);
+        itrex_attention(&one, &c, 0, 1, each, t.sequence + r, t.position + r, t.angles + (size_t)r * m->rotated,
+                        t.query_scale ? t.query_scale + r : NULL, alone, 1);
+        CHECK(!memcmp(alone, mixed + (size_t)r * m->heads * d, 4 * (size_t)m->heads * d), "attention of row %d depends on the others", r);
+    }
+    return 3;
+}
+
 static int fuzz_step(void) {
     Model m = {.layers = between(1, 2), .hidden = below(2) ? 32 * between(1, 3) : between(1, 70),
                .inner = below(2) ? 32 * between(1, 4) : between(1, 90), .vocabulary = between(1, 60)};
@@ -250,26 +309,28 @@ static int fuzz_step(void) {
             .gate_up = a_layer(m.hidden, 2 * m.inner), .down = a_layer(m.inner, m.hidden), .window = below(2) ? 0 : between(1, 90)};
     m.norm = near_one(m.hidden), m.head = a_layer(m.hidden, m.vocabulary);
     const Text t = a_text(&m, ROWS, below(4) ? 40 : 600);
-    const size_t size = 4 * cache_floats(&m, &t.c), hidden = m.hidden;
+    const size_t hidden = m.hidden;
     Cache alone = t.c;
-    alone.keys = memcpy(take(size), t.c.keys, size), alone.values = memcpy(take(size), t.c.values, size);
+    alone.pool = memcpy(take(t.c.bytes), t.c.pool, t.c.bytes);
     float *x = floats(t.rows * hidden), *kept = memcpy(take(4 * t.rows * hidden), x, 4 * t.rows * hidden);
     float *logits = take(4 * (size_t)t.rows * m.vocabulary), *one = take(4 * (size_t)m.vocabulary), *token = take(4 * hidden);
     int threads = a_few_threads();
-    CHECK(itrex_step(&m, &t.c, t.rows, x, t.sequence, t.position, t.query_scale, logits,
+    int32_t which[ROWS];
+    for (int r = 0; r < t.rows; r++) which[r] = r;
+    CHECK(itrex_step(&m, &t.c, t.rows, x, t.sequence, t.position, t.angles, t.query_scale, t.rows, which, logits,
                      take(itrex_step_bytes(&m, t.rows, t.end, threads)), threads) == 0, "step: refused");
     threads = a_few_threads();
     void *memory = take(itrex_step_bytes(&m, 1, t.end, threads));
     for (int r = 0; r < t.rows; r++) {
         memcpy(token, kept + r * hidden, 4 * hidden);
-        itrex_step(&m, &alone, 1, token, t.sequence + r, t.position + r, t.query_scale ? t.query_scale + r : NULL, one, memory,
-                   threads);
+        itrex_step(&m, &alone, 1, token, t.sequence + r, t.position + r, t.angles + (size_t)r * m.rotated,
+                   t.query_scale ? t.query_scale + r : NULL, 1, which, one, memory, threads);
         for (int v = 0; v < m.vocabulary; v++) CHECK(isfinite(one[v]), "step: logit %d of row %d is %g", v, r, one[v]);
         CHECK(!memcmp(one, logits + (size_t)r * m.vocabulary, 4 * m.vocabulary), "step: row %d of %d depends on the others", r,
               t.rows);
     }
-    CHECK(!memcmp(alone.keys, t.c.keys, size) && !memcmp(alone.values, t.c.values, size), "step: the caches differ");
-    return 3;
+    CHECK(!memcmp(alone.pool, t.c.pool, t.c.bytes), "step: the caches differ");
+    return same_attention(&m, t);
 }
 
 int main(int arguments, char **argument) {

@@ -10,7 +10,7 @@ from executors import InProcess
 from test_ask import answers, asked, finished, run  # noqa: F401  fixtures
 from test_compare import answer, record
 from test_model_drafts import Eager, Moody
-from test_sequences import PROMPTS, SAMPLED, decoder, tokenizer  # noqa: F401  fixtures
+from test_scheduler import PROMPTS, SAMPLED, decoder, tokenizer  # noqa: F401  fixtures
 
 from itrex_chat.comparison import compare
 from itrex_chat.decoder.model import Decoder

@@ -92,6 +92,12 @@ class Decoder:
         for bit."""
         return STEP_ROWS if self.native_pass else 1
 
+    @property
+    def cuts_anywhere(self) -> bool:
+        """Whether the logits of a token are the same, bit for bit, wherever what is before it was cut into passes, and
+        whatever other tokens were in them."""
+        return self.native_pass is not None and self.native_pass.rows_alike
+
     def new_cache(self, capacity: int, batch: int = 1, pages: Pages | None = None) -> KVCache:
         return KVCache(self.config, capacity, batch, pages)
 
@@ -113,8 +119,9 @@ class Decoder:
         x = self.embedding[torch.tensor(ids)].float()
         rows = self._rows(spans, cache)
         if self.native_pass and len(ids) <= STEP_ROWS:
-            logits = self.native_pass.step(x, cache, rows)
-            found = [logits[span.last - chunk.logits : span.last] for span, chunk in zip(spans, chunks)]
+            wanted = [row for span, chunk in zip(spans, chunks) for row in range(span.last - chunk.logits, span.last)]
+            logits = self.native_pass.step(x, cache, rows, wanted)
+            found = list(logits.split([chunk.logits for chunk in chunks]))
         else:
             x = self.native_pass.blocks(x, cache, rows) if self.native_pass else self._blocks(x, cache, spans, rows)
             found = self._logits(x, [(span.last - chunk.logits, span.last) for span, chunk in zip(spans, chunks)])
@@ -159,7 +166,8 @@ class Decoder:
         if not sum(counts):
             return [torch.empty(0, self.config.vocab_size) for _range in wanted]
         x = torch.cat([x[first:last] for first, last in wanted])
-        return list(self.head(_rms_norm(x, self.norm, self.config.norm_eps)).split(counts))
+        x = self.native_pass.normed(x) if self.native_pass else _rms_norm(x, self.norm, self.config.norm_eps)
+        return list(self.head(x).split(counts))
 
     def _rows(self, spans: list[Span], cache: KVCache) -> Rows:
         if len(spans) == 1:

@@ -6,7 +6,7 @@ the products through `native/heads.c`. Nothing depends on the number of
 threads. What is computed is what `Decoder` computes in PyTorch.
 """
 
-from ctypes import byref, pointer
+from ctypes import byref, c_int32, pointer
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
@@ -21,7 +21,6 @@ from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, Stac
 from itrex_chat.decoder.mlp import GatedMlp
 from itrex_chat.kernels.native import NativeWeight
 from itrex_chat.native import large_pages
-
 
 STEP_POSITIONS = 1024  # a step's memory grows by so many
 
@@ -50,6 +49,8 @@ class NativePass:
             *(_layer(block, config.window(number)) for number, block in enumerate(blocks))
         )
         self._blocks, self._layers, self._kept = blocks, layers, (norm, head)
+        linears = [*(linear for block in blocks for linear in block.linears()), head]
+        self._alike = all(isinstance(part, QuantizedLinear) for linear in linears for part in parts_of(linear))
         self.model = native.Model(
             layers=config.layers,
             hidden=config.hidden_size,
@@ -66,8 +67,14 @@ class NativePass:
             head=chain(head),
         )
 
-    def step(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
-        """The logits, float32 [rows, vocabulary], of the tokens whose embeddings are x, float32 [rows, hidden] (overwritten).
+    @property
+    def rows_alike(self) -> bool:
+        """Whether a row has the same bits in a pass of any number of rows."""
+        return self._alike and native.instructions() != "amx"  # which rounds activations of many rows otherwise
+
+    def step(self, x: torch.Tensor, cache: KVCache, rows: Rows, wanted: list[int]) -> torch.Tensor:
+        """The logits, float32 [wanted, vocabulary], of some of the tokens whose embeddings are x, float32 [rows, hidden]
+        (overwritten).
 
         At most `native.STEP_ROWS` rows. The logits are overwritten by the next
         step with this cache.
@@ -79,8 +86,8 @@ class NativePass:
             native.check(native.REFUSED)
         if cache.step_memory is None or cache.step_memory.nbytes < size:
             cache.step_memory = torch.empty(size, dtype=torch.uint8)
-        if cache.step_logits is None or cache.step_logits.shape[0] < count:
-            cache.step_logits = torch.empty(count, self.model.vocabulary)
+        if cache.step_logits is None or cache.step_logits.shape[0] < len(wanted):
+            cache.step_logits = torch.empty(len(wanted), self.model.vocabulary)
         native.check(
             lib.itrex_step(
                 byref(self.model),
@@ -91,12 +98,14 @@ class NativePass:
                 rows.positions.data_ptr(),
                 rows.angles.data_ptr(),
                 native.address(rows.query_scale),
+                len(wanted),
+                (c_int32 * len(wanted))(*wanted),
                 cache.step_logits.data_ptr(),
                 cache.step_memory.data_ptr(),
                 threads,
             )
         )
-        return cache.step_logits[:count]
+        return cache.step_logits[: len(wanted)]
 
     def blocks(self, x: torch.Tensor, cache: KVCache, rows: Rows) -> torch.Tensor:
         """Tokens' embeddings x, float32 [rows, hidden] (overwritten), through all blocks."""
@@ -115,6 +124,10 @@ class NativePass:
             _multiply(block.mlp.down, inner, y)
             self._add(y if block.after_mlp_norm is None else self._norm(y, block.after_mlp_norm, y), x)
         return x
+
+    def normed(self, x: torch.Tensor) -> torch.Tensor:
+        """What the head takes, float32 [rows, hidden], as a step computes it."""
+        return self._norm(x, self._kept[0], torch.empty_like(x))
 
     def _norm(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         native.library().itrex_rms_norm(

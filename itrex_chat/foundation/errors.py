@@ -54,6 +54,10 @@ class GenerationError(ItrexChatError, ValueError):
     """A prompt or setting that generation cannot work with."""
 
 
+class Busy(GenerationError):
+    """More requests than may wait; later there may be room."""
+
+
 class RunError(ItrexChatError):
     """A run of questions that cannot start, go on or be read."""
 

@@ -1,11 +1,6 @@
-"""Driving sequences: passes until their answers end.
-
-`advance` is the one step, for any number of sequences with rows in one cache; `generate` takes it for one answer,
-`generate_together` for several.
-"""
+"""Answers to prompts that are all known: `generate` makes one by itself, `generate_together` several at a time."""
 
 import time
-from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Several
 from dataclasses import replace
@@ -14,6 +9,7 @@ import torch
 
 from itrex_chat.chat import AnswerTokenizer
 from itrex_chat.decoder.model import Decoder
+from itrex_chat.decoder.pages import Pages, pages_for
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.generation.drafting import Drafter
@@ -21,12 +17,14 @@ from itrex_chat.generation.lookup import PromptLookup
 from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.payoff import Payoff
 from itrex_chat.generation.prefill import PREFILL_STEP, prefill
+from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.room import room_for
+from itrex_chat.generation.scheduler import Scheduler
 from itrex_chat.generation.sequence import Place, Sequence
 from itrex_chat.settings.generation import GenerationConfig
 
-__all__ = ["advance", "generate", "generate_together", "prefill"]
+__all__ = ["generate", "generate_together", "prefill"]
 
 
 def generate(
@@ -47,10 +45,12 @@ def generate(
     drafter = drafter or _drafter(prompt, config, room, tokenizer.stop_ids, model)
     started, waited = time.perf_counter(), machine.waited_for_cores()
     place = Place(decoder.new_cache(len(prompt) + room), 0)
-    sequence = _begun(decoder, tokenizer, prompt, config, room, place, drafter, started)
+    if decoder.independent_tokens == 1:
+        drafter = None  # a draft's logits would not be those of one token at a time
+    sequence = Sequence(prompt, config, room, tokenizer, place, decoder.config.vocab_size, drafter, started)
     payoff = model.payoff if model else None
     while sequence.finish_reason is None:
-        advance(decoder, [sequence], payoff)
+        _advance(decoder, sequence, payoff)
         yield from sequence.taken_pieces()
     if payoff:
         payoff.answered(len(sequence.ids))
@@ -73,36 +73,28 @@ def generate_together(
     count: int,
     model: DraftModel | None = None,
 ) -> Iterator[tuple[int, str | Response]]:
-    """The same for several prompts, `count` answers at a time in the passes: each piece and Response with the number of
-    its prompt, as they come. Each answer is the one that `generate` gives.
+    """The same for several prompts, `count` answers at a time: each piece and Response with the number of its prompt, as
+    they come. Each answer is the one that `generate` gives.
 
     A prompt takes the place of an answer that has ended. Raises GenerationError for a prompt that the model cannot take,
     when those before it are answered.
     """
     rooms, refused = _rooms(decoder, prompts, config)
     rows = max(1, min(count, decoder.independent_tokens, len(rooms)))
-    cache = decoder.new_cache(max([len(prompt) + room for prompt, room in zip(prompts, rooms)], default=1), rows)
-    waiting, places = deque(range(len(rooms))), [Place(cache, row) for row in range(rows)]
-    going: dict[int, Sequence] = {}
-    shares = [0.0] * len(rooms)
-    payoff = model.payoff if model else None
-    while waiting or going:
-        began = time.perf_counter()
-        while waiting and places:
-            prompt, room = prompts[number := waiting.popleft()], rooms[number]
-            drafter = _drafter(prompt, config, room, tokenizer.stop_ids, model)
-            going[number] = _begun(decoder, tokenizer, prompt, config, room, places.pop(), drafter, began)
-        advance(decoder, list(going.values()), payoff)
-        seconds = (time.perf_counter() - began) / len(going)
-        for number, sequence in list(going.items()):
-            shares[number] += seconds
-            for piece in sequence.taken_pieces():
+    longest = max([len(prompt) + room for prompt, room in zip(prompts, rooms)], default=1)
+    pages = Pages(decoder.config, rows * pages_for(longest))
+    scheduler = Scheduler(decoder, tokenizer, pages, rows, waiting=len(rooms), model=model)
+    tickets = dict(enumerate(scheduler.add(Request(prompt, config)) for prompt, _room in zip(prompts, rooms)))
+    while tickets:
+        scheduler.advance()
+        for number, ticket in list(tickets.items()):
+            for piece in ticket.taken_pieces():
                 yield number, piece
-            if sequence.finish_reason:
-                places.append(going.pop(number).place)
-                if payoff:
-                    payoff.answered(len(sequence.ids))
-                yield number, replace(sequence.response(), batch=rows, share=shares[number])
+            if ticket.error:
+                raise ticket.error
+            if ticket.response:
+                del tickets[number]
+                yield number, replace(ticket.response, batch=rows)
     if refused:
         raise refused
 
@@ -120,21 +112,6 @@ def _rooms(
     return rooms, None
 
 
-def _begun(
-    decoder: Decoder,
-    tokenizer: AnswerTokenizer,
-    prompt: list[int],
-    config: GenerationConfig,
-    room: int,
-    place: Place,
-    drafter: Drafter | None,
-    started: float,
-) -> Sequence:
-    if decoder.independent_tokens == 1:
-        drafter = None  # a draft's logits would not be those of one token at a time
-    return Sequence(prompt, config, room, tokenizer, place, decoder.config.vocab_size, drafter, started)
-
-
 def _drafter(
     prompt: list[int], config: GenerationConfig, room: int, stop_ids: frozenset[int], model: DraftModel | None
 ) -> Drafter | None:
@@ -144,36 +121,15 @@ def _drafter(
     return model.drafter(prompt, config, room, stop_ids) if model else None
 
 
-def advance(decoder: Decoder, sequences: Several[Sequence], payoff: Payoff | None = None) -> None:
-    """Bring each sequence that has not ended a pass further: one reads more of its prompt, another decodes.
-
-    Their rows are in one cache. Prompts are read in a pass each, in steps that
-    depend on nothing but the prompt; the others decode together, as many in a
-    pass as get the logits that they would get alone. `payoff` is told what
-    passes take.
-    """
-    going = [sequence for sequence in sequences if sequence.finish_reason is None]
-    decoding = [sequence for sequence in going if not sequence.reads_prompt]
-    for sequence in going:
-        if sequence.reads_prompt:
-            _pass(decoder, [sequence], payoff)
-    for start in range(0, len(decoding), decoder.independent_tokens):
-        _pass(decoder, decoding[start : start + decoder.independent_tokens], payoff)
-
-
-def _pass(decoder: Decoder, sequences: list[Sequence], payoff: Payoff | None) -> None:
-    """One pass over a chunk of each sequence."""
-    prompt = sequences[0].reads_prompt
+def _advance(decoder: Decoder, sequence: Sequence, payoff: Payoff | None) -> None:
+    """One pass over the sequence's next chunk, told to `payoff`."""
+    prompt = sequence.reads_prompt
     if payoff and not prompt:
-        payoff.sequences = len(sequences)
-    chunks, left = [], decoder.independent_tokens
-    for waiting, sequence in zip(range(len(sequences), 0, -1), sequences):
-        chunks.append(sequence.chunk(PREFILL_STEP, left // waiting))
-        left -= len(chunks[-1].ids)
-    rows, began = sum(len(chunk.ids) for chunk in chunks), time.perf_counter()
-    logits = decoder.read(chunks, sequences[0].place.cache)
-    for sequence, found in zip(sequences, logits):
-        if len(found):
-            sequence.take(found)
+        payoff.sequences = 1
+    chunk, began = sequence.chunk(PREFILL_STEP, decoder.independent_tokens), time.perf_counter()
+    [logits] = decoder.read([chunk], sequence.place.cache)
+    seconds = time.perf_counter() - began
+    if len(logits):
+        sequence.take(logits)
     if payoff:
-        (payoff.passes.add_prompt if prompt else payoff.passes.add)(rows, time.perf_counter() - began)
+        (payoff.passes.add_prompt if prompt else payoff.passes.add)(len(chunk.ids), seconds)

@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
+from itrex_chat.generation.request import TokenLogprob
+
 
 @dataclass(frozen=True)
 class Response:
     """An answer and what it took.
 
     `token_ids` are the answer's, without the stop token that ended it.
-    `finish_reason` is "stop" (the model ended it), "length" (max_new_tokens
-    or the model's context ran out) or "cancelled". `ttft` is the seconds from the prompt's
+    `finish_reason` is "stop" (the model ended it, or a stop string), "length" (max_new_tokens
+    or the model's context ran out), "deadline" (its time ran out) or "cancelled". `ttft` is the seconds from the prompt's
     ids to the first token; `tpot` the mean seconds per token after the first,
     stop token included (None for one token). `accepted_tokens` of the
     `drafted_tokens` that were guessed were right; those took no pass of their
@@ -27,6 +29,10 @@ class Response:
     than one, `ttft` and the times per token are those of all of them,
     `contention` is None, and `share` is the answer's part of the seconds that
     they took.
+
+    `cached_tokens` of the prompt were known from an earlier one that began
+    alike, and not read. `logprobs` has one for each of `token_ids` where they
+    were asked for.
     """
 
     text: str
@@ -44,6 +50,8 @@ class Response:
     plain_tpot: float | None = None
     batch: int = 1
     share: float | None = None
+    cached_tokens: int = 0
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def prompt_tokens(self) -> int:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from itrex_chat.settings.generation import GenerationConfig
 
 
@@ -22,16 +24,22 @@ class NotFinite(ArithmeticError):
 class Sampler:
     """Chooses tokens of one answer: the likeliest, or a random one among the likely ones.
 
-    In the order of transformers' generate: repetition penalty over prompt and
+    `bias` is added to the logits of its tokens first. Then in the order of transformers' generate: repetition penalty over prompt and
     answer (arXiv:1909.05858), temperature, top-k, top-p (arXiv:1904.09751).
     The same seed and logits give the same tokens.
     """
 
-    def __init__(self, config: GenerationConfig, prompt: list[int], vocab_size: int):
+    def __init__(
+        self, config: GenerationConfig, prompt: list[int], vocab_size: int, bias: Mapping[int, float] | None = None
+    ):
         self._config, self._penalty = config, config.effective_repetition_penalty
         self._generator = torch.Generator().manual_seed(config.seed)
         self._seen = torch.zeros(vocab_size, dtype=torch.bool)
         self._seen[prompt] = True
+        self._bias: torch.Tensor | None = None
+        if known := {token: value for token, value in (bias or {}).items() if token < vocab_size}:
+            self._bias = torch.zeros(vocab_size)
+            self._bias[list(known)] = torch.tensor(list(known.values()))
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token from float32 logits [vocabulary]. Raises NotFinite."""
@@ -52,6 +60,8 @@ class Sampler:
 
     def pick(self, logits: torch.Tensor) -> int:
         """As `choose`, without noting the token: another one may follow."""
+        if self._bias is not None:
+            logits = logits + self._bias
         if self._penalty != 1.0:
             penalized = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
             logits = torch.where(self._seen, penalized, logits)

@@ -13,11 +13,13 @@ from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.foundation.language import _
 from itrex_chat.generation.drafting import Drafter
 from itrex_chat.generation.model_drafts import ModelDrafter
+from itrex_chat.generation.request import Request, TokenLogprob
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.sampling import NotFinite, Sampler
+from itrex_chat.generation.stopping import StopStrings
 from itrex_chat.settings.generation import GenerationConfig
 
-CANCELLED = "cancelled"
+CANCELLED, DEADLINE = "cancelled", "deadline"
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,15 @@ class Place:
         """Tokens that it holds."""
         return self.cache.lengths[self.row]
 
+    @property
+    def pages(self) -> list[int]:
+        return self.cache.held(self.row)
+
     def begin(self, prefill_length: int) -> None:
         self.cache.begin_row(self.row, prefill_length)
+
+    def end(self) -> None:
+        self.cache.end_row(self.row)
 
     def forget(self, tokens: int) -> None:
         self.cache.forget(tokens, self.row)
@@ -47,13 +56,13 @@ def not_finite() -> GenerationError:
 
 
 class Sequence:
-    """One answer to `prompt`, of at most `room` tokens.
+    """One answer to `prompt`, of at most `room` tokens; `request` has what else is asked.
 
     A pass reads the `chunk` that the sequence asks for and gives it the
     logits (`take`). Pieces of text wait until somebody takes them
     (`taken_pieces`). `started`: the time from which the first token counts.
-    `finish_reason` is None until the answer ends: "stop", "length", or
-    "cancelled".
+    `finish_reason` is None until the answer ends: "stop", "length", "deadline" or
+    "cancelled". `cached`: tokens of the prompt that its place held when it began.
     """
 
     def __init__(
@@ -66,6 +75,7 @@ class Sequence:
         vocabulary: int,
         drafter: Drafter | None = None,
         started: float | None = None,
+        request: Request | None = None,
     ):
         self.prompt, self.room, self.place, self.drafter = prompt, room, place, drafter
         self.ids: list[int] = []
@@ -73,9 +83,14 @@ class Sequence:
         self.finish_reason: str | None = None
         self._text = ""
         self._draft: list[int] = []
-        self._sampler = Sampler(config, prompt, vocabulary)
-        self._stop_ids = tokenizer.stop_ids
-        self._stream = TextStream(tokenizer.decode, tokenizer.strips_newline, PAUSE)
+        request = request or Request(prompt, config)
+        self._sampler = Sampler(config, prompt, vocabulary, request.logit_bias)
+        self._stop_ids, self._stops = tokenizer.stop_ids, StopStrings(request.stop)
+        # with stop strings, text is looked at after each token, so that the answer does not depend on time
+        self._stream = TextStream(tokenizer.decode, tokenizer.strips_newline, 0 if request.stop else PAUSE)
+        self._top = request.logprobs
+        self._logprobs: list[TokenLogprob] = []
+        self.cached = 0
         self._chosen = 0  # tokens, a stop token included
         self._plain, self._plain_seconds = 0, 0.0  # those of them, behind the first, that came without a draft
         self._drafting = 0.0  # seconds that the drafter took for the newest pass
@@ -112,8 +127,8 @@ class Sequence:
         accepted, before = 0, self._last
         for row, drafted in zip(logits, [*draft, None]):
             token = self._choose(row)
-            self._add(token)
-            if token != drafted:
+            self._add(token, row)
+            if token != drafted or self.finish_reason:
                 break
             accepted += 1
         if not draft and self._chosen > 1:
@@ -123,10 +138,10 @@ class Sequence:
             self.drafter.checked(draft, accepted)
             self.place.forget(len(draft) - accepted)
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = CANCELLED) -> None:
         """End it as it is."""
         if self.finish_reason is None:
-            self._end(CANCELLED)
+            self._end(reason)
 
     def taken_pieces(self) -> list[str]:
         """The text that came since the last call, in pieces."""
@@ -146,6 +161,8 @@ class Sequence:
             (self._last - self._first) / decoded if decoded > 0 else None,
             drafter.drafted if drafter else 0,
             drafter.accepted if drafter else 0,
+            cached_tokens=self.cached,
+            logprobs=None if self._top is None else tuple(self._logprobs),
         )
         if not isinstance(drafter, ModelDrafter):
             return response
@@ -163,7 +180,7 @@ class Sequence:
         except NotFinite:
             raise not_finite() from None
 
-    def _add(self, token: int) -> None:
+    def _add(self, token: int, logits: torch.Tensor) -> None:
         self._chosen += 1
         self._last = time.perf_counter()
         if self._chosen == 1:
@@ -172,15 +189,27 @@ class Sequence:
             self._end("stop")
             return
         self.ids.append(token)
-        self._say(self._stream.add(token))
-        if len(self.ids) == self.room:
+        if self._top is not None:
+            self._logprobs.append(_logprob(token, logits, self._top))
+        self._say(self._stops.add(self._stream.add(token)))
+        if self._stops.found is not None:
+            self.finish_reason = "stop"
+        elif len(self.ids) == self.room:
             self._end("length")
 
     def _end(self, reason: str) -> None:
-        self._say(self._stream.end())
-        self.finish_reason = reason
+        self._say(self._stops.add(self._stream.end()))
+        if self._stops.found is None:
+            self._say(self._stops.end())
+        self.finish_reason = reason if self._stops.found is None else "stop"
 
     def _say(self, piece: str) -> None:
         if piece:
             self._text += piece
             self._pieces.append(piece)
+
+
+def _logprob(token: int, logits: torch.Tensor, count: int) -> TokenLogprob:
+    logprobs = logits.log_softmax(-1)
+    values, tokens = logprobs.topk(min(count, len(logprobs)))
+    return TokenLogprob(token, float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist())))

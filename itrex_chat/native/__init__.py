@@ -126,7 +126,7 @@ _FUNCTIONS = {
     "itrex_enter": (None, [c_void_p, c_int]),
     "itrex_leave": (None, [c_void_p, c_int, c_int]),
     "itrex_step_bytes": (c_size_t, [POINTER(Model), c_int, c_int64, c_int]),
-    "itrex_step": (c_int, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 7, c_int]),
+    "itrex_step": (c_int, [POINTER(Model), POINTER(Cache), c_int, *[c_void_p] * 5, c_int, *[c_void_p] * 3, c_int]),
 }
 
 

@@ -101,9 +101,10 @@ static void warm(const Linear *l, const Thread *t) {
 }
 
 // y[rows, out] = x[rows, in] · matrixᵀ + bias, or added to y; every thread its share of the outputs.
-static void multiply(Step *s, Thread *t, const Linear *l, const float *x, size_t ldx, float *y, size_t ldy, int add) {
+static void multiply_rows(Step *s, Thread *t, const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy,
+                          int add) {
     for (; l; y += l->out, l = l->next) {
-        const Input in = prepare(l, s->rows, x, ldx, t->rounded);
+        const Input in = prepare(l, rows, x, ldx, t->rounded);
         const int blocks = blocks_of(l), chunk = chunk_of(l, t->threads);
         int *taken = &s->taken[t->shared++];
         if (l->stream) itrex_enter(l->stream, l->piece);
@@ -114,6 +115,10 @@ static void multiply(Step *s, Thread *t, const Linear *l, const float *x, size_t
         }
         if (l->stream) itrex_leave(l->stream, l->piece, t->threads);
     }
+}
+
+static void multiply(Step *s, Thread *t, const Linear *l, const float *x, size_t ldx, float *y, size_t ldy, int add) {
+    multiply_rows(s, t, l, s->rows, x, ldx, y, ldy, add);
 }
 
 static const float *normed(const Step *s, Thread *t, const float *weight) {
@@ -248,6 +253,8 @@ static int sound_model(const Model *m) {
 typedef struct {
     Step s;
     Thread *all;
+    int wanted;
+    const int32_t *which;  // rows whose logits are wanted
     float *logits;
 } Pass;
 
@@ -258,7 +265,10 @@ static void run(void *job, int number, int threads) {
     Thread t = pass->all[number];
     t.threads = threads;
     for (int n = 0; n < m->layers; n++) run_layer(s, &t, n);
-    multiply(s, &t, m->head, normed(s, &t, m->norm), m->hidden, pass->logits, m->vocabulary, 0);
+    if (!pass->wanted) return;
+    for (int i = 0; i < pass->wanted; i++)
+        level()->rms_norm(s->x + (size_t)pass->which[i] * m->hidden, m->norm, m->hidden, m->eps, t.row + (size_t)i * m->hidden);
+    multiply_rows(s, &t, m->head, pass->wanted, t.row, m->hidden, pass->logits, m->vocabulary, 0);
 }
 
 // Bytes of `memory` for a step of these rows, the farthest of which is at position `end` - 1; 0 for
@@ -270,17 +280,20 @@ EXPORT size_t itrex_step_bytes(const Model *m, int rows, int64_t end, int thread
 }
 
 // Read a token in each row: x [rows, hidden] is its embedding (overwritten), its keys and values go to the cache at its
-// sequence and position, whose angles are given, and what follows it to logits [rows, vocabulary]. `memory` is of
+// sequence and position, whose angles are given, and what follows some of them, `which`, to logits [wanted, vocabulary]. `memory` is of
 // `itrex_step_bytes`, which has looked at the model. DONE or REFUSED.
 EXPORT int itrex_step(const Model *m, const Cache *c, int rows, float *x, const int64_t *sequence, const int64_t *position,
-                      const float *angles, const float *query_scale, float *logits, void *memory, int threads) {
-    if (rows > ROWS || threads < 1 || !placed(m, c, rows, sequence, position)) return REFUSED;
+                      const float *angles, const float *query_scale, int wanted, const int32_t *which,
+                      float *logits, void *memory, int threads) {
+    if (rows > ROWS || threads < 1 || wanted < 0 || wanted > rows || !placed(m, c, rows, sequence, position)) return REFUSED;
+    for (int i = 0; i < wanted; i++)
+        if (which[i] < 0 || which[i] >= rows) return REFUSED;
     int64_t end = 0;
     for (int r = 0; r < rows; r++) end = position[r] + 1 > end ? position[r] + 1 : end;
     Thread all[threads];
     Pass pass = {.s = {.m = m, .heads = {m, c, sequence, position, angles, query_scale, NULL}, .rows = rows, .threads = threads, .x = x,
                        .chunks = chunks_for(end)},
-                 .all = all, .logits = logits};
+                 .all = all, .wanted = wanted, .which = which, .logits = logits};
     lay_out(&pass.s, all, memory);
     memset(pass.s.taken, 0, sizeof(int) * shared_out(m));
     team(threads, run, &pass);

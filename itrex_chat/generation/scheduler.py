@@ -1,0 +1,381 @@
+"""Many answers at once: passes over whatever sequences there are (continuous batching, Orca, OSDI 2022).
+
+A sequence that comes joins with the next pass, and its place goes to another one when it ends. Each answer has the
+tokens that it has alone, bit for bit: the logits of a row do not depend on what else is in a pass, nor on where a prompt
+is cut (`Decoder.cuts_anywhere`); where they do, a prompt is read in passes of its own, cut at the same places always.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from threading import RLock
+
+import torch
+
+from itrex_chat.chat import AnswerTokenizer
+from itrex_chat.decoder.model import Chunk, Decoder
+from itrex_chat.decoder.pages import PAGE, Pages, pages_for
+from itrex_chat.decoder.prefixes import Prefixes
+from itrex_chat.decoder.rotary import stretch
+from itrex_chat.foundation.errors import Busy, GenerationError, ItrexChatError
+from itrex_chat.foundation.language import _
+from itrex_chat.generation.drafting import Drafter
+from itrex_chat.generation.lookup import PromptLookup
+from itrex_chat.generation.model_drafts import DraftModel
+from itrex_chat.generation.pace import Pace
+from itrex_chat.generation.prefill import PREFILL_STEP
+from itrex_chat.generation.request import Request
+from itrex_chat.generation.response import Response
+from itrex_chat.generation.room import room_for
+from itrex_chat.generation.sequence import DEADLINE, Place, Sequence
+
+MOST_ROWS = 32
+MOST_WAITING = 256
+
+
+class Ticket:
+    """A request that was added, and what has come of it. `sequence` is None while it waits; `error` says why it failed."""
+
+    def __init__(self, request: Request, room: int, drafter: Drafter | None, began: float):
+        self.request, self.room, self.drafter, self.began = request, room, drafter, began
+        self.sequence: Sequence | None = None
+        self.response: Response | None = None
+        self.error: ItrexChatError | None = None
+        self.share = 0.0  # of the seconds that passes took
+        self._pieces: deque[str] = deque()
+
+    @property
+    def done(self) -> bool:
+        return self.response is not None or self.error is not None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it may come to in all."""
+        return len(self.request.prompt) + self.room
+
+    @property
+    def late(self) -> bool:
+        return self.request.seconds is not None and time.perf_counter() - self.began > self.request.seconds
+
+    def taken_pieces(self) -> list[str]:
+        """The text that came since the last call, in pieces."""
+        pieces = [*self._pieces]
+        self._pieces.clear()
+        return pieces
+
+    def say(self, pieces: list[str]) -> None:
+        self._pieces += pieces
+
+
+class Scheduler:
+    """Requests to one decoder. `add` and `cancel` them at any time and from any thread; `advance` makes a pass.
+
+    `pages` is the memory of keys and values. A request is begun when it can have all that it may need, so that none
+    that was begun has to give up for others; those that wait are begun in the order in which they came. `rows`: how many
+    are answered at a time. With `shares`, what sequences begin with alike is read once, also long after the first.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        tokenizer: AnswerTokenizer,
+        pages: Pages,
+        rows: int = MOST_ROWS,
+        waiting: int = MOST_WAITING,
+        shares: bool = True,
+        model: DraftModel | None = None,
+    ):
+        self.decoder, self.pages, self.model = decoder, pages, model
+        self._tokenizer, self._most_waiting = tokenizer, waiting
+        self._lock = RLock()
+        longest = min(decoder.config.context_length, pages.count * PAGE)
+        self._cache = decoder.new_cache(longest, rows, pages)
+        self._free = [Place(self._cache, row) for row in range(rows - 1, -1, -1)]
+        self._waiting: deque[Ticket] = deque()
+        self._going: list[Ticket] = []
+        self._promised: dict[Ticket, int] = {}  # pages that a sequence may have in all
+        self._prefixes = Prefixes(pages) if shares else None
+        self._pace = Pace()
+
+    def add(self, request: Request) -> Ticket:
+        """Have a prompt answered. Raises GenerationError for one that the model or the memory cannot take, Busy where too
+        many wait."""
+        config, prompt = self.decoder.config, request.prompt
+        room = room_for(prompt, request.config, config.context_length, config.vocab_size)
+        if pages_for(len(prompt) + room) > self.pages.count:
+            raise GenerationError(
+                _(
+                    "The prompt's {prompt} tokens and {room} of the answer do not fit into the {count} that there is memory "
+                    "for; ask for a shorter answer (max_new_tokens) or shorten the prompt.",
+                    prompt=len(prompt),
+                    room=room,
+                    count=self.pages.count * PAGE,
+                )
+            )
+        with self._lock:
+            if len(self._waiting) >= self._most_waiting:
+                raise Busy(_("{count} requests wait already; try again later.", count=self._most_waiting))
+            ticket = Ticket(request, room, self._drafter(request, room), time.perf_counter())
+            self._waiting.append(ticket)
+            return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End it as it is."""
+        with self._lock:
+            self._end(ticket, "cancelled")
+
+    def stream(self, ticket: Ticket) -> Iterator[str | Response]:
+        """Pieces of its text as they are finished, and last the Response. Whoever asks makes the passes, for all. One that
+        is not asked to the end is cancelled. Raises GenerationError."""
+        try:
+            while True:
+                with self._lock:
+                    if not ticket.done:
+                        self.advance()
+                    pieces, done = ticket.taken_pieces(), ticket.done
+                yield from pieces
+                if done:
+                    break
+            if ticket.error:
+                raise ticket.error
+            assert ticket.response
+            yield ticket.response
+        finally:
+            self.cancel(ticket)
+
+    def advance(self) -> list[Ticket]:
+        """Make the passes that bring each sequence further, as far as there are any; those that have ended."""
+        with self._lock:
+            for ticket in [*self._waiting, *self._going]:
+                if ticket.late:
+                    self._end(ticket, DEADLINE)
+            self._begin()
+            if self._going:
+                began = time.perf_counter()
+                try:
+                    self._read()
+                except ItrexChatError as error:  # of the model, such as a file that is not what it was
+                    for ticket in self._going:
+                        ticket.error = error
+                seconds = time.perf_counter() - began
+                for ticket in self._going:
+                    ticket.share += seconds / len(self._going)
+            return self._ended()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def going(self) -> int:
+        return len(self._going)
+
+    def close(self) -> None:
+        """Cancel what there is, and give all pages back."""
+        with self._lock:
+            for ticket in [*self._waiting, *self._going]:
+                self._end(ticket, "cancelled")
+            if self._prefixes is not None:
+                self._prefixes.clear()
+
+    # What joins.
+
+    def _begin(self) -> None:
+        """Begin those that wait, as long as there is a place, and pages for all that they may come to."""
+        while self._waiting and self._free:
+            ticket = self._waiting[0]
+            known, found = self._known(ticket)
+            if self._will_know_more(ticket, found):
+                return
+            for page in known:
+                self.pages.share(page)  # so that they are not given up for this one
+            try:
+                if not self._makes_room(pages_for(ticket.tokens) - found // PAGE):
+                    return
+                self._waiting.popleft()
+                self._start(ticket, known, found)
+            finally:
+                for page in known:
+                    self.pages.release(page)
+
+    def _start(self, ticket: Ticket, known: list[int], found: int) -> None:
+        place, request = self._free.pop(), ticket.request
+        ticket.sequence = Sequence(
+            request.prompt,
+            request.config,
+            ticket.room,
+            self._tokenizer,
+            place,
+            self.decoder.config.vocab_size,
+            ticket.drafter,
+            ticket.began,
+            request,
+        )
+        if found:
+            self._cache.adopt(place.row, known, found)
+            ticket.sequence.cached = found
+        self._promised[ticket] = pages_for(ticket.tokens)
+        self._going.append(ticket)
+
+    def _known(self, ticket: Ticket) -> tuple[list[int], int]:
+        """Pages with the beginning of a prompt, and how many of its tokens; not all of them, for its last one's logits
+        are wanted."""
+        if self._prefixes is None:
+            return [], 0
+        prompt = ticket.request.prompt
+        pages, found = self._prefixes.find(self._kind(prompt), prompt[: len(prompt) - 1])
+        if not self.decoder.cuts_anywhere:
+            found = found // PREFILL_STEP * PREFILL_STEP
+        return pages[: pages_for(found)], found
+
+    def _will_know_more(self, ticket: Ticket, found: int) -> bool:
+        """Whether a prompt that is just being read begins as this one for another page at least."""
+        if self._prefixes is None:
+            return False
+        prompt, step = ticket.request.prompt, PAGE if self.decoder.cuts_anywhere else PREFILL_STEP
+        wanted = prompt[: found // step * step + step]
+        return len(wanted) < len(prompt) and any(
+            other.sequence.reads_prompt
+            and other.request.prompt[: len(wanted)] == wanted
+            and self._kind(other.request.prompt) == self._kind(prompt)
+            for other in self._going
+            if other.sequence
+        )
+
+    def _makes_room(self, count: int) -> bool:
+        """Whether so many pages can be had beside those that were promised; what nobody uses is given up for them."""
+        promised = sum(
+            pages - len(ticket.sequence.place.pages) for ticket, pages in self._promised.items() if ticket.sequence
+        )
+        idle = self._prefixes.idle() if self._prefixes is not None else 0
+        if self.pages.free + idle < promised + count:
+            return False
+        if self._prefixes is not None:
+            self._prefixes.give_up(promised + count)
+        return True
+
+    def _kind(self, prompt: list[int]) -> float:
+        return stretch(self.decoder.config, len(prompt))
+
+    def _drafter(self, request: Request, room: int) -> Drafter | None:
+        """Who guesses the tokens of an answer; nobody where a draft's logits would not be those of one token at a time."""
+        if self.decoder.independent_tokens == 1:
+            return None
+        if request.config.prompt_lookup:
+            return PromptLookup(request.prompt, self._tokenizer.stop_ids)
+        if self.model is None:
+            return None
+        return self.model.drafter(request.prompt, request.config, room, self._tokenizer.stop_ids)
+
+    # Passes.
+
+    def _read(self) -> None:
+        going = [ticket.sequence for ticket in self._going if ticket.sequence]
+        reading = [sequence for sequence in going if sequence.reads_prompt]
+        decoding = [sequence for sequence in going if not sequence.reads_prompt]
+        if self.decoder.cuts_anywhere:
+            budget = self._pace.prompt_tokens(len(decoding)) if reading else 0
+            self._pass(decoding, self._shared_out(reading, budget))
+            return
+        for sequence in reading:
+            self._pass([], [(sequence, PREFILL_STEP)])
+        most = self.decoder.independent_tokens
+        for start in range(0, len(decoding), most):
+            self._pass(decoding[start : start + most], [])
+
+    def _shared_out(self, reading: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
+        """So many tokens of prompts in all: the same for each, and what one does not need for the others."""
+        shares, left = [], budget
+        by_length = sorted(reading, key=lambda sequence: len(sequence.prompt) - sequence.place.length)
+        for others, sequence in zip(range(len(by_length), 0, -1), by_length):
+            share = min(max(left // others, 1), len(sequence.prompt) - sequence.place.length)
+            if left > 0:
+                shares.append((sequence, share))
+                left -= share
+        return shares
+
+    def _pass(self, decoding: list[Sequence], reading: list[tuple[Sequence, int]]) -> None:
+        """One pass over the newest tokens of some sequences, with their drafts, and so many tokens of the prompts of others."""
+        chunks, sequences, left = list[Chunk](), list[Sequence](), self.decoder.independent_tokens
+        payoff = self.model.payoff if self.model else None
+        if payoff and decoding:
+            payoff.sequences = len(decoding)
+        for others, sequence in zip(range(len(decoding), 0, -1), decoding):
+            chunks.append(sequence.chunk(PREFILL_STEP, max(left // others, 1)))
+            left -= len(chunks[-1].ids)
+            sequences.append(sequence)
+        for sequence, tokens in reading:
+            chunks.append(sequence.chunk(tokens, 0))
+            sequences.append(sequence)
+        if not chunks:
+            return
+        rows, prompt = sum(len(chunk.ids) for chunk in chunks), sum(tokens for _sequence, tokens in reading)
+        began = time.perf_counter()
+        logits = self.decoder.read(chunks, self._cache)
+        seconds = time.perf_counter() - began
+        self._pace.took(len(decoding), prompt, seconds)
+        if payoff and not (decoding and reading):
+            (payoff.passes.add_prompt if reading else payoff.passes.add)(rows, seconds)
+        for sequence, found in zip(sequences, logits):
+            if len(found):
+                self._take(sequence, found)
+        for sequence, _tokens in reading:
+            if not sequence.reads_prompt:
+                self._keep(sequence, sequence.prompt)
+
+    def _take(self, sequence: Sequence, logits: torch.Tensor) -> None:
+        try:
+            sequence.take(logits)
+        except GenerationError as error:
+            [ticket] = [ticket for ticket in self._going if ticket.sequence is sequence]
+            ticket.error = error
+
+    # What ends.
+
+    def _ended(self) -> list[Ticket]:
+        """Let go of those that have ended."""
+        ended = []
+        for ticket in list(self._going):
+            sequence = ticket.sequence
+            assert sequence
+            ticket.say(sequence.taken_pieces())
+            if sequence.finish_reason or ticket.error:
+                self._release(ticket)
+                ended.append(ticket)
+        return ended
+
+    def _end(self, ticket: Ticket, reason: str) -> None:
+        """End one that goes on or waits, as it is."""
+        if ticket.done:
+            return
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+            waited = time.perf_counter() - ticket.began
+            ticket.response = Response("", [], ticket.request.prompt, reason, waited, None)
+        elif ticket.sequence:
+            ticket.sequence.cancel(reason)
+            ticket.say(ticket.sequence.taken_pieces())
+            self._release(ticket)
+
+    def _release(self, ticket: Ticket) -> None:
+        sequence = ticket.sequence
+        assert sequence
+        if not ticket.error:
+            self._keep(sequence, [*sequence.prompt, *sequence.ids][: sequence.place.length])
+            ticket.response = replace(sequence.response(), share=ticket.share)
+            if self.model:
+                self.model.payoff.answered(len(sequence.ids))
+        sequence.place.end()
+        self._free.append(sequence.place)
+        self._promised.pop(ticket)
+        self._going.remove(ticket)
+
+    def _keep(self, sequence: Sequence, ids: list[int]) -> None:
+        """Keep what a sequence has read, for others that begin like it."""
+        if self._prefixes is None:
+            return
+        if not self.decoder.cuts_anywhere:  # only what any other prompt has in the same passes
+            ids = ids[: len(sequence.prompt) // PREFILL_STEP * PREFILL_STEP]
+        ids = ids[: sequence.place.length]
+        self._prefixes.keep(self._kind(sequence.prompt), ids, sequence.place.pages)
