@@ -53,6 +53,24 @@ def test_a_conversation_has_its_history(chatbot):
     assert str(response) == response.text and response.finish_reason in ("stop", "length")
 
 
+def test_the_next_turn_of_a_conversation_reads_only_what_is_new(chatbot):
+    config, messages = GenerationConfig(max_new_tokens=12), [{"role": "user", "content": "你好，请介绍一下你自己。" * 5}]
+    first = chatbot.chat(messages, config)
+    again = chatbot.chat(messages, config)
+    assert again.token_ids == first.token_ids and again.cached_tokens == first.prompt_tokens - 1
+    messages += [{"role": "assistant", "content": first.text}, {"role": "user", "content": "再见"}]
+    assert chatbot.chat(messages, config).cached_tokens >= first.prompt_tokens - 3
+
+
+def test_an_answer_can_be_ended_and_steered(chatbot):
+    messages = [{"role": "user", "content": "你好"}]
+    config = GenerationConfig(max_new_tokens=8, repetition_penalty=0.8)
+    plain = chatbot.chat(messages, config, logprobs=1)
+    assert len(plain.logprobs) == plain.new_tokens and plain.logprobs[0].logprob <= 0
+    other = chatbot.chat(messages, config, logit_bias={plain.token_ids[0]: -100})
+    assert other.token_ids[:1] != plain.token_ids[:1]
+
+
 def test_the_unquantized_variants_are_mixed_precision(models):
     for dtype, variant in (("float32", "fp32"), ("bfloat16", "bf16")):
         chatbot = build_chatbot(PipelineConfig(str(models("llama")), MixedPrecisionConfig(dtype=dtype)))

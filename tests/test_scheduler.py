@@ -1,5 +1,6 @@
 """The scheduler: answers that are made side by side are those that each gets alone, whatever comes, goes and is shared."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -214,6 +215,25 @@ def test_whoever_streams_makes_the_passes_and_who_goes_away_is_cancelled(decoder
     stream.close()
     assert third.response.finish_reason == "cancelled"
     assert list(scheduler.stream(second))[-1].token_ids == alone(decoder, tokenizer, PROMPTS[1]).token_ids
+
+
+def test_threads_that_ask_at_the_same_time_are_answered_together(decoder, tokenizer):
+    scheduler, found = scheduler_of(decoder, tokenizer), {}
+
+    def ask(number: int) -> None:
+        *pieces, response = scheduler.stream(scheduler.add(Request(PROMPTS[number], GREEDY)))
+        found[number] = "".join(pieces), response
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(PROMPTS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, prompt in enumerate(PROMPTS):
+        text, response = found[number]
+        assert text == response.text and response.token_ids == alone(decoder, tokenizer, prompt).token_ids
+    scheduler.close()
+    assert scheduler.pages.free == scheduler.pages.count
 
 
 def test_an_answer_ends_at_its_deadline(decoder, tokenizer, monkeypatch):

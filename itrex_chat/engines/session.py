@@ -9,6 +9,7 @@ from itrex_chat.chat import AnswerTokenizer, Message
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
+from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.event import Facts
 from itrex_chat.settings.generation import GenerationConfig
@@ -35,6 +36,19 @@ class Session(ABC):
     @abstractmethod
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
         """Pieces of the answer to a prompt as they are finished, and last the Response. Raises GenerationError."""
+
+    def answer(self, request: Request) -> Iterator[str | Response]:
+        """As `stream`, with all that can be asked, for conversations that go on and several that go on at a time: where the
+        engine can, what is known from an earlier prompt is not read again. From any thread. Raises GenerationError, and
+        EngineError where the engine cannot do what is asked."""
+        if request.stop or request.seconds or request.logit_bias or request.logprobs is not None:
+            raise EngineError(
+                _(
+                    "{variant} does not know stop, seconds, logit_bias and logprobs; the native engine does.",
+                    variant=self.variant.title,
+                )
+            )
+        yield from self.stream(request.prompt, request.config)
 
     def ready(self, config: GenerationConfig, batch: int = 1) -> None:  # noqa: B027  # most need nothing more
         """Load what answers with these settings take besides, `batch` of them at a time, so that none has to wait for it.

@@ -39,7 +39,7 @@ class Sampler:
         self._bias: torch.Tensor | None = None
         if known := {token: value for token, value in (bias or {}).items() if token < vocab_size}:
             self._bias = torch.zeros(vocab_size)
-            self._bias[list(known)] = torch.tensor(list(known.values()))
+            self._bias[list(known)] = torch.tensor(list(known.values()), dtype=torch.float32)
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token from float32 logits [vocabulary]. Raises NotFinite."""

@@ -28,10 +28,12 @@ from itrex_chat.generation.prefill import PREFILL_STEP
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.room import room_for
-from itrex_chat.generation.sequence import DEADLINE, Place, Sequence
+from itrex_chat.generation.sequence import CANCELLED, DEADLINE, Place, Sequence
+from itrex_chat.settings.generation import NO_DRAFTS
 
 MOST_ROWS = 32
 MOST_WAITING = 256
+LOOK = 0.02  # seconds after which somebody who waits for the passes of others looks what has come
 
 
 class Ticket:
@@ -43,6 +45,7 @@ class Ticket:
         self.response: Response | None = None
         self.error: ItrexChatError | None = None
         self.share = 0.0  # of the seconds that passes took
+        self.cancelled = False
         self._pieces: deque[str] = deque()
 
     @property
@@ -60,9 +63,7 @@ class Ticket:
 
     def taken_pieces(self) -> list[str]:
         """The text that came since the last call, in pieces."""
-        pieces = [*self._pieces]
-        self._pieces.clear()
-        return pieces
+        return [self._pieces.popleft() for _piece in range(len(self._pieces))]
 
     def say(self, pieces: list[str]) -> None:
         self._pieces += pieces
@@ -92,6 +93,7 @@ class Scheduler:
         longest = min(decoder.config.context_length, pages.count * PAGE)
         self._cache = decoder.new_cache(longest, rows, pages)
         self._free = [Place(self._cache, row) for row in range(rows - 1, -1, -1)]
+        self._coming: deque[Ticket] = deque()  # from any thread, while another one makes a pass
         self._waiting: deque[Ticket] = deque()
         self._going: list[Ticket] = []
         self._promised: dict[Ticket, int] = {}  # pages that a sequence may have in all
@@ -113,30 +115,36 @@ class Scheduler:
                     count=self.pages.count * PAGE,
                 )
             )
-        with self._lock:
-            if len(self._waiting) >= self._most_waiting:
-                raise Busy(_("{count} requests wait already; try again later.", count=self._most_waiting))
-            ticket = Ticket(request, room, self._drafter(request, room), time.perf_counter())
-            self._waiting.append(ticket)
-            return ticket
+        if self.waiting >= self._most_waiting:
+            raise Busy(_("{count} requests wait already; try again later.", count=self._most_waiting))
+        ticket = Ticket(request, room, self._drafter(request, room), time.perf_counter())
+        self._coming.append(ticket)
+        return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """End it as it is."""
-        with self._lock:
-            self._end(ticket, "cancelled")
+        """End it as it is: now, or where somebody makes a pass, behind that."""
+        ticket.cancelled = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._end_some()
+            finally:
+                self._lock.release()
 
     def stream(self, ticket: Ticket) -> Iterator[str | Response]:
         """Pieces of its text as they are finished, and last the Response. Whoever asks makes the passes, for all. One that
         is not asked to the end is cancelled. Raises GenerationError."""
         try:
             while True:
-                with self._lock:
-                    if not ticket.done:
-                        self.advance()
-                    pieces, done = ticket.taken_pieces(), ticket.done
-                yield from pieces
+                done = ticket.done
+                yield from ticket.taken_pieces()
                 if done:
                     break
+                if self._lock.acquire(timeout=LOOK):
+                    try:
+                        if not ticket.done:
+                            self.advance()
+                    finally:
+                        self._lock.release()
             if ticket.error:
                 raise ticket.error
             assert ticket.response
@@ -147,9 +155,7 @@ class Scheduler:
     def advance(self) -> list[Ticket]:
         """Make the passes that bring each sequence further, as far as there are any; those that have ended."""
         with self._lock:
-            for ticket in [*self._waiting, *self._going]:
-                if ticket.late:
-                    self._end(ticket, DEADLINE)
+            self._end_some()
             self._begin()
             if self._going:
                 began = time.perf_counter()
@@ -165,7 +171,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._coming)
 
     @property
     def going(self) -> int:
@@ -174,10 +180,19 @@ class Scheduler:
     def close(self) -> None:
         """Cancel what there is, and give all pages back."""
         with self._lock:
-            for ticket in [*self._waiting, *self._going]:
-                self._end(ticket, "cancelled")
+            for ticket in [*self._coming, *self._waiting, *self._going]:
+                ticket.cancelled = True
+            self._end_some()
             if self._prefixes is not None:
                 self._prefixes.clear()
+
+    def _end_some(self) -> None:
+        """End those that were cancelled, and those whose time is over; what came meanwhile waits now."""
+        while self._coming:
+            self._waiting.append(self._coming.popleft())
+        for ticket in [*self._waiting, *self._going]:
+            if ticket.cancelled or ticket.late:
+                self._end(ticket, CANCELLED if ticket.cancelled else DEADLINE)
 
     # What joins.
 
@@ -264,7 +279,7 @@ class Scheduler:
             return None
         if request.config.prompt_lookup:
             return PromptLookup(request.prompt, self._tokenizer.stop_ids)
-        if self.model is None:
+        if self.model is None or request.config.draft == NO_DRAFTS:
             return None
         return self.model.drafter(request.prompt, request.config, room, self._tokenizer.stop_ids)
 

@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from itrex_chat.chat.messages import Message, as_messages
 from itrex_chat.engines import EngineOptions, open_session
+from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.neuralchat.configs import PipelineConfig
 from itrex_chat.settings.generation import GenerationConfig
@@ -45,18 +46,22 @@ class Chatbot:
             if isinstance(piece, str):
                 yield piece
 
-    def chat(self, messages: Iterable[Message | dict], config: GenerationConfig | None = None) -> Response:
-        """The answer to a conversation: messages with role (system, user, assistant) and content, the last the user's."""
-        *_pieces, response = self.stream(messages, config)
+    def chat(
+        self, messages: Iterable[Message | dict], config: GenerationConfig | None = None, **asked: Any
+    ) -> Response:
+        """The answer to a conversation: messages with role (system, user, assistant) and content, the last the user's.
+        `asked`: what else a Request takes (stop, seconds, logit_bias, logprobs)."""
+        *_pieces, response = self.stream(messages, config, **asked)
         assert isinstance(response, Response)
         return response
 
     def stream(
-        self, messages: Iterable[Message | dict], config: GenerationConfig | None = None
+        self, messages: Iterable[Message | dict], config: GenerationConfig | None = None, **asked: Any
     ) -> Iterator[str | Response]:
-        """Pieces of the answer to a conversation, and last the Response."""
+        """Pieces of the answer to a conversation, and last the Response. Several may be asked at a time, each from a thread
+        of its own: they are answered together. What a prompt has in common with an earlier one is not read again."""
         prompt = self.session.prompt(as_messages(messages))
-        yield from self.session.stream(prompt, config or self.recipe.generation)
+        yield from self.session.answer(Request(prompt, config or self.recipe.generation, **asked))
 
     def peak_memory(self) -> int:
         """The most memory that the model's process has had, in bytes."""

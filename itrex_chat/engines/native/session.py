@@ -1,16 +1,21 @@
 """A session whose decoder is in this process, and whose tokenizer in one of its own."""
 
 import dataclasses
+import threading
 from collections.abc import Iterator, Sequence
 
 from itrex_chat.chat import Message
 from itrex_chat.chat.confined import ConfinedTokenizer
 from itrex_chat.decoder.model import Decoder
+from itrex_chat.decoder.pages import Pages, page_bytes, pages_for
+from itrex_chat.engines.memory import left
 from itrex_chat.engines.native.drafts import Drafting
 from itrex_chat.engines.session import Session
 from itrex_chat.generation.loop import generate, generate_together
 from itrex_chat.generation.model_drafts import DraftModel
+from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
+from itrex_chat.generation.scheduler import MOST_ROWS, Scheduler
 from itrex_chat.jobs.event import Facts
 from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.settings.recipe import Recipe
@@ -31,6 +36,8 @@ class NativeSession(Session):
     ):
         super().__init__(recipe, variant, tokenizer, facts)
         self._decoder, self._drafting = decoder, drafting
+        self._scheduler: Scheduler | None = None
+        self._lock = threading.Lock()
 
     def ready(self, config: GenerationConfig, batch: int = 1) -> None:
         self._drafter(config, batch)
@@ -54,6 +61,22 @@ class NativeSession(Session):
     ) -> Iterator[tuple[int, str | Response]]:
         return generate_together(self._decoder, self.tokenizer, prompts, config, count, self._drafter(config, count))
 
+    def answer(self, request: Request) -> Iterator[str | Response]:
+        scheduler = self._serving()
+        yield from scheduler.stream(scheduler.add(request))
+
+    def _serving(self) -> Scheduler:
+        """The scheduler of all that is asked by `answer`; keys and values have half of the memory that is left, as far as
+        they can use it."""
+        with self._lock:
+            if self._scheduler is None:
+                config = self._decoder.config
+                fits = left(self.recipe, self.variant) // 2 // page_bytes(config)
+                pages = Pages(config, max(1, min(fits, MOST_ROWS * pages_for(config.context_length))))
+                model = self._drafter(self.recipe.generation)
+                self._scheduler = Scheduler(self._decoder, self.tokenizer, pages, model=model)
+            return self._scheduler
+
     def _drafter(self, config: GenerationConfig, batch: int = 1) -> DraftModel | None:
         """What drafts for answers with these settings; `facts` tell of it."""
         model = self._drafting.model(config, batch)
@@ -61,4 +84,6 @@ class NativeSession(Session):
         return model
 
     def close(self) -> None:
+        if self._scheduler:
+            self._scheduler.close()
         self.tokenizer.close()
