@@ -170,7 +170,7 @@ def main(cases: int = 20000, first: int = 0) -> int:
         sys.exit(f"The cases cannot run here: {reason}.")
     kinds: Counter[str] = Counter()
     longest = largest = {"case": None, "seconds": 0.0, "memory": 0}
-    with ENDS.open("w", encoding="utf-8") as file:
+    with ENDS.open("w", encoding="utf-8", buffering=1) as file:
         for end in run(range(first, first + cases)):
             file.write(json.dumps(end) + "\n")
             kinds[f"{end['what'].partition(':')[0]} {end['how'].partition(':')[0]}"] += 1
