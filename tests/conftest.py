@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 # In the background of a shell an interrupt is ignored, and processes inherit that.
@@ -18,7 +20,8 @@ from browser import browser  # noqa: F401  a fixture
 from itrex_chat import native
 from itrex_chat.foundation.errors import KernelError
 
-SHARED = Path(os.environ.get("ITREX_CHAT_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("ITREX_CHAT_SHARED", ROOT.parent / "shared"))
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +100,14 @@ def real_vocabularies():
 def package_cache():
     """A cache that outlives the tests, so that the embedded model is downloaded once."""
     return Path(platformdirs.user_cache_dir("itrex_chat_tests"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout, built once: its kernels take a minute to compile."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    [file] = folder.glob("*.whl")
+    return file

@@ -19,12 +19,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import fuzzing
 
-SERVERS = 2
+SERVERS = min(2, len(os.sched_getaffinity(0)))
+TOGETHER = 8  # cases that share a process
 TESTS, BUILD = Path(__file__).parent, fuzzing.TOP / "build" / "fuzz"
 ENDS, KEPT = BUILD / "ends.jsonl", BUILD / "findings"
 ENVIRONMENT = {
@@ -57,16 +59,16 @@ def run(numbers: Iterable[int]) -> Iterator[dict]:
     for server in servers:
         free.put(server)
 
-    def end_of(number: int) -> dict:
+    def ends_of(numbers: list[int]) -> list[dict]:
         server = free.get()
         try:
-            return server.end_of(number)
+            return server.ends_of(numbers)
         finally:
             free.put(server)
 
     try:
         with ThreadPool(SERVERS) as threads:
-            for end in threads.imap_unordered(end_of, numbers):
+            for end in chain.from_iterable(threads.imap_unordered(ends_of, _groups(numbers))):
                 if is_finding(end):
                     _keep(folder / str(end["case"]))
                 yield end
@@ -74,6 +76,13 @@ def run(numbers: Iterable[int]) -> Iterator[dict]:
         for process in (*servers, tokenizers):
             process.close()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _groups(numbers: Iterable[int]) -> Iterator[list[int]]:
+    """Those that share a process."""
+    left = iter(numbers)
+    while group := list(islice(left, TOGETHER)):
+        yield group
 
 
 def is_finding(end: dict) -> bool:
@@ -95,17 +104,18 @@ class Server:
                 env=os.environ | ENVIRONMENT | {"LD_PRELOAD": " ".join(fuzzing.preloaded())},
             )
 
-    def end_of(self, number: int) -> dict:
-        """Do a case. Raises RuntimeError where the server itself has ended."""
+    def ends_of(self, numbers: list[int]) -> list[dict]:
+        """Do cases. Raises RuntimeError where the server itself has ended."""
         assert self._process.stdin and self._process.stdout
         try:
-            self._process.stdin.write(f"{number}\n")
+            self._process.stdin.write(" ".join(map(str, numbers)) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass
-        if not (line := self._process.stdout.readline()):
+        lines = [self._process.stdout.readline() for _number in numbers]
+        if not all(lines):
             raise RuntimeError(f"the server has ended: {self._log.read_text('utf-8', 'replace')[-3000:]}")
-        return json.loads(line)
+        return [json.loads(line) for line in lines]
 
     def close(self) -> None:
         self._process.kill()
@@ -160,7 +170,7 @@ def main(cases: int = 20000, first: int = 0) -> int:
         sys.exit(f"The cases cannot run here: {reason}.")
     kinds: Counter[str] = Counter()
     longest = largest = {"case": None, "seconds": 0.0, "memory": 0}
-    with ENDS.open("w", encoding="utf-8") as file:
+    with ENDS.open("w", encoding="utf-8", buffering=1) as file:
         for end in run(range(first, first + cases)):
             file.write(json.dumps(end) + "\n")
             kinds[f"{end['what'].partition(':')[0]} {end['how'].partition(':')[0]}"] += 1

@@ -4,7 +4,6 @@ fit loaded."""
 import dataclasses
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from executors import InProcess
-from moments import PATIENCE, until
+from moments import PATIENCE, random_moments, until
 from run_schemas import keeps_its_schemas
 
 from itrex_chat import ask as asking
@@ -170,11 +169,11 @@ def test_runs_killed_at_random_moments_are_continued_to_the_same_answers(models,
     reference = tmp_path / "reference"
     began = time.monotonic()
     assert finished(run(models("qwen2"), asked, reference))[0] == 0
-    whole, moments = time.monotonic() - began, random.Random(7)
-    for number in range(6):
+    whole = time.monotonic() - began
+    for number, moment in enumerate(random_moments(7, least=2)):
         out = tmp_path / f"run{number}"
         process = run(models("qwen2"), asked, out)
-        time.sleep(moments.uniform(0.05, 1) * whole)
+        time.sleep(moment * whole)
         process.kill()
         process.communicate()
         code, _out, error = finished(run(models("qwen2"), asked, out))

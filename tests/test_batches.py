@@ -1,12 +1,13 @@
 """Many questions a pass: each answer is the one that it is alone, and its times are compared with no others."""
 
 import json
-import random
 import time
 from functools import partial
+from itertools import cycle
 
 import pytest
 from executors import InProcess
+from moments import random_moments
 from test_ask import answers, asked, finished, run  # noqa: F401  fixtures
 from test_compare import answer, record
 from test_model_drafts import Eager, Moody
@@ -145,12 +146,13 @@ def test_a_batch_that_is_killed_is_continued_to_the_same_answers(models, asked, 
     reference = tmp_path / "reference"
     began = time.monotonic()
     assert finished(run(models("qwen2"), asked, reference, "--batch", "3"))[0] == 0
-    whole, moments = time.monotonic() - began, random.Random(3)
+    whole = time.monotonic() - began
     expected = {(line["variant"], line["id"]): line["token_ids"] for line in answers(reference)}
-    for number, batches in enumerate([("3", "2"), ("2", "1"), ("1", "3")]):
+    ways = cycle([("3", "1"), ("1", "3"), ("3", "2")])
+    for number, (batches, moment) in enumerate(zip(ways, random_moments(3, least=2))):
         out = tmp_path / f"run{number}"
         process = run(models("qwen2"), asked, out, "--batch", batches[0])
-        time.sleep(moments.uniform(0.3, 1) * whole)
+        time.sleep(moment * whole)
         process.kill()
         process.communicate()
         code, _out, error = finished(run(models("qwen2"), asked, out, "--batch", batches[1]))

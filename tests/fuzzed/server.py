@@ -1,20 +1,26 @@
-"""Does one case after the other, each in a process of its own that is forked from this one, in which everything is imported:
+"""Does cases in processes that are forked from this one, in which everything is imported:
 
-python -m fuzzed.server LIBRARY SEEDS FOLDER SOCKET    numbers on standard input, a line of JSON for each on standard output
+python -m fuzzed.server LIBRARY SEEDS FOLDER SOCKET    lines of numbers on standard input, a line of JSON for each number on standard output
+
+The cases of a line share a process, one after the other, for a fork costs as much as most cases. One that ends as a finding
+there is done again in a process of its own, and how it ends there is how it ends; where that is no finding, those before
+it are named in it. The others of the line go on in another process.
 
 Started by `fuzz_files.py`, with the sanitizers in front. A case takes its randomness from its number and nothing else;
 -1, -2, … are `wrongs.py`'s.
 """
 
+import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import NoReturn
@@ -34,6 +40,7 @@ KINDS = {checkpoints: 30, gguf_files: 20, artifacts: 20, records: 12, texts: 9, 
 SECONDS = 30.0
 MEMORY = 512 << 20  # bytes more than this process has; most models are of less than one megabyte
 SENTENCE = 2000  # characters
+TOO_LONG = "it took longer than"
 OUTPUT, END, WHAT = "output", "end.json", "what"
 STEERS = (b"\x1b", b"\x9b2J", "\u202e".encode(), b"Traceback (most recent call last):\n", b"Exception ignored")
 
@@ -49,7 +56,8 @@ def main(library: Path, seeds: Path, folder: Path, tokenizers: Path) -> None:
     os.dup2(2, 1)
     _warm(seeds, folder)
     for line in sys.stdin:
-        print(json.dumps(_case(int(line), seeds, folder / line.strip())), file=told, flush=True)
+        for end in _ends([int(number) for number in line.split()], seeds, folder):
+            print(json.dumps(end), file=told, flush=True)
 
 
 def _warm(seeds: Path, folder: Path) -> None:
@@ -61,7 +69,7 @@ def _warm(seeds: Path, folder: Path) -> None:
     machine.threads = lambda: 1
     for name in (*checkpoints.LAYOUTS, *checkpoints.LARGE):
         asking.ask(recipes.load(str(seeds / "checkpoints" / name), ["generation.max_new_tokens", "2"]), "fp32", "hi")
-    recipe = recipes.load(str(seeds / "gguf" / "llama-f32.gguf"))
+    recipe = recipes.load(str(seeds / "gguf" / "llama-f32.gguf"), ["generation.max_new_tokens", "2"])
     os.chdir(warm)
     for use in (asking.whole_run, asking.measured):
         use(recipe, "int4", "hi", "")
@@ -70,39 +78,100 @@ def _warm(seeds: Path, folder: Path) -> None:
     shutil.rmtree(warm)
 
 
-def _case(number: int, seeds: Path, folder: Path) -> dict:
-    """Do a case; how it ended. The folder stays where that is a finding."""
-    folder.mkdir()
-    started, before = time.perf_counter(), _resident(os.getpid())
+def _ends(numbers: list[int], seeds: Path, folder: Path) -> Iterator[dict]:
+    """Do cases; how each ended. The folder of a finding stays."""
+    left = numbers
+    while left:
+        done = 0
+        for end in _in_one_process(left, seeds, folder):
+            if _is_finding(end) and len(numbers) > 1:
+                shutil.rmtree(folder / str(end["case"]))
+                together, [end] = end, _in_one_process([end["case"]], seeds, folder)
+                if not _is_finding(end) and TOO_LONG not in together["how"]:  # that may be the machine's
+                    end = together | {
+                        "how": f"finding: not alone, but after the cases {left[:done]}: {together['how']}"
+                    }
+            done += 1
+            yield end
+        left = left[done:]
+
+
+def _in_one_process(numbers: list[int], seeds: Path, folder: Path) -> Iterator[dict]:
+    """Do cases one after the other, up to the first that is a finding."""
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        _do(number, seeds, folder)
-    stopped, status, most = _waited(child, before + MEMORY, wrongs.SECONDS if number < 0 else SECONDS)
-    seconds = time.perf_counter() - started
+        _do_all(numbers, seeds, folder, writing)
+    os.close(writing)
+    handle, status = os.pidfd_open(child), None
+    try:
+        for number in numbers:
+            started, before = time.perf_counter(), _resident(child)
+            why = _waited(child, reading, before + MEMORY, wrongs.SECONDS if number < 0 else SECONDS)
+            if why or not os.read(reading, 1):
+                if why:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                _child, status = os.waitpid(child, 0)
+                why = why or _died(status)
+            end = _end(number, folder / str(number), why, time.perf_counter() - started)
+            yield end
+            if _is_finding(end):
+                break
+    finally:
+        if status is None:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.waitpid(child, 0)
+        os.close(handle)
+        os.close(reading)
+
+
+def _end(number: int, folder: Path, why: str | None, seconds: float) -> dict:
+    """How a case ended that was stopped or whose process died (`why`), or that came to its end."""
     told = _read(folder / END)
-    how = stopped or _died(status) or told.get("how") or "finding: it ended without a word"
+    how = why or told.get("how") or "finding: it ended without a word"
     output = (folder / OUTPUT).read_bytes() if (folder / OUTPUT).exists() else b""
     if not how.startswith("finding") and (found := [mark for mark in STEERS if mark in output]):
         how = f"finding: {found[0]!r} in its output"
+    memory = told.get("memory", 0)
+    if not how.startswith("finding") and memory > MEMORY:
+        how = f"finding: it took {memory >> 20} MB of memory"
+    what = (folder / WHAT).read_text("utf-8", "replace") if (folder / WHAT).exists() else told.get("what", "?")
     if how.startswith("finding"):
         how += "\n" + output.decode("utf-8", "replace")[-3000:] if output else ""
     else:
         shutil.rmtree(folder)
-    what = (folder / WHAT).read_text("utf-8", "replace") if (folder / WHAT).exists() else told.get("what", "?")
-    return {"case": number, "what": what, "how": how, "seconds": seconds, "memory": max(0, most - before)}
+    return {"case": number, "what": what, "how": how, "seconds": seconds, "memory": memory}
 
 
-def _do(number: int, seeds: Path, folder: Path) -> NoReturn:
-    """Make a case and use it, in a process for it."""
-    how, what = "finding: it could not be made", "?"
+def _is_finding(end: dict) -> bool:
+    return end["how"].startswith("finding")
+
+
+def _do_all(numbers: list[int], seeds: Path, folder: Path, told: int) -> NoReturn:
+    """Do the cases, in a process for them; a byte for each goes to `told` when it has ended."""
+    variables = dict(os.environ)
+    for number in numbers:
+        os.environ.clear()
+        os.environ.update(variables)
+        _do(number, seeds, folder / str(number))
+        os.write(told, b".")
+    os._exit(0)
+
+
+def _do(number: int, seeds: Path, folder: Path) -> None:
+    """Make a case and use it."""
+    how, what, before = "finding: it could not be made", "?", 0
     try:
         signal.alarm(int(4 * SECONDS))  # should the parent be gone
+        folder.mkdir()
         os.chdir(folder)
         output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        os.close(output)
         os.environ["ITREX_CHAT_CACHE"] = str(folder / "cache")
         torch.set_num_threads(2)
+        before = _peak(anew=True)
         what, case = _made(number, seeds, folder)
         Path(WHAT).write_text(what, "utf-8", "replace")
         how = _used(case.use)
@@ -110,8 +179,8 @@ def _do(number: int, seeds: Path, folder: Path) -> NoReturn:
         how += "\n" + traceback.format_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    Path(END).write_text(json.dumps({"what": what, "how": how}), "utf-8")
-    os._exit(0)
+    end = {"what": what, "how": how, "memory": max(0, _peak() - before)}
+    (folder / END).write_text(json.dumps(end), "utf-8")
 
 
 def _made(number: int, seeds: Path, folder: Path) -> tuple[str, Case]:
@@ -138,23 +207,17 @@ def _used(use: Callable[[], object]) -> str:
     return "finding: code was run" if Path(pickles.MARK).exists() else "done"
 
 
-def _waited(child: int, most: int, seconds: float) -> tuple[str | None, int, int]:
-    """Wait for a case: why it was stopped, or None; its status; the most memory that it had."""
-    why, end = None, time.monotonic() + seconds
-    handle = os.pidfd_open(child)
+def _waited(child: int, told: int, most: int, seconds: float) -> str | None:
+    """Wait until a case has ended or its process has; why it has to be stopped, or None."""
+    end = time.monotonic() + seconds
     poll = select.poll()
-    poll.register(handle, select.POLLIN)
+    poll.register(told, select.POLLIN)
     while not poll.poll(20):
         if time.monotonic() > end:
-            why = f"finding: it took more than {seconds:.0f} seconds"
-        elif _resident(child) > most:
-            why = f"finding: it took more than {MEMORY >> 20} MB of memory"
-        if why:
-            os.kill(child, signal.SIGKILL)
-    os.close(handle)
-    _child, status, usage = os.wait4(child, 0)
-    peak = usage.ru_maxrss * 1024
-    return why or (f"finding: it took {peak >> 20} MB of memory" if peak > most else None), status, peak
+            return f"finding: {TOO_LONG} {seconds:.0f} seconds"
+        if _resident(child) > most:
+            return f"finding: it took more than {MEMORY >> 20} MB of memory"
+    return None
 
 
 def _died(status: int) -> str | None:
@@ -168,6 +231,15 @@ def _resident(process: int) -> int:
         return int(Path(f"/proc/{process}/statm").read_text("utf-8").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
         return 0
+
+
+def _peak(anew: bool = False) -> int:
+    """The most memory, in bytes, that this process has had, or (`anew`) has from now on."""
+    if anew:
+        with contextlib.suppress(OSError):  # some systems cannot: then it is that of all cases until here
+            Path("/proc/self/clear_refs").write_text("5", "utf-8")
+    [peak] = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text("utf-8"))
+    return int(peak) << 10
 
 
 def _read(path: Path) -> dict:

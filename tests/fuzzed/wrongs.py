@@ -45,7 +45,7 @@ def runs_code() -> None:
 
 
 def memory() -> None:
-    bytearray(3 << 30)
+    bytearray(1 << 30)
 
 
 def endless() -> None:
