@@ -244,17 +244,7 @@ def _packed(linear: QuantizedLinear) -> NativeWeight:
 def _described(linear: DenseLinear | QuantizedLinear) -> native.Linear:
     if isinstance(linear, QuantizedLinear):
         return _packed(linear).linear(linear.bias)
-    rows, columns = linear.weight.shape
-    return native.Linear(
-        format=native.FORMATS[linear.storage],
-        compute=native.COMPUTE[linear.compute],
-        inputs=columns,
-        outputs=rows,
-        weight=linear.weight.data_ptr(),
-        bias=native.address(linear.bias),
-        stream=linear.piece.stream.handle if linear.piece else None,
-        piece=linear.piece.number if linear.piece else 0,
-    )
+    return linear.described()
 
 
 def _cache(cache: KVCache) -> native.Cache:
