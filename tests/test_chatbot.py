@@ -54,7 +54,10 @@ def test_a_conversation_has_its_history(chatbot):
 
 
 def test_the_next_turn_of_a_conversation_reads_only_what_is_new(chatbot):
-    config, messages = GenerationConfig(max_new_tokens=12), [{"role": "user", "content": "你好，请介绍一下你自己。" * 5}]
+    config, messages = (
+        GenerationConfig(max_new_tokens=12),
+        [{"role": "user", "content": "你好，请介绍一下你自己。" * 5}],
+    )
     first = chatbot.chat(messages, config)
     again = chatbot.chat(messages, config)
     assert again.token_ids == first.token_ids and again.cached_tokens == first.prompt_tokens - 1

@@ -3,6 +3,9 @@
 A layer says apart how its matrix is stored ("fp32", "fp16", "bf16", "int4", "int8") and what it computes in ("fp32",
 "bf16", "int8"): what activations are rounded to before they are multiplied. Sums are float32 in all of them.
 
+Some rows are multiplied by the native kernels, where they are there: a row gets the same bits whatever the other rows
+are (`Linear.independent_rows`). Many rows of a matrix of floats are multiplied in PyTorch, which is faster then.
+
 A matrix of 16 bits that is computed in FP32 gives the bits of the same values stored in FP32: every product in PyTorch
 is one of panels, some outputs each, which are widened into one buffer where they have to be. Panels of a few MB stay in
 the cache between the widening and the product, and are no slower than a whole matrix.
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch.nn import functional as F
 
+from itrex_chat import native
 from itrex_chat.native import large_pages
 from itrex_chat.native.stream import Piece
 
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
     from itrex_chat.kernels import PackedWeight
 
 STORAGE = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+SOME_ROWS = (
+    48  # rows of a product in FP32 that the native kernels compute: about as fast as PyTorch, with 16 bits faster
+)
 PANEL = 2 << 20  # values, unless these are fewer outputs than FEWEST
 FEWEST = 256  # outputs of a panel: fewer take longer
 NARROW = 48  # outputs of a product whose sums do not depend on the number of threads; those of fewer do
@@ -51,6 +58,10 @@ class Linear(Protocol):
 
     @property
     def out_features(self) -> int: ...
+
+    @property
+    def independent_rows(self) -> int | None:
+        """How many rows x may have so that each is, bit for bit, what it is alone; None for any number."""
 
     def nbytes(self) -> int: ...
 
@@ -82,6 +93,27 @@ class DenseLinear:
     def out_features(self) -> int:
         return self.weight.shape[0]
 
+    @property
+    def independent_rows(self) -> int | None:
+        return 1 if native.missing() else self._native_rows()
+
+    def _native_rows(self) -> int:
+        return SOME_ROWS if self.compute == "fp32" else native.STEP_ROWS
+
+    def described(self) -> native.Linear:
+        """The matrix for the C functions; it points into the tensors."""
+        outputs, inputs = self.weight.shape
+        return native.Linear(
+            format=native.FORMATS[self.storage],
+            compute=native.COMPUTE[self.compute],
+            inputs=inputs,
+            outputs=outputs,
+            weight=self.weight.data_ptr(),
+            bias=native.address(self.bias),
+            stream=self.piece.stream.handle if self.piece else None,
+            piece=self.piece.number if self.piece else 0,
+        )
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.into(x, torch.empty(len(x), self.out_features))
 
@@ -91,6 +123,8 @@ class DenseLinear:
             return self._product(x, out)
 
     def _product(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        if 0 < len(x) <= self._native_rows() and not native.missing():
+            return native.product(self.described(), x, out)
         if self.compute == "fp32":
             return self._in_panels(x, out)
         out.copy_(F.linear(x.to(self.weight.dtype), self.weight))
@@ -145,6 +179,10 @@ class QuantizedLinear:
     def out_features(self) -> int:
         return self.packed.out_features
 
+    @property
+    def independent_rows(self) -> int | None:
+        return self.packed.independent_rows
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         y = self.packed.matmul(x)
         return y if self.bias is None else y.add_(self.bias)
@@ -170,6 +208,11 @@ class StackedLinear:
     @property
     def out_features(self) -> int:
         return sum(part.out_features for part in self.parts)
+
+    @property
+    def independent_rows(self) -> int | None:
+        bounds = [part.independent_rows for part in self.parts]
+        return min((bound for bound in bounds if bound is not None), default=None)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([part(x) for part in self.parts], 1)

@@ -41,7 +41,10 @@ class Rows:
 
 
 class NativePass:
-    """A decoder for the C function; it points into the tensors, which it keeps."""
+    """A decoder for the C function; it points into the tensors, which it keeps.
+
+    `rows_alike`: whether a row has the same bits in a pass of any number of rows.
+    """
 
     def __init__(self, config: DecoderConfig, blocks: tuple[Block, ...], norm: torch.Tensor, head: Linear):
         native.instructions()  # chosen before a pass, as ITREX_CHAT_INSTRUCTIONS says
@@ -50,7 +53,7 @@ class NativePass:
         )
         self._blocks, self._layers, self._kept = blocks, layers, (norm, head)
         linears = [*(linear for block in blocks for linear in block.linears()), head]
-        self._alike = all(isinstance(part, QuantizedLinear) for linear in linears for part in parts_of(linear))
+        self.rows_alike = all(linear.independent_rows is None for linear in linears)
         self.model = native.Model(
             layers=config.layers,
             hidden=config.hidden_size,
@@ -66,11 +69,6 @@ class NativePass:
             norm=norm.data_ptr(),
             head=chain(head),
         )
-
-    @property
-    def rows_alike(self) -> bool:
-        """Whether a row has the same bits in a pass of any number of rows."""
-        return self._alike and native.instructions() != "amx"  # which rounds activations of many rows otherwise
 
     def step(self, x: torch.Tensor, cache: KVCache, rows: Rows, wanted: list[int]) -> torch.Tensor:
         """The logits, float32 [wanted, vocabulary], of some of the tokens whose embeddings are x, float32 [rows, hidden]
@@ -266,17 +264,7 @@ def _packed(linear: QuantizedLinear) -> NativeWeight:
 def _described(linear: DenseLinear | QuantizedLinear) -> native.Linear:
     if isinstance(linear, QuantizedLinear):
         return _packed(linear).linear(linear.bias)
-    rows, columns = linear.weight.shape
-    return native.Linear(
-        format=native.FORMATS[linear.storage],
-        compute=native.COMPUTE[linear.compute],
-        inputs=columns,
-        outputs=rows,
-        weight=linear.weight.data_ptr(),
-        bias=native.address(linear.bias),
-        stream=linear.piece.stream.handle if linear.piece else None,
-        piece=linear.piece.number if linear.piece else 0,
-    )
+    return linear.described()
 
 
 def _cache(cache: KVCache) -> native.Cache:

@@ -35,6 +35,10 @@ class PackedWeight(Protocol):
     @property
     def compute_dtype(self) -> str: ...
 
+    @property
+    def independent_rows(self) -> int | None:
+        """How many rows x may have so that each is, bit for bit, what it is alone; None for any number."""
+
     def matmul(self, x: torch.Tensor) -> torch.Tensor:
         """x float32 [rows, in] times the matrix transposed: float32 [rows, out]."""
 

@@ -24,6 +24,10 @@ class ArkWeight:
     compute_dtype: str
     settings: tuple[int, str, str, str, bool]  # group size, compute type, weight type, scale type, asymmetric
 
+    @property
+    def independent_rows(self) -> int | None:
+        return 1
+
     def matmul(self, x: torch.Tensor) -> torch.Tensor:
         out = torch.empty(x.shape[0], self.out_features)
         _library().woqgemm(

@@ -40,22 +40,12 @@ class NativeWeight:
         self, x: torch.Tensor, bias: torch.Tensor | None = None, out: torch.Tensor | None = None
     ) -> torch.Tensor:
         """With a bias, and into `out` [rows, out], whose rows may lie apart, where they are given."""
-        x = x.contiguous()
         out = torch.empty(x.shape[0], self.out_features) if out is None else out
-        if x.shape[1] != self.in_features:
-            raise ValueError(f"activations of {x.shape[1]} values for a matrix of {self.in_features} inputs")
-        native.check(
-            native.library().itrex_product(
-                byref(self.linear(bias)),
-                x.shape[0],
-                x.data_ptr(),
-                self.in_features,
-                out.data_ptr(),
-                out.stride(0),
-                torch.get_num_threads(),
-            )
-        )
-        return out
+        return native.product(self.linear(bias), x, out)
+
+    @property
+    def independent_rows(self) -> int | None:
+        return native.rows_alike(self.linear())
 
     def gated(self, x: torch.Tensor, bias: torch.Tensor | None, gate_up: torch.Tensor, out: torch.Tensor) -> None:
         """SwiGLU of the product, whose outputs are the gate and then as many others: `out`, float32 [rows, out/2].

@@ -28,6 +28,10 @@ class ReferenceWeight:
     def out_features(self) -> int:
         return self.weight.out_features
 
+    @property
+    def independent_rows(self) -> int | None:
+        return 1
+
     def matmul(self, x: torch.Tensor) -> torch.Tensor:
         product = {"int8": _int8_product, "bf16": _bf16_product, "fp32": _fp32_product}[self.compute_dtype]
         outputs = max(1, SLAB // self.in_features)

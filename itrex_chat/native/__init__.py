@@ -111,6 +111,7 @@ _FUNCTIONS = {
     "itrex_pack": (c_int, [POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int, c_int, c_int]),
     "itrex_unpack": (c_int, [POINTER(Linear), c_void_p, c_int]),
     "itrex_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_int]),
+    "itrex_rows_alike": (c_int, [POINTER(Linear)]),
     "itrex_gated_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_void_p, c_int]),
     "itrex_attention": (c_int, [POINTER(Model), POINTER(Cache), c_int, c_int, *[c_void_p] * 6, c_int]),
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
@@ -165,6 +166,21 @@ def check(result: int) -> None:
         raise MemoryError
     if result:
         raise KernelError(_("The native kernels refuse a product or a pass whose sizes do not fit together."))
+
+
+def product(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """x, float32 [rows, in], times a matrix transposed, with its bias, in `out`, float32 [rows, out], whose rows may lie apart."""
+    if x.shape[1] != linear.inputs:
+        raise ValueError(f"activations of {x.shape[1]} values for a matrix of {linear.inputs} inputs")
+    x = x.contiguous()
+    arguments = x.shape[0], x.data_ptr(), x.shape[1], out.data_ptr(), out.stride(0), torch.get_num_threads()
+    check(library().itrex_product(ctypes.byref(linear), *arguments))
+    return out
+
+
+def rows_alike(linear: Linear) -> int | None:
+    """How many rows `product` may have so that each is, bit for bit, what it is alone; None for any number."""
+    return library().itrex_rows_alike(ctypes.byref(linear)) or None
 
 
 def finite(tensor: torch.Tensor) -> bool:

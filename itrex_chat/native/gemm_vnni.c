@@ -1,4 +1,6 @@
-// Many rows of int8 activations with AVX-512 VNNI: tiles of 2 blocks by 6 rows stay in registers.
+// Many rows of int8 activations with AVX-512 VNNI: tiles of 2 blocks by 6 rows stay in registers. A row gets the bits that
+// `int8_block` (level_int8.h) gives it: integer sums of a group, times its scale, and times the row's in one rounding with the
+// addition; then the bias.
 #include "native.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -69,9 +71,11 @@ ALWAYS void rows_of(int bits, int pair, int R, const Linear *l, const Input *in,
     for (int k = 0; k < pair; k++) {
         const int start = (b + k) * BLOCK, count = l->out - start < BLOCK ? l->out - start : BLOCK;
         const __mmask16 kept = (__mmask16)((1u << count) - 1);
-        const __m512 bias = l->bias ? _mm512_maskz_loadu_ps(kept, l->bias + start) : _mm512_setzero_ps();
-        for (int r = 0; r < R; r++)
-            _mm512_mask_storeu_ps(y + (row + r) * ldy + start, kept, _mm512_add_ps(sums[k][r], bias));
+        if (l->bias) {
+            const __m512 bias = _mm512_maskz_loadu_ps(kept, l->bias + start);
+            for (int r = 0; r < R; r++) sums[k][r] = _mm512_add_ps(sums[k][r], bias);
+        }
+        for (int r = 0; r < R; r++) _mm512_mask_storeu_ps(y + (row + r) * ldy + start, kept, sums[k][r]);
     }
 }
 
@@ -82,8 +86,11 @@ ALWAYS void gated_rows_of(int bits, int R, const Linear *l, const Input *in, int
     const size_t block = block_bytes(l), half = l->out / 2;
     tile(bits, 2, R, (const uint8_t *)l->weight + b * block, half / BLOCK * block, l->in / l->group, l->group, in, row, sums);
     for (int k = 0; k < 2; k++) {
-        const __m512 bias = l->bias ? _mm512_loadu_ps(l->bias + k * half + b * BLOCK) : _mm512_setzero_ps();
-        for (int r = 0; r < R; r++) _mm512_storeu_ps(halves[k] + r * BLOCK, _mm512_add_ps(sums[k][r], bias));
+        if (l->bias) {
+            const __m512 bias = _mm512_loadu_ps(l->bias + k * half + b * BLOCK);
+            for (int r = 0; r < R; r++) sums[k][r] = _mm512_add_ps(sums[k][r], bias);
+        }
+        for (int r = 0; r < R; r++) _mm512_storeu_ps(halves[k] + r * BLOCK, sums[k][r]);
     }
     level()->swiglu(halves[0], halves[1], R * BLOCK, out);
     for (int r = 0; r < R; r++) _mm512_storeu_ps(y + (row + r) * ldy + b * BLOCK, _mm512_loadu_ps(out + r * BLOCK));

@@ -7,6 +7,8 @@
 //   nearest(v)    floats to int32, halves to even
 //   narrow(p, i, v), narrow_evens_first(p, i, v)  int32 within a byte's range, stored as bytes from p[i]; the second: of 8
 //             those at even places first
+//   pairs(w, x), fold(sums, s, by)  where 16-bit sums are what there is: those of two products of unsigned with signed bytes;
+//             to each int32 lane the two of s, times by
 //   most_of(v), sum_of(v)  the largest and the sum of int32 lanes
 //   total(v)      the sum of the lanes
 //   nibble(w, p)  nibble p of each 32-bit lane, less 8, as float
@@ -117,54 +119,26 @@ ALWAYS void store_block(const vf *sums, const float *bias, int count, float *y, 
         return;
     }
     for (int n = 0; n < count; n++) {
-        float value = out[n] + (bias ? bias[n] : 0.0f);
+        const float value = bias ? out[n] + bias[n] : out[n];
         y[n] = add ? y[n] + value : value;
     }
 }
 
-// One block of 16 outputs with R rows of int8 activations. Sums of a group are exact integers.
-ALWAYS void int8_block(int bits, int R, const uint8_t *p, int groups, int group, const Input *in, int row, vf *out) {
-    const int words = group * bits / 32;
-    const int8_t *q = in->q + (size_t)row * in->ld;
-    const float *scale = in->scale + (size_t)row * groups;
-    const int32_t *zero = in->zero + (size_t)row * groups;
-    vf sums[FEW][HALVES];
-    for (int r = 0; r < R; r++)
-        for (int h = 0; h < HALVES; h++) sums[r][h] = (vf){0};
-    for (int g = 0; g < groups; g++, q += group) {
-        const uint8_t *scales = p + 64 * words;
-        for (int h = 0; h < HALVES; h++) {
-            vi a[FEW], b = {0};  // two chains of sums where there are few
-            for (int r = 0; r < R; r++) a[r] = splati(zero[(size_t)r * groups + g]);
-            for (int j = 0; j < words; j++) {
-                if (h == 0) __builtin_prefetch(p + 64 * j + PREFETCH, 0, 3);
-                vu w = LOADU(p + 64 * j + 4 * LANES * h);
-                if (bits == 4) {
-                    vi low = (vi)(w & 0x0f0f0f0f), high = (vi)((w >> 4) & 0x0f0f0f0f);
-                    for (int r = 0; r < R; r++) {
-                        const int8_t *x = q + r * in->ld + 8 * j;
-                        a[r] = dot4(a[r], low, word_of(x));
-                        if (R == 1)
-                            b = dot4(b, high, word_of(x + 4));
-                        else
-                            a[r] = dot4(a[r], high, word_of(x + 4));
-                    }
-                } else
-                    for (int r = 0; r < R; r++)
-                        if (R == 1 && j % 2)
-                            b = dot8(b, (vi)w, word_of(q + r * in->ld + 4 * j));
-                        else
-                            a[r] = dot8(a[r], (vi)w, word_of(q + r * in->ld + 4 * j));
-            }
-            vf s = halves(scales + 2 * LANES * h);
-            if (R == 1) a[0] += b;
-            for (int r = 0; r < R; r++) sums[r][h] += TOF(a[r]) * s * scale[(size_t)r * groups + g];
-        }
-        p = scales + 2 * BLOCK;
+#define EACH_OF_FOUR(R, CALL) \
+    switch (R) { case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; default: CALL(4); }
+#define EACH_OF_SIX(R, CALL)                                                                  \
+    switch (R) {                                                                              \
+        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;               \
+        case 4: CALL(4); break; case 5: CALL(5); break; default: CALL(6);                     \
     }
-    for (int r = 0; r < R; r++)
-        for (int h = 0; h < HALVES; h++) out[r * HALVES + h] = sums[r][h];
-}
+#define EACH_COUNT(R, CALL)                                                                   \
+    switch (R) {                                                                              \
+        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;               \
+        case 4: CALL(4); break; case 5: CALL(5); break; case 6: CALL(6); break;               \
+        case 7: CALL(7); break; default: CALL(8);                                             \
+    }
+
+#include "level_int8.h"
 
 // The same with float32 activations: weights exact, or rounded to bfloat16 where `bf16`.
 ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups, int group, const Input *in, int row,
@@ -208,139 +182,7 @@ ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups,
         for (int h = 0; h < HALVES; h++) out[r * HALVES + h] = sums[r][h];
 }
 
-// LANES values of a row of a row-major matrix from value i on.
-ALWAYS vf dense_load(int format, const uint8_t *row, int i) {
-    if (format == FP32) return LOADF((const float *)row + i);
-    return format == BF16 ? (vf)bf16s(row + 2 * (size_t)i) : (vf)halves(row + 2 * (size_t)i);
-}
-// A row-major matrix with a few rows of inputs. The sums of 16 outputs are kept while the inputs are gone through in parts
-// that stay in the first-level cache, and in registers for some rows and outputs at a time. Each sum is that of FP32 weights
-// whatever the format, and added up in the same order whatever else is computed: vector by vector, the last one with zeros.
-#define DENSE_ROWS 6
-#define DENSE_PART 4096   // inputs of all rows together
-#define DENSE_SHORT 4096  // bytes of a row of the matrix
-#if LANES == 16
-#define DENSE_OUTPUTS(R) 4  // with 32 registers
-#else
-#define DENSE_OUTPUTS(R) ((R) < 4 ? 4 : 2)  // with 16
-#endif
-// The inputs [i, end), whole vectors, of `outputs` rows of the matrix with R rows of inputs, added to sums [outputs, ROWS].
-// What is `ahead` bytes behind is prefetched, unless that is 0: of each row, or, `together`, of all of them at the same pace.
-ALWAYS void dense_part(int format, int R, int outputs, const uint8_t *weight, size_t bytes, const float *x, size_t ld, int i,
-                       int end, size_t ahead, int together, vf *sums) {
-    const int line = format == FP32 ? 16 : 32;
-    vf s[4][DENSE_ROWS];
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < R; r++) s[o][r] = sums[o * ROWS + r];
-    while (i < end) {
-        if (ahead)
-            for (int o = 0; o < outputs; o++) {
-                const size_t at = (size_t)i * (64 / line);
-                __builtin_prefetch(weight + ahead + (together ? at * outputs + o * 64 : at + o * bytes), 0, 3);
-            }
-        for (const int stop = i + line < end ? i + line : end; i < stop; i += LANES) {
-            vf v[4];
-            for (int o = 0; o < outputs; o++) v[o] = dense_load(format, weight + o * bytes, i);
-            for (int r = 0; r < R; r++) {
-                vf from = LOADF(x + r * ld + i);
-                if (outputs > 1) IN_REGISTER(from);
-                for (int o = 0; o < outputs; o++) s[o][r] += v[o] * from;
-            }
-        }
-    }
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < R; r++) sums[o * ROWS + r] = s[o][r];
-}
-#define EACH_OF_FOUR(R, CALL) \
-    switch (R) { case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; default: CALL(4); }
-#define EACH_OF_SIX(R, CALL)                                                                  \
-    switch (R) {                                                                              \
-        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;               \
-        case 4: CALL(4); break; case 5: CALL(5); break; default: CALL(6);                     \
-    }
-#define EACH_COUNT(R, CALL)                                                                   \
-    switch (R) {                                                                              \
-        case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break;               \
-        case 4: CALL(4); break; case 5: CALL(5); break; case 6: CALL(6); break;               \
-        case 7: CALL(7); break; default: CALL(8);                                             \
-    }
-
-// The same for any number of rows and outputs of those that are summed together, both at most 16.
-ALWAYS void dense_sums(int format, int rows, int outputs, const uint8_t *weight, size_t bytes, const float *x, size_t ld, int i,
-                       int end, size_t ahead, int together, vf *sums) {
-    const int parts = (rows + DENSE_ROWS - 1) / DENSE_ROWS;
-    for (int part = 0; part < parts; part++) {
-        const int row = rows * part / parts, R = rows * (part + 1) / parts - row;
-        const float *from = x + row * ld;
-        int o = 0;
-#define CALL(R)                                                                                                       \
-    for (; o + DENSE_OUTPUTS(R) <= outputs; o += DENSE_OUTPUTS(R))                                                    \
-        dense_part(format, R, DENSE_OUTPUTS(R), weight + o * bytes, bytes, from, ld, i, end, part ? 0 : ahead,        \
-                   together, sums + o * ROWS + row);                                                                            \
-    for (; o < outputs; o++)                                                                                          \
-        dense_part(format, R, 1, weight + o * bytes, bytes, from, ld, i, end, part ? 0 : ahead, together, \
-                   sums + o * ROWS + row)
-        EACH_OF_SIX(R, CALL)
-#undef CALL
-    }
-}
-// 16 outputs, or the last ones, with at most 16 rows.
-ALWAYS void dense_block(int format, const Linear *l, const Input *in, int row, int rows, int first, int count, float *y,
-                        size_t ldy, int add) {
-    const size_t size = format == FP32 ? 4 : 2, bytes = l->in * size;
-    const uint8_t *w = (const uint8_t *)l->weight + first * bytes;
-    const float *x = in->x + (size_t)row * in->ld;
-    const int whole = l->in - l->in % LANES;
-    vf sums[BLOCK * ROWS];
-    for (int o = 0; o < count; o++)
-        for (int r = 0; r < rows; r++) sums[o * ROWS + r] = (vf){0};
-    if (rows < 4) {  // some outputs after the others: what is behind the end of a row begins with the next ones
-        const int together = bytes <= DENSE_SHORT, last = whole - (int)(DENSE_PREFETCH / size);
-        const int parted = together || last < 0 ? 0 : last - last % LANES;
-        for (int o = 0; o < count; o += 4) {
-            const int n = count - o < 4 ? count - o : 4;
-            const size_t ahead = (whole - parted) * size;
-            vf *to = sums + o * ROWS;
-            if (together)
-                dense_sums(format, rows, n, w + o * bytes, bytes, x, in->ld, 0, whole, n * bytes, 1, to);
-            else {
-                dense_sums(format, rows, n, w + o * bytes, bytes, x, in->ld, 0, parted, ahead, 0, to);
-                dense_sums(format, rows, n, w + o * bytes, bytes, x, in->ld, parted, whole, ahead + (n - 1) * bytes, 0, to);
-            }
-        }
-    } else {
-        const int part = DENSE_PART / rows / 64 * 64;
-        for (int i = 0; i < whole; i += part) {
-            const int end = i + part < whole ? i + part : whole;
-            const size_t ahead = end < whole ? part * size : count * bytes - i * size;
-            dense_sums(format, rows, count, w, bytes, x, in->ld, i, end, ahead, 0, sums);
-        }
-    }
-    if (whole < l->in)  // the last ones in a vector with zeros
-        for (int o = 0; o < count; o++) {
-            uint8_t weights[4 * LANES] = {0};
-            memcpy(weights, w + o * bytes + whole * size, bytes - whole * size);
-            for (int r = 0; r < rows; r++) {
-                float inputs[LANES] = {0};
-                memcpy(inputs, x + r * in->ld + whole, 4 * (l->in - whole));
-                sums[o * ROWS + r] += dense_load(format, weights, 0) * LOADF(inputs);
-            }
-        }
-    for (int r = 0; r < rows; r++)
-        for (int o = 0; o < count; o++) {
-            const float value = total(sums[o * ROWS + r]) + (l->bias ? l->bias[first + o] : 0.0f);
-            float *to = y + (row + r) * ldy + o;
-            *to = add ? *to + value : value;
-        }
-}
-#define DENSE(name, format)                                                                                              \
-    static void NAME(name)(const Linear *l, const Input *in, int row, int rows, int first, int count, float *y,          \
-                           size_t ldy, int add) {                                                                        \
-        dense_block(format, l, in, row, rows, first, count, y, ldy, add);                                                \
-    }
-DENSE(dense_fp32, FP32)
-DENSE(dense_bf16, BF16)
-DENSE(dense_fp16, FP16)
+#include "level_dense.h"
 
 #define PRODUCT(name, CALL)                                                                                  \
     static void NAME(name)(const Linear *l, const Input *in, const uint8_t *p, int row, int R, vf *out) {    \
@@ -368,6 +210,12 @@ PRODUCT(int8_bf16, CALL)
 
 // Outputs of the blocks [first, last) for all rows: y[r, o], or added to it.
 static void NAME(blocks)(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
+#ifdef pairs
+    if (!dense_bytes(l) && l->compute == WITH_INT8 && in->rows >= PAIRED(l->format)) {
+        NAME(integer_blocks)(l, in, first, last, y, ldy, add);
+        return;
+    }
+#endif
     for (int b = first; b < last; b++) {
         const int start = b * BLOCK, count = l->out - start < BLOCK ? l->out - start : BLOCK;
         if (dense_bytes(l)) {

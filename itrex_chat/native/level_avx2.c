@@ -25,6 +25,10 @@ static inline __attribute__((always_inline)) __m256i dot_bytes(__m256i sums, __m
     return dot_below_128(sums, _mm256_and_si256(w, _mm256_set1_epi8(127)), x);
 }
 
+// In 16-bit lanes the sums of two products; and such lanes, times `by`, added to those of 32 bits.
+#define pairs(w, x) ((vs)_mm256_maddubs_epi16((__m256i)(w), _mm256_set1_epi32(x)))
+#define fold(sums, s, by) ((vi)_mm256_add_epi32((__m256i)(sums), _mm256_madd_epi16((__m256i)(s), _mm256_set1_epi16(by))))
+
 #include "level_256.h"
 INSTRUCTIONS_END
 #endif

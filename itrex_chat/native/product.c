@@ -52,6 +52,9 @@ static enum Way way_of(const Linear *l, int rows) {
     return l->compute == WITH_INT8 && has_vnni512() ? VNNI : FEW_ROWS;
 }
 
+// How many rows a product may have so that each is, bit for bit, what it is alone; 0 for any number.
+EXPORT int itrex_rows_alike(const Linear *l) { return way_of(l, INT32_MAX) == TILES ? ROWS : 0; }
+
 // Blocks that a thread takes at a time: of many rows a panel that stays in the second-level cache.
 static int chunk_of(const Linear *l, enum Way way, int threads) {
     const int most = way == TILES ? (int)((768 << 10) / amx_panel_bytes(l, 2)) * 2

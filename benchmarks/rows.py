@@ -1,0 +1,71 @@
+"""What a pass over several tokens gives: tokens per second by the rows of a pass, each the next token of another sequence.
+
+    python benchmarks/rows.py --model qwen2.5-coder-0.5b-instruct-q4_k_m.gguf --variants int4 fp32
+
+Passes of all numbers of rows in turn, behind a short text in each sequence; medians, and how many times the tokens per second
+of one row. More rows than a decode pass takes independently go in several.
+"""
+
+import argparse
+import gc
+import sys
+import time
+from statistics import median
+
+from itrex_chat.decoder.model import Chunk, Decoder
+from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.neuralchat.chatbot import load_chatbot
+from itrex_chat.settings import recipe as recipes
+
+TEXT = list(range(100, 132))
+
+
+def measure(decoder: Decoder, counts: list[int], rounds: int) -> dict[int, float]:
+    """Median seconds of decoding one token in each of so many sequences."""
+    caches = {count: decoder.new_cache(len(TEXT) + rounds + 1, count) for count in counts}
+    for count, cache in caches.items():
+        cache.begin([len(TEXT) + rounds + 1] * count)
+        for row in range(count):
+            decoder.read([Chunk(row, TEXT)], cache)
+    taken: dict[int, list[float]] = {count: [] for count in counts}
+    for number in range(rounds + 1):
+        for count in counts[:: 1 if number % 2 else -1]:
+            started = time.perf_counter()
+            for first in range(0, count, decoder.independent_tokens):
+                rows = range(first, min(first + decoder.independent_tokens, count))
+                decoder.read([Chunk(row, [200 + row]) for row in rows], caches[count])
+            if number:
+                taken[count].append(time.perf_counter() - started)
+    return {count: median(seconds) for count, seconds in taken.items()}
+
+
+def report(variant: str, seconds: dict[int, float]) -> str:
+    one = min(seconds)
+    lines = [f"## {variant.upper()}", "", "| rows | ms | tokens/s | beside the first |", "|--:|--:|--:|--:|"]
+    for count, taken in seconds.items():
+        gain = count * seconds[one] / (one * taken)
+        lines.append(f"| {count} | {1000 * taken:.1f} | {count / taken:.1f} | {gain:.2f} × |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default=recipes.EMBEDDED, help="a recipe, a folder or a .gguf file")
+    parser.add_argument("--variants", nargs="+", default=["int4"])
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32])
+    parser.add_argument("--rounds", type=int, default=12)
+    arguments = parser.parse_args()
+    try:
+        for variant in arguments.variants:
+            chatbot = load_chatbot(recipes.load(arguments.model), variant)
+            print(report(variant, measure(chatbot.decoder, arguments.rows, arguments.rounds)), flush=True)
+            del chatbot
+            gc.collect()
+    except ItrexChatError as error:
+        print(f"rows: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
