@@ -11,6 +11,7 @@ from itrex_chat.engines.memory import Memory, left
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import KernelError, RecipeError
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import NATIVE, Variant
@@ -106,7 +107,7 @@ class NativeEngine:
             tokens = min(PREFILL_STEP + recipe.generation.max_new_tokens, checkpoint.decoder.context_length)
             least = needed or self.memory(found, recipe, variant, tokens).least
             room = Room(free, least, drafts.size(recipe, variant, home, self.memory))
-            decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage, room.plan)
+            decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage, room.plan, home or cache_home())
             checkpoint.source.check(files.stamp or "")
             if not decoder.native_pass:
                 multiplies = "torch"
