@@ -65,6 +65,14 @@ def passes(monkeypatch):
     return seen
 
 
+def test_short_prompts_are_read_together(decoder, tokenizer, passes):  # noqa: F811
+    if decoder.independent_tokens == 1:
+        pytest.skip("a pass takes one independent token")
+    prompts = [list(range(5, 5 + length)) for length in (3, 9, 4, 8, 20, 2)]
+    together(decoder, tokenizer, prompts, GenerationConfig(max_new_tokens=1), 16)
+    assert passes == [(20, 1), (16, 3), (10, 2)]
+
+
 @pytest.mark.parametrize("count", [2, 3, 16])
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_answers_made_together_are_those_made_alone(decoder, tokenizer, config, count, passes):  # noqa: F811

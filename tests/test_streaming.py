@@ -14,14 +14,18 @@ from test_mapping import CHANGES, converted, is_refused_after, opened
 from test_sixteen_bits import read
 
 from itrex_chat import native
+from itrex_chat.chat import load_tokenizer
 from itrex_chat.decoder.linear import DenseLinear, parts_of
 from itrex_chat.decoder.model import Chunk, Decoder
 from itrex_chat.engines.native import streaming, weights
 from itrex_chat.engines.native.streaming import Room, Streaming, plan
 from itrex_chat.engines.native.weights import load_dense
 from itrex_chat.foundation.errors import CheckpointError
-from itrex_chat.jobs.event import DrafterFacts, Facts
-from itrex_chat.runs.forecast import forecast
+from itrex_chat.generation.loop import generate_together
+from itrex_chat.generation.response import Response
+from itrex_chat.jobs.event import DrafterFacts, Facts, Pace
+from itrex_chat.jobs.forecast import forecast
+from itrex_chat.settings.generation import GenerationConfig
 
 
 @pytest.fixture(autouse=True)
@@ -164,12 +168,41 @@ def test_a_drafter_takes_the_place_of_weights_where_that_pays():
     assert none.plan(MATRICES) == Room(3 << 30, least).plan(MATRICES)
 
 
+FACTS = Facts(1, 1, 2, "native", "", "fp32", 1, 4 * 10**9, "float16", {}, streamed_bytes=2 * 10**9)
+
+
 def test_a_forecast_counts_the_passes():
-    facts = Facts(1, 1, 2, "native", "", "fp32", 1, 4 * 10**9, "float16", {}, streamed_bytes=2 * 10**9, stream_rate=1e9)
-    assert forecast([10, 20], 1, facts, True).seconds == 2 * (2 + 30)
-    assert forecast([10, 20, 10], 2, facts, True).seconds == 2 * (3 + 20)
-    drafted = dataclasses.replace(facts, drafter=DrafterFacts("int4"))
-    assert forecast([10, 20], 1, drafted, False).seconds == 2 * (2 + 15)
+    pace = Pace(each=2.0, token=0.1)
+    assert forecast([5, 5], [10, 20], 1, FACTS, pace, True).seconds == 2 * 30
+    assert forecast([5, 5, 5], [10, 20, 10], 2, FACTS, pace, True).seconds == 2 * 20
+    assert forecast([30, 50], [10, 20], 1, FACTS, pace, True).seconds == pytest.approx(3 + 2 * 9 + 5 + 2 * 19)
+    drafted = dataclasses.replace(FACTS, drafter=DrafterFacts("int4"))
+    assert forecast([5, 5], [11, 21], 1, drafted, pace, False).seconds == 2 * (1 + 5 + 1 + 10)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_a_forecast_counts_the_passes_that_there_are(batch, models, monkeypatch):
+    decoder, tokenizer = load_dense(opened(models("qwen2")), "fp32"), load_tokenizer(models("qwen2"), "qwen2")
+    seen, read = [], Decoder.read
+
+    def watched(self, chunks, cache):
+        seen.append(sum(len(chunk.ids) for chunk in chunks))
+        return read(self, chunks, cache)
+
+    monkeypatch.setattr(Decoder, "read", watched)
+    prompts = [list(range(5, 5 + length)) for length in (3, 17, 40, 1, 25, 9, 2, 7)]
+    config = GenerationConfig(max_new_tokens=9, repetition_penalty=0.7)
+    found = [
+        piece
+        for _number, piece in generate_together(decoder, tokenizer, prompts, config, batch)
+        if isinstance(piece, Response)
+    ]
+    by_prompt = {tuple(each.prompt_token_ids): each.new_tokens + (each.finish_reason == "stop") for each in found}
+    pace = Pace(each=1.0, token=1 / 16)
+    foretold = forecast(
+        [*map(len, prompts)], [by_prompt[tuple(prompt)] for prompt in prompts], batch, FACTS, pace, True
+    )
+    assert foretold.seconds == sum(max(1.0, rows / 16) for rows in seen)
 
 
 def test_ask_says_what_is_read_from_disk_and_gets_the_same_tokens(models, asked, tmp_path):

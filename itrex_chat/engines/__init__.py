@@ -47,9 +47,10 @@ class Engine(Protocol):
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
         needed: int | None = None,
+        batch: int = 1,
     ) -> "Session":
         """A variant of a recipe that has the quantization that the variant means. `needed`: `Memory.least` as it was
-        planned; beside that, weights may stay in memory. Raises ItrexChatError."""
+        planned for `batch` answers at a time; beside that, weights may stay in memory. Raises ItrexChatError."""
 
     def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
         """Quantize a recipe's model if that was not done before; what came of it, for people. Raises ItrexChatError."""
@@ -90,12 +91,13 @@ def open_session(
     options: EngineOptions = EngineOptions(),
     trusted: dict[str, str] | None = None,
     needed: int | None = None,
+    batch: int = 1,
 ) -> "Session":
-    """Load a variant ("fp32", "int4", "itrex-int4", …) of a recipe's model; `needed` as in `Engine.load`.
+    """Load a variant ("fp32", "int4", "itrex-int4", …) of a recipe's model; `needed` and `batch` as in `Engine.load`.
 
     Artifacts that `trusted` (folder to stamp, `Artifact.stamp`) vouches for
     are not hashed again; what is verified here is added to it.
     Raises ItrexChatError.
     """
     variant = Variant.parse(variant)
-    return engine_of(variant).load(variant.applied_to(recipe), variant, home, options, trusted, needed)
+    return engine_of(variant).load(variant.applied_to(recipe), variant, home, options, trusted, needed, batch)

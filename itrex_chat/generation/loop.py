@@ -147,23 +147,30 @@ def _drafter(
 def advance(decoder: Decoder, sequences: Several[Sequence], payoff: Payoff | None = None) -> None:
     """Bring each sequence that has not ended a pass further: one reads more of its prompt, another decodes.
 
-    Their rows are in one cache. Prompts are read in a pass each, in steps that
-    depend on nothing but the prompt; the others decode together, as many in a
-    pass as get the logits that they would get alone. `payoff` is told what
-    passes take.
+    Their rows are in one cache. Prompts are read in steps that depend on
+    nothing but the prompt, long ones in a pass each; short ones and those that
+    decode share passes of as many tokens as get the logits that they would get
+    alone. `payoff` is told what passes take.
     """
     going = [sequence for sequence in sequences if sequence.finish_reason is None]
-    decoding = [sequence for sequence in going if not sequence.reads_prompt]
-    for sequence in going:
-        if sequence.reads_prompt:
+    few: list[list[Sequence]] = [[]]
+    left = most = decoder.independent_tokens
+    for sequence in sorted(going, key=lambda sequence: not sequence.reads_prompt):
+        if (rows := sequence.next_rows(PREFILL_STEP)) > most:
             _pass(decoder, [sequence], payoff)
-    for start in range(0, len(decoding), decoder.independent_tokens):
-        _pass(decoder, decoding[start : start + decoder.independent_tokens], payoff)
+            continue
+        if rows > left:
+            few.append([])
+            left = most
+        few[-1].append(sequence)
+        left -= rows
+    for together in filter(None, few):
+        _pass(decoder, together, payoff)
 
 
 def _pass(decoder: Decoder, sequences: list[Sequence], payoff: Payoff | None) -> None:
-    """One pass over a chunk of each sequence."""
-    prompt = sequences[0].reads_prompt
+    """One pass over a chunk of each sequence, those that read their prompts first."""
+    prompt = sequences[-1].reads_prompt
     if payoff and not prompt:
         payoff.sequences = len(sequences)
     chunks, left = [], decoder.independent_tokens

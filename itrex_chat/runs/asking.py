@@ -6,11 +6,11 @@ from pathlib import Path
 from itrex_chat.foundation.errors import MemoryShortage, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
-from itrex_chat.jobs.event import Answered, Done, Facts, Loaded, OriginalFiles, Prepared, Text
+from itrex_chat.jobs.event import Answered, Done, Loaded, OriginalFiles, Pace, Prepared, Text
 from itrex_chat.jobs.executor import Executor, LocalExecutor
+from itrex_chat.jobs.forecast import Forecast, forecast
 from itrex_chat.jobs.job import MOST_TOGETHER, Ask, Prepare
 from itrex_chat.runs.display import Display
-from itrex_chat.runs.forecast import Forecast, forecast
 from itrex_chat.runs.identity import artifact_key, artifact_keys, replaced
 from itrex_chat.runs.record import RunRecord, place, variants_of
 from itrex_chat.settings import questions as question_sets
@@ -217,8 +217,9 @@ class _Asking:
                 self._check_same_files(job.label, event.facts.files)
                 self.record.note(job.label, job.variant, state="asking", load=dataclasses.asdict(event.facts))
                 self.display.loaded(job.label, job.variant, event.facts)
-                if event.facts.streamed_bytes:
-                    self.display.streams(event.facts, self._forecast(job, event.facts), len(job.questions))
+                if event.pace:
+                    expected = self._forecast(job, event, event.pace)
+                    self.display.streams(event.facts, event.pace, expected, len(job.questions))
                 announce()
             elif isinstance(event, Text):
                 self.display.text(event.text)
@@ -230,12 +231,16 @@ class _Asking:
             elif isinstance(event, Done):
                 self.record.note(job.label, job.variant, state="done", peak_memory=event.peak_memory)
 
-    def _forecast(self, job: Ask, facts: Facts) -> Forecast:
+    def _forecast(self, job: Ask, loaded: Loaded, pace: Pace) -> Forecast:
         """What answering takes, by the answers of another variant to the same questions where there are some."""
         wanted = [question.id for question in job.questions]
-        known = {answer.id: answer.new_tokens for answer in self.record.answers if answer.model == job.label}
+        known = {
+            answer.id: answer.new_tokens + (answer.finish_reason == "stop")
+            for answer in self.record.answers
+            if answer.model == job.label
+        }
         tokens = [known.get(id) or job.generation.max_new_tokens for id in wanted]
-        return forecast(tokens, job.batch, facts, known.keys() >= set(wanted))
+        return forecast(loaded.prompts, tokens, job.batch, loaded.facts, pace, known.keys() >= set(wanted))
 
     def _skipped(self, label: str, variant: str, reason: str) -> None:
         self.record.note(label, variant, state="skipped", reason=reason)

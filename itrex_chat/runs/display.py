@@ -9,8 +9,8 @@ from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import lasting, readable
 from itrex_chat.jobs.answer import Answer
-from itrex_chat.jobs.event import Facts
-from itrex_chat.runs.forecast import Forecast
+from itrex_chat.jobs.event import Facts, Pace
+from itrex_chat.jobs.forecast import Forecast, reading
 from itrex_chat.settings.questions import Question
 from itrex_chat.settings.variant import drafter_title, titled
 
@@ -56,16 +56,10 @@ class Display:
         if facts.why:
             tell(_("Faster kernels cannot run here. {reasons}.", reasons=facts.why))
 
-    def streams(self, facts: Facts, expected: Forecast, count: int) -> None:
+    def streams(self, facts: Facts, pace: Pace, expected: Forecast, count: int) -> None:
         """Weights are read from disk for each pass; what that takes for `count` questions."""
-        assert facts.streamed_bytes
         tell(
-            _(
-                "{streamed} of {total} of weights are read from disk for each pass, about {each:.1f} s; ",
-                streamed=readable(facts.streamed_bytes),
-                total=readable(facts.weight_bytes),
-                each=expected.pass_seconds,
-            )
+            reading(facts, pace)
             + (
                 _("{count} questions take about {time}", count=count, time=lasting(expected.seconds))
                 if expected.known

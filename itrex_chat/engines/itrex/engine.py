@@ -62,6 +62,7 @@ class ItrexEngine:
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
         needed: int | None = None,
+        batch: int = 1,
     ) -> "ItrexSession":
         from itrex_chat.engines.itrex.session import load
 

@@ -11,7 +11,7 @@ from itrex_chat.engines.session import Session
 from itrex_chat.generation.loop import generate, generate_together
 from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.response import Response
-from itrex_chat.jobs.event import Facts
+from itrex_chat.jobs.event import Facts, Pace
 from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant
@@ -28,9 +28,10 @@ class NativeSession(Session):
         facts: Facts,
         decoder: Decoder,
         drafting: Drafting,
+        pace: Pace | None = None,
     ):
         super().__init__(recipe, variant, tokenizer, facts)
-        self._decoder, self._drafting = decoder, drafting
+        self.pace, self._decoder, self._drafting = pace, decoder, drafting
 
     def ready(self, config: GenerationConfig, batch: int = 1) -> None:
         self._drafter(config, batch)
