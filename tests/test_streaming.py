@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+import random
+import resource
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -206,16 +209,65 @@ def test_a_forecast_counts_the_passes_that_there_are(batch, models, monkeypatch)
 
 
 def test_ask_says_what_is_read_from_disk_and_gets_the_same_tokens(models, asked, tmp_path):
-    lines, said = {}, {}
+    lines, said, complained = {}, {}, {}
     for name, settings in {"memory": (), "disk": ("--set", "fp32.memory", "0.1")}.items():
         out = tmp_path / name
         process = run(
             models("chatglm3"), asked, out, "--variants", "fp32,int4", "--set", "generation.draft", "none", *settings
         )
-        code, said[name], error = finished(process)
-        assert code == 0, error
+        code, said[name], complained[name] = finished(process)
+        assert code == 0, complained[name]
         lines[name] = {(line["variant"], line["id"]): line["token_ids"] for line in answers(out)}
     assert lines["memory"] == lines["disk"] and len(lines["disk"]) == 4
     assert "of weights are read from disk for each pass" in said["disk"] and "2 questions take about" in said["disk"]
-    assert "from disk" not in said["memory"]
+    assert "from disk" not in said["memory"] and "fp32.memory" not in complained["memory"]
+    assert "at least, which is more than the 100 MB of fp32.memory" in complained["disk"]
     assert said["disk"].index("INT4") < said["disk"].index("FP32, kept in 16 bits")
+
+
+@pytest.fixture(scope="module")
+def unhurt(models, tmp_path_factory) -> tuple[Path, Path, float]:
+    """A question set, a whole run with weights that are read from disk, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("unhurt")
+    (folder / "set.yaml").write_text(
+        "name: three\nquestions:\n" + "".join(f"  - {{id: {id}, text: {id}}}\n" for id in ("a", "b", "c")), "utf-8"
+    )
+    began = time.monotonic()
+    code, _out, error = finished(asking(models, folder / "set.yaml", folder / "run"))
+    assert code == 0, error
+    return folder / "set.yaml", folder / "run", time.monotonic() - began
+
+
+def asking(models, asked: Path, out: Path, **popen):
+    return run(
+        models("chatglm3"), asked, out, *("--variants", "fp32", "--set", "fp32.memory", "0.1", "--batch", "2"), **popen
+    )
+
+
+def tokens(out: Path) -> dict:
+    return {line["id"]: line["token_ids"] for line in answers(out)}
+
+
+def test_a_streamed_run_that_is_killed_is_continued_to_the_same_answers(unhurt, models, tmp_path):
+    asked, whole, seconds = unhurt
+    process = asking(models, asked, tmp_path / "run")
+    time.sleep(random.uniform(0.4, 1) * seconds)
+    process.kill()
+    process.communicate()
+    code, _out, error = finished(asking(models, asked, tmp_path / "run"))
+    assert code == 0, error
+    assert tokens(tmp_path / "run") == tokens(whole)
+
+
+def test_a_streamed_run_whose_record_has_no_room_ends_in_a_sentence_and_goes_on(unhurt, models, tmp_path):
+    asked, whole, _seconds = unhurt
+    most = (whole / "run.json").stat().st_size - 200  # without what is noted at the end
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    code, _out, error = finished(asking(models, asked, tmp_path / "run", preexec_fn=small))
+    assert code and "Traceback" not in error and "File too large" in error, error
+    code, _out, error = finished(asking(models, asked, tmp_path / "run"))
+    assert code == 0, error
+    assert tokens(tmp_path / "run") == tokens(whole)

@@ -23,10 +23,12 @@ __all__ = ["Engine", "EngineOptions", "engine_of", "engines", "open_session"]
 
 
 class Engine(Protocol):
-    """`name` as in variants and `--engine`; `gives_logits` where what its models predict can be measured."""
+    """`name` as in variants and `--engine`; `gives_logits` where what its models predict can be measured, `batches` where
+    it can answer several questions at a time."""
 
     name: str
     gives_logits: bool
+    batches: bool
 
     def check(self, variant: Variant) -> None:
         """Raise EngineError or KernelError, saying what to do, where this engine cannot compute a variant here."""

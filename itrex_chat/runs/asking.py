@@ -6,6 +6,7 @@ from pathlib import Path
 from itrex_chat.foundation.errors import MemoryShortage, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
+from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.event import Answered, Done, Loaded, OriginalFiles, Pace, Prepared, Text
 from itrex_chat.jobs.executor import Executor, LocalExecutor
 from itrex_chat.jobs.forecast import Forecast, forecast
@@ -191,6 +192,16 @@ class _Asking:
             options=self.options,
             batch=min(prepared.batches.get(variant, 1), len(remaining)),
         )
+        needed, limit = prepared.needs.get(variant, 0), int(recipe.fp32.memory * 1e9)
+        if variant in prepared.streamed and 0 < limit < needed:
+            self.display.notice(
+                _(
+                    "{variant} takes {needed} at least, which is more than the {limit} of fp32.memory.",
+                    variant=titled(variant),
+                    needed=readable(needed),
+                    limit=readable(limit),
+                )
+            )
         try:
             self._follow(job, len(asked.questions) - len(remaining), len(asked.questions), prepared.files)
         except MemoryShortage as shortage:
@@ -205,7 +216,7 @@ class _Asking:
         waiting = iter(job.questions)
 
         def announce() -> None:
-            if job.batch > 1:
+            if self.display.has_bar(job.batch):
                 self.display.several(job.batch, number, count)
             elif question := next(waiting, None):
                 self.display.question(question, number + 1, count)

@@ -25,6 +25,7 @@ class ItrexEngine:
 
     name = ITREX
     gives_logits = False
+    batches = False
 
     def check(self, variant: Variant) -> None:
         from itrex_chat.engines.itrex.session import check

@@ -34,6 +34,7 @@ class NativeEngine:
 
     name = NATIVE
     gives_logits = True
+    batches = True
 
     def check(self, variant: Variant) -> None:
         """Raise KernelError where the kernel or the instructions that somebody asks for cannot be had."""
