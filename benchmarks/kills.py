@@ -56,25 +56,20 @@ def answers(out: Path) -> list[tuple]:
 
 
 def kill_asking(
-    home: Path,
-    scratch: Path,
-    moments: random.Random,
-    arguments: argparse.Namespace,
-    name: str,
-    options: tuple[str, ...],
+    home: Path, scratch: Path, moments: random.Random, model: str, kills: int, options: tuple[str, ...] = ()
 ) -> None:
     """Kill ask until it was killed so many times; every fourth time it may go on to its end."""
-    ask = ("itrex_chat.ask", "--model", arguments.model, "--max-new-tokens", "24", *options, "--out")
+    ask = ("itrex_chat.ask", "--model", model, "--max-new-tokens", "24", *options, "--out")
     started = time.perf_counter()
     run(home, *ask, str(scratch / "whole"))
     longest, whole = time.perf_counter() - started, answers(scratch / "whole")
     killed = number = 0
-    while killed < arguments.kills:
+    while killed < kills:
         out = scratch / f"run{number}"
         moment = moments.uniform(0.2, longest)
         gone = run(home, *ask, str(out), kill_after=moment) is None
         killed += gone
-        print(f"ask {name} {'killed' if gone else 'ended'} after {moment:.1f} s", flush=True)
+        print(f"ask {scratch.name} {'killed' if gone else 'ended'} after {moment:.1f} s", flush=True)
         if not gone or killed % 4 == 0:
             run(home, *ask, str(out))
             if sorted(answers(out)) != sorted(whole):
@@ -142,9 +137,12 @@ def main() -> None:
                 subprocess.run(["rm", "-rf", str(home / "artifacts")], check=True)
 
         run(home, *quantize)
-        for name, options in {"in memory": (), "streamed": STREAMED}.items():
-            kill_asking(home, Path(scratch) / name, moments, arguments, name, options)
-        fill_disk(home, Path(scratch) / "small", arguments.model)
+        in_files = Path(scratch) / "in_files"
+        dense = ("-m", "measuring.dense", arguments.model, str(in_files))
+        subprocess.run([sys.executable, *dense], cwd=Path(__file__).parent, check=True)
+        kill_asking(home, Path(scratch) / "memory", moments, arguments.model, arguments.kills)
+        kill_asking(home, Path(scratch) / "streamed", moments, str(in_files), arguments.kills, STREAMED)
+        fill_disk(home, Path(scratch) / "small", str(in_files))
     print(f"{arguments.kills} kills of each: every artifact and answer is what an unkilled run gives")
 
 

@@ -146,6 +146,10 @@ def test_nothing_is_streamed_where_all_of_it_fits():
     assert plan(MATRICES, streaming.RING + 1000, TOTAL + 999).streamed
 
 
+def test_what_does_not_lie_in_files_is_not_streamed():
+    assert plan([], 1000, 10) == Streaming()
+
+
 @pytest.mark.parametrize("free", [1, 2, 4, 6, 8])
 def test_what_stays_in_memory_is_a_fixed_part_of_every_layer_that_leaves_some_memory_alone(free):
     least = streaming.RING + (600 << 20)

@@ -18,7 +18,7 @@ from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.questions import Question, QuestionSet
 from itrex_chat.settings.recipe import Recipe
-from itrex_chat.settings.variant import NATIVE, titled
+from itrex_chat.settings.variant import NATIVE, Variant, titled
 
 
 def ask(
@@ -193,7 +193,7 @@ class _Asking:
             batch=min(prepared.batches.get(variant, 1), len(remaining)),
         )
         needed, limit = prepared.needs.get(variant, 0), int(recipe.fp32.memory * 1e9)
-        if variant in prepared.streamed and 0 < limit < needed:
+        if not Variant.parse(variant).bits and 0 < limit < needed:
             self.display.notice(
                 _(
                     "{variant} takes {needed} at least, which is more than the {limit} of fp32.memory.",
