@@ -8,7 +8,7 @@ from itrex_chat.decoder.linear import DenseLinear, parts_of
 from itrex_chat.decoder.model import Chunk, Decoder
 from itrex_chat.jobs.event import Pace
 
-ROWS, OUTPUTS = 128, 4096  # of the product that tells how fast prompts are computed
+ROWS, OUTPUTS = 128, 1024  # of the product that tells how fast prompts are computed
 
 
 def rehearsed(decoder: Decoder, batch: int) -> Pace:
