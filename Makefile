@@ -4,11 +4,12 @@
 # make lower: the lower ends of setup.cfg's ranges, in an environment of their own (build/lower), and the tests that use them most.
 # make lock: write what is installed in .venv into requirements.lock.
 # make fuzz: 20,000 random cases of the native kernels, and 20,000 of files and replies, under sanitizers (needs gcc; CASES says how many).
+# make kills: kill quantize and ask at 20 random moments each (KILLS says how many), and ask on disks that become full.
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
 RUN = .venv/bin/python
 
-.PHONY: demo test check lower lock fuzz clean
+.PHONY: demo test check lower lock fuzz kills clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -41,6 +42,10 @@ CASES = 20000
 fuzz: .venv/.installed
 	$(RUN) tests/fuzzing.py $(CASES)
 	$(RUN) tests/fuzz_files.py $(CASES)
+
+KILLS = 20
+kills: .venv/.installed
+	$(RUN) benchmarks/kills.py --kills $(KILLS)
 
 SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)
 

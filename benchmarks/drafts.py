@@ -1,6 +1,7 @@
 """What drafts by another model give: the same questions with them and without, in turn, in one process.
 
     python benchmarks/drafts.py --model qwen2.5-coder-1.5b-instruct-q4_k_m.gguf --draft int4
+    python benchmarks/drafts.py --model FOLDER --set fp32.storage fp32
     python benchmarks/drafts.py --model large.gguf --variants int4 --draft small.gguf --prompts report-8
 
 Printed for each variant: what a pass over several tokens takes beside one token, and for each question tokens per second
@@ -91,6 +92,7 @@ def main() -> int:
     parser.add_argument("--model", default=recipes.EMBEDDED, help="a recipe, a folder or a .gguf file")
     parser.add_argument("--variants", nargs="+", default=["fp32"])
     parser.add_argument("--draft", default="int4", help="int4, int8 or a model of the same vocabulary")
+    parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="as in ask")
     parser.add_argument("--prompts", nargs="*", default=question_sets.names(), help="question sets; default: all")
     parser.add_argument("--questions", type=int, help="ask at most this many, spread over them")
     parser.add_argument("--tokens", type=int, default=200, help="at most so many an answer")
@@ -102,7 +104,7 @@ def main() -> int:
     config = GenerationConfig(max_new_tokens=arguments.tokens, draft=arguments.draft)
     try:
         for variant in arguments.variants:
-            chatbot = load_chatbot(recipes.load(arguments.model), variant)
+            chatbot = load_chatbot(recipes.load(arguments.model, sum(arguments.set, [])), variant)
             seconds, measured = passes(chatbot), []
             with progress.bar(f"asking {variant}", len(asked), "questions") as shown:
                 for question in asked:

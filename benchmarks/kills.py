@@ -1,4 +1,5 @@
-"""Kill quantize and ask at random moments, then let each end well and compare with what an unkilled run gives.
+"""Kill quantize and ask at random moments, then let each end well and compare with what an unkilled run gives; ask with weights
+in memory and with such as are read from disk, and, where a user may mount one, on a disk that becomes full.
 
     python benchmarks/kills.py [--model smollm2-135m] [--kills 20] [--seed 1]
 
@@ -14,6 +15,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+# FP32 with so little memory that all weights are read from disk for each pass.
+STREAMED = ("--variants", "fp32", "--set", "fp32.memory", "0.1")
 
 
 def run(home: Path, *arguments: str, kill_after: float | None = None) -> int | None:
@@ -51,6 +55,56 @@ def answers(out: Path) -> list[tuple]:
     return [(line["variant"], line["id"], line["token_ids"]) for line in map(json.loads, lines)]
 
 
+def kill_asking(
+    home: Path, scratch: Path, moments: random.Random, model: str, kills: int, options: tuple[str, ...] = ()
+) -> None:
+    """Kill ask until it was killed so many times; every fourth time it may go on to its end."""
+    ask = ("itrex_chat.ask", "--model", model, "--max-new-tokens", "24", *options, "--out")
+    started = time.perf_counter()
+    run(home, *ask, str(scratch / "whole"))
+    longest, whole = time.perf_counter() - started, answers(scratch / "whole")
+    killed = number = 0
+    while killed < kills:
+        out = scratch / f"run{number}"
+        moment = moments.uniform(0.2, longest)
+        gone = run(home, *ask, str(out), kill_after=moment) is None
+        killed += gone
+        print(f"ask {scratch.name} {'killed' if gone else 'ended'} after {moment:.1f} s", flush=True)
+        if not gone or killed % 4 == 0:
+            run(home, *ask, str(out))
+            if sorted(answers(out)) != sorted(whole):
+                sys.exit("the answers after the kills differ")
+            number += 1
+
+
+def fill_disk(home: Path, small: Path, model: str) -> None:
+    """Keep a run on disks that become full at some time, until there is enough room; where a user may mount them."""
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(small)]).returncode:
+        print("a full disk was not tried: only root can mount a small one")
+        return
+    try:
+        ask = ("itrex_chat.ask", "--model", model, "--max-new-tokens", "24", *STREAMED, "--out")
+        full = 0
+        for size in (16, 24, 32, 40, 48, 64, 96, 4096):  # in kB
+            subprocess.run(["mount", "-o", f"remount,size={size}k", str(small)], check=True)
+            tried = subprocess.run(
+                [sys.executable, "-m", *ask, str(small / "run")],
+                env=dict(os.environ, ITREX_CHAT_CACHE=str(home)),
+                capture_output=True,
+                text=True,
+            )
+            print(f"ask with {size} kB of disk ended with {tried.returncode}", flush=True)
+            if "Traceback" in tried.stderr or (tried.returncode and "no space" not in tried.stderr):
+                sys.exit(f"a full disk is no sentence: {tried.stderr[-500:]}")
+            full += bool(tried.returncode)
+        run(home, *ask, str(small.parent / "roomy"))
+        if not full or sorted(answers(small / "run")) != sorted(answers(small.parent / "roomy")):
+            sys.exit("the answers after a full disk differ")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
@@ -83,22 +137,12 @@ def main() -> None:
                 subprocess.run(["rm", "-rf", str(home / "artifacts")], check=True)
 
         run(home, *quantize)
-        ask = ("itrex_chat.ask", "--model", arguments.model, "--max-new-tokens", "24", "--out")
-        started = time.perf_counter()
-        run(home, *ask, str(Path(scratch) / "whole"))
-        longest, whole = time.perf_counter() - started, answers(Path(scratch) / "whole")
-        killed = number = 0
-        while killed < arguments.kills:
-            out = Path(scratch) / f"run{number}"
-            moment = moments.uniform(0.2, longest)
-            gone = run(home, *ask, str(out), kill_after=moment) is None
-            killed += gone
-            print(f"ask {'killed' if gone else 'ended'} after {moment:.1f} s", flush=True)
-            if not gone or killed % 4 == 0:
-                run(home, *ask, str(out))
-                if answers(out) != whole:
-                    sys.exit("the answers after the kills differ")
-                number += 1
+        in_files = Path(scratch) / "in_files"
+        dense = ("-m", "measuring.dense", arguments.model, str(in_files))
+        subprocess.run([sys.executable, *dense], cwd=Path(__file__).parent, check=True)
+        kill_asking(home, Path(scratch) / "memory", moments, arguments.model, arguments.kills)
+        kill_asking(home, Path(scratch) / "streamed", moments, str(in_files), arguments.kills, STREAMED)
+        fill_disk(home, Path(scratch) / "small", str(in_files))
     print(f"{arguments.kills} kills of each: every artifact and answer is what an unkilled run gives")
 
 

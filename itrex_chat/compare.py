@@ -29,7 +29,7 @@ def compare(runs: list[Path], out: Path | None = None) -> "Comparison":
     from itrex_chat.foundation import files
     from itrex_chat.report import as_html
     from itrex_chat.report.markdown import as_markdown
-    from itrex_chat.report.tables import as_csv, figures_csv
+    from itrex_chat.report.spreadsheets import as_csv, figures_csv
     from itrex_chat.runs.record import folder_of
 
     runs = [folder_of(run) for run in runs]

@@ -77,18 +77,18 @@ typedef struct {
     float *angles, *query_scale;
 } Text;
 
-static int whole(int positions) { return (positions + PAGE - 1) / PAGE; }
+static int whole(int positions) { return (positions + CACHE_PAGE - 1) / CACHE_PAGE; }
 
 // Where a value of a position is: of the keys or, as `part` 1, the values of a head.
 static uint8_t *place_of(const Model *m, const Cache *c, int layer, int64_t sequence, int64_t position, int kv_head, int part, int i) {
-    const size_t size = c->format == FP32 ? 4 : c->format == FP16 ? 2 : 1, d = m->head_dim, t = position % PAGE;
-    uint8_t *page = c->pool + (size_t)c->pages[sequence * c->each + position / PAGE] * page_bytes(m, c->format) +
+    const size_t size = c->format == FP32 ? 4 : c->format == FP16 ? 2 : 1, d = m->head_dim, t = position % CACHE_PAGE;
+    uint8_t *page = c->pool + (size_t)c->pages[sequence * c->each + position / CACHE_PAGE] * page_bytes(m, c->format) +
                     ((size_t)layer * m->kv_heads + kv_head) * kept_bytes(c->format, m->head_dim);
-    return page + (part ? PAGE * d + t * d + i : (size_t)i * PAGE + t) * size;
+    return page + (part ? CACHE_PAGE * d + t * d + i : (size_t)i * CACHE_PAGE + t) * size;
 }
 static float *scale_of(const Model *m, const Cache *c, int layer, int64_t sequence, int64_t position, int kv_head, int part) {
-    uint8_t *page = place_of(m, c, layer, sequence, position / PAGE * PAGE, kv_head, 0, 0);
-    return (float *)(page + (size_t)2 * PAGE * m->head_dim) + part * PAGE + position % PAGE;
+    uint8_t *page = place_of(m, c, layer, sequence, position / CACHE_PAGE * CACHE_PAGE, kv_head, 0, 0);
+    return (float *)(page + (size_t)2 * CACHE_PAGE * m->head_dim) + part * CACHE_PAGE + position % CACHE_PAGE;
 }
 static float value_of(const Model *m, const Cache *c, int layer, int64_t sequence, int64_t position, int kv_head, int part, int i) {
     const uint8_t *at = place_of(m, c, layer, sequence, position, kv_head, part, i);
@@ -120,7 +120,7 @@ static Text a_text(const Model *m, int most_rows, int most_before) {
     }
     for (int b = 0; b < t.c.sequences; b++)
         for (int n = 0; n < t.c.each; n++) {
-            const int shared = b > 0 && n == 0 && before[b] >= PAGE && before[0] >= PAGE && below(2);
+            const int shared = b > 0 && n == 0 && before[b] >= CACHE_PAGE && before[0] >= CACHE_PAGE && below(2);
             pages[b * t.c.each + n] = n >= whole(before[b] + count[b]) ? (int[]){-1, 1 << 30}[below(2)] : shared ? pages[0] : order[taken++];
         }
     t.c.pages = pages;
@@ -146,8 +146,8 @@ static Text a_text(const Model *m, int most_rows, int most_before) {
                 for (int head = 0; head < m->kv_heads; head++) {
                     float kv[2][72];
                     for (int i = 0; i < m->head_dim; i++) kv[0][i] = uniform(), kv[1][i] = uniform();
-                    level()->keep(t.c.format, kv[0], kv[1], m->head_dim, place_of(m, &t.c, layer, b, p / PAGE * PAGE, head, 0, 0),
-                                  p % PAGE);
+                    level()->keep(t.c.format, kv[0], kv[1], m->head_dim, place_of(m, &t.c, layer, b, p / CACHE_PAGE * CACHE_PAGE, head, 0, 0),
+                                  p % CACHE_PAGE);
                 }
     return t;
 }

@@ -16,8 +16,9 @@ from test_scheduler import PROMPTS, SAMPLED, decoder, tokenizer  # noqa: F401  f
 from itrex_chat.comparison import compare
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.engines import open_session
+from itrex_chat.engines.native.session import NativeSession
 from itrex_chat.engines.session import Session
-from itrex_chat.foundation.errors import GenerationError
+from itrex_chat.foundation.errors import GenerationError, TokenizerError
 from itrex_chat.generation.loop import generate, generate_together
 from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.response import Response
@@ -64,6 +65,14 @@ def passes(monkeypatch):
 
     monkeypatch.setattr(Decoder, "read", watched)
     return seen
+
+
+def test_short_prompts_are_read_together(decoder, tokenizer, passes):  # noqa: F811
+    if decoder.independent_tokens == 1:
+        pytest.skip("a pass takes one independent token")
+    prompts = [list(range(5, 5 + length)) for length in (3, 9, 4, 8, 20, 2)]
+    together(decoder, tokenizer, prompts, GenerationConfig(max_new_tokens=1), 16)
+    assert passes == [(20, 1), (16, 3), (10, 2)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 16])
@@ -160,6 +169,24 @@ def test_a_batch_that_is_killed_is_continued_to_the_same_answers(models, asked, 
         assert {(line["variant"], line["id"]): line["token_ids"] for line in answers(out)} == expected
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_question_that_cannot_be_asked_stops_no_earlier_one(batch, models, asked, tmp_path, monkeypatch):  # noqa: F811
+    prompt, asked_before = NativeSession.prompt, []
+
+    def second_refused(self, messages):
+        asked_before.append(messages)
+        if len(asked_before) == 2:
+            raise TokenizerError("This text has no tokens.")
+        return prompt(self, messages)
+
+    monkeypatch.setattr(NativeSession, "prompt", second_refused)
+    out = tmp_path / "run"
+    recipe = recipes.load(str(models("qwen2")), ["generation.max_new_tokens", "4"])
+    with pytest.raises(TokenizerError):
+        ask([recipe], ["fp32"], questions.load(str(asked)), out, executor=InProcess(), batch=batch)
+    assert [line["id"] for line in answers(out)] == [questions.load(str(asked)).questions[0].id]
+
+
 def test_memory_is_planned_for_all_that_are_answered_at_a_time(models, asked, tmp_path):  # noqa: F811
     recipe = recipes.load(str(models("qwen2")), ["generation.max_new_tokens", "4"])
     needs = []
@@ -201,7 +228,7 @@ def test_times_of_a_batch_are_in_no_figure_and_told_apart(mixed):
     assert (fp32.batch.answers, fp32.batch.most, fp32.batch.tokens, fp32.batch.seconds) == (1, 4, 3, 2.0)
     assert model.ratio(int4, "tokens_per_second") == 4.0
     assert model.ratio(int4, "peak_memory") is None and model.ratio(int4, "seconds") is None
-    sentence = "FP32: 1 answers were made together, up to 4 at a time: 3 tokens in 2.0 s, 1.5 per second."
+    sentence = "FP32: one answer was made together with others, up to 4 at a time: 3 tokens in 2.0 s."
     for text in (as_text(mixed), as_markdown(mixed).replace("\\", "")):
         assert sentence in text
         assert "first divergent token: 2; chrF" in text and "1.1 → 20.0" not in text  # no times of question a

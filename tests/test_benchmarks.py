@@ -168,3 +168,11 @@ def test_ratios_are_taken_within_rounds():
     peer = figures(results, "int4")["peer"]
     assert peer.slower.median == peer.slower.p25 == peer.slower.p75 == 2.0
     assert peer.decode.median == 5.0 and peer.achieved == 500.0 and peer.share == 500.0 / 20e9
+
+
+@pytest.mark.parametrize(("readme", "options"), [("README.md", ()), ("README.zh-CN.md", ("--chinese",))])
+def test_the_memory_that_the_readmes_tell_is_what_the_planner_says(readme, options):
+    printed = subprocess.run(
+        [sys.executable, BENCHMARKS / "memory.py", *options], capture_output=True, encoding="utf-8", check=True
+    )
+    assert printed.stdout.strip() in (BENCHMARKS.parent / readme).read_text("utf-8")

@@ -14,7 +14,9 @@ from itrex_chat.comparison import compare
 from itrex_chat.comparison.likeness import bleu, chrf, contains, equal_tokens, language_of, matches, repetition
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.report.markdown import as_markdown
-from itrex_chat.report.tables import as_csv, disturbed, figure_rows, provenance
+from itrex_chat.report.sentences import disturbed, provenance
+from itrex_chat.report.spreadsheets import as_csv
+from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.terminal import aligned, as_text
 from itrex_chat.report.verdict import verdicts
 from itrex_chat.runs.record import RunRecord

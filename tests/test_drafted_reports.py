@@ -15,7 +15,8 @@ from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import speaking
 from itrex_chat.report import as_html
 from itrex_chat.report.markdown import as_markdown
-from itrex_chat.report.tables import as_csv, figure_rows, figures_csv
+from itrex_chat.report.spreadsheets import as_csv, figures_csv
+from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.terminal import as_text
 from itrex_chat.report.verdict import verdicts
 

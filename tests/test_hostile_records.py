@@ -13,7 +13,7 @@ from itrex_chat.comparison import compare_runs
 from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.report import as_html
 from itrex_chat.report.markdown import as_markdown
-from itrex_chat.report.tables import as_csv, figures_csv
+from itrex_chat.report.spreadsheets import as_csv, figures_csv
 from itrex_chat.report.terminal import as_text
 from itrex_chat.runs.record import ANSWERS, RUN, RunRecord, latest, place
 

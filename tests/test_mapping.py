@@ -21,11 +21,14 @@ from itrex_chat import native, sources
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
 from itrex_chat.decoder.linear import parts_of
 from itrex_chat.decoder.model import Chunk, Decoder
+from itrex_chat.engines.native import finite
 from itrex_chat.engines.native.memory import needed
+from itrex_chat.engines.native.streaming import Streaming
 from itrex_chat.engines.native.weights import load_dense
 from itrex_chat.engines.on_disk import OnDisk
 from itrex_chat.foundation.death import how
 from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.foundation.memo import stamp
 from itrex_chat.kernels import choose
 from itrex_chat.native.mapping import Mapping
 from itrex_chat.settings.recipe import Quantization
@@ -145,6 +148,52 @@ def test_values_that_are_not_finite_are_refused_by_name(dtype, value, models, tm
         CheckpointError, match=r"the tensor model.layers.1.mlp.up_proj.weight holds values that are not"
     ):
         load_dense(opened(folder), "fp32")
+
+
+def looked_at(monkeypatch) -> list[int]:
+    """Bytes of each tensor that is looked at from now on."""
+    seen: list[int] = []
+    look = native.finite
+    monkeypatch.setattr(native, "finite", lambda tensor: seen.append(tensor.nbytes) or look(tensor))
+    return seen
+
+
+def test_values_are_looked_at_once_and_again_when_their_file_has_changed(models, tmp_path, monkeypatch):
+    folder, home = converted(models("llama"), tmp_path / "model", torch.bfloat16), tmp_path / "cache"
+    seen = looked_at(monkeypatch)
+    first = load_dense(opened(folder), "fp32", home=home)
+    assert sum(seen) == first.mapping.nbytes
+    seen.clear()
+    again = load_dense(opened(folder), "fp32", home=home)
+    assert not seen and all(map(bit_equal, read(again), read(first)))
+    [file] = folder.glob("*.safetensors")
+    times = file.stat().st_mtime_ns
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"][-1, -1] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    os.utime(file, ns=(times, times))
+    for _time in range(2):
+        with pytest.raises(CheckpointError, match=r"model.layers.1.mlp.up_proj.weight holds values that are not"):
+            load_dense(opened(folder), "fp32", home=home)
+
+
+def test_what_was_streamed_is_looked_at_when_it_stays_in_memory(models, tmp_path, monkeypatch):
+    folder, home = models("llama"), tmp_path / "cache"
+    head = frozenset({"lm_head.weight"})
+    load_dense(opened(folder), "fp32", plan=lambda _matrices: Streaming(head, 0, 1 << 22), home=home)
+    seen = looked_at(monkeypatch)
+    whole = load_dense(opened(folder), "fp32", home=home)
+    assert seen == [whole.head.nbytes()]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{{"{file}": [{stamp}, 7]}}', '{{"{file}": [{stamp}, [[0, "x"]]]}}'])
+def test_a_damaged_memory_of_what_was_looked_at_vouches_for_nothing(damage, models, tmp_path, monkeypatch):
+    folder, home = models("llama"), tmp_path / "cache"
+    home.mkdir()
+    [file] = folder.glob("*.safetensors")
+    (home / finite.FILE).write_text(damage.format(file=file, stamp=stamp(file)) if ":" in damage else damage, "utf-8")
+    seen = looked_at(monkeypatch)
+    assert load_dense(opened(folder), "fp32", home=home).mapping.nbytes == sum(seen) > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+import random
+import resource
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -14,14 +17,18 @@ from test_mapping import CHANGES, converted, is_refused_after, opened
 from test_sixteen_bits import read
 
 from itrex_chat import native
+from itrex_chat.chat import load_tokenizer
 from itrex_chat.decoder.linear import DenseLinear, parts_of
 from itrex_chat.decoder.model import Chunk, Decoder
 from itrex_chat.engines.native import streaming, weights
 from itrex_chat.engines.native.streaming import Room, Streaming, plan
 from itrex_chat.engines.native.weights import load_dense
 from itrex_chat.foundation.errors import CheckpointError
-from itrex_chat.jobs.event import DrafterFacts, Facts
-from itrex_chat.runs.forecast import forecast
+from itrex_chat.generation.loop import generate_together
+from itrex_chat.generation.response import Response
+from itrex_chat.jobs.event import DrafterFacts, Facts, Pace
+from itrex_chat.jobs.forecast import forecast
+from itrex_chat.settings.generation import GenerationConfig
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +146,10 @@ def test_nothing_is_streamed_where_all_of_it_fits():
     assert plan(MATRICES, streaming.RING + 1000, TOTAL + 999).streamed
 
 
+def test_what_does_not_lie_in_files_is_not_streamed():
+    assert plan([], 1000, 10) == Streaming()
+
+
 @pytest.mark.parametrize("free", [1, 2, 4, 6, 8])
 def test_what_stays_in_memory_is_a_fixed_part_of_every_layer_that_leaves_some_memory_alone(free):
     least = streaming.RING + (600 << 20)
@@ -164,25 +175,103 @@ def test_a_drafter_takes_the_place_of_weights_where_that_pays():
     assert none.plan(MATRICES) == Room(3 << 30, least).plan(MATRICES)
 
 
+FACTS = Facts(1, 1, 2, "native", "", "fp32", 1, 4 * 10**9, "float16", {}, streamed_bytes=2 * 10**9)
+
+
 def test_a_forecast_counts_the_passes():
-    facts = Facts(1, 1, 2, "native", "", "fp32", 1, 4 * 10**9, "float16", {}, streamed_bytes=2 * 10**9, stream_rate=1e9)
-    assert forecast([10, 20], 1, facts, True).seconds == 2 * (2 + 30)
-    assert forecast([10, 20, 10], 2, facts, True).seconds == 2 * (3 + 20)
-    drafted = dataclasses.replace(facts, drafter=DrafterFacts("int4"))
-    assert forecast([10, 20], 1, drafted, False).seconds == 2 * (2 + 15)
+    pace = Pace(each=2.0, token=0.1)
+    assert forecast([5, 5], [10, 20], 1, FACTS, pace, True).seconds == 2 * 30
+    assert forecast([5, 5, 5], [10, 20, 10], 2, FACTS, pace, True).seconds == 2 * 20
+    assert forecast([30, 50], [10, 20], 1, FACTS, pace, True).seconds == pytest.approx(3 + 2 * 9 + 5 + 2 * 19)
+    drafted = dataclasses.replace(FACTS, drafter=DrafterFacts("int4"))
+    assert forecast([5, 5], [11, 21], 1, drafted, pace, False).seconds == 2 * (1 + 5 + 1 + 10)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_a_forecast_counts_the_passes_that_there_are(batch, models, monkeypatch):
+    decoder, tokenizer = load_dense(opened(models("qwen2")), "fp32"), load_tokenizer(models("qwen2"), "qwen2")
+    seen, read = [], Decoder.read
+
+    def watched(self, chunks, cache):
+        seen.append(sum(len(chunk.ids) for chunk in chunks))
+        return read(self, chunks, cache)
+
+    monkeypatch.setattr(Decoder, "read", watched)
+    prompts = [list(range(5, 5 + length)) for length in (3, 17, 40, 1, 25, 9, 2, 7)]
+    config = GenerationConfig(max_new_tokens=9, repetition_penalty=0.7)
+    found = [
+        piece
+        for _number, piece in generate_together(decoder, tokenizer, prompts, config, batch)
+        if isinstance(piece, Response)
+    ]
+    by_prompt = {tuple(each.prompt_token_ids): each.new_tokens + (each.finish_reason == "stop") for each in found}
+    pace = Pace(each=1.0, token=1 / 16)
+    foretold = forecast(
+        [*map(len, prompts)], [by_prompt[tuple(prompt)] for prompt in prompts], batch, FACTS, pace, True
+    )
+    assert foretold.seconds == sum(max(1.0, rows / 16) for rows in seen)
 
 
 def test_ask_says_what_is_read_from_disk_and_gets_the_same_tokens(models, asked, tmp_path):
-    lines, said = {}, {}
+    lines, said, complained = {}, {}, {}
     for name, settings in {"memory": (), "disk": ("--set", "fp32.memory", "0.1")}.items():
         out = tmp_path / name
         process = run(
             models("chatglm3"), asked, out, "--variants", "fp32,int4", "--set", "generation.draft", "none", *settings
         )
-        code, said[name], error = finished(process)
-        assert code == 0, error
+        code, said[name], complained[name] = finished(process)
+        assert code == 0, complained[name]
         lines[name] = {(line["variant"], line["id"]): line["token_ids"] for line in answers(out)}
     assert lines["memory"] == lines["disk"] and len(lines["disk"]) == 4
     assert "of weights are read from disk for each pass" in said["disk"] and "2 questions take about" in said["disk"]
-    assert "from disk" not in said["memory"]
+    assert "from disk" not in said["memory"] and "fp32.memory" not in complained["memory"]
+    assert "at least, which is more than the 100 MB of fp32.memory" in complained["disk"]
     assert said["disk"].index("INT4") < said["disk"].index("FP32, kept in 16 bits")
+
+
+@pytest.fixture(scope="module")
+def unhurt(models, tmp_path_factory) -> tuple[Path, Path, float]:
+    """A question set, a whole run with weights that are read from disk, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("unhurt")
+    (folder / "set.yaml").write_text(
+        "name: three\nquestions:\n" + "".join(f"  - {{id: {id}, text: {id}}}\n" for id in ("a", "b", "c")), "utf-8"
+    )
+    began = time.monotonic()
+    code, _out, error = finished(asking(models, folder / "set.yaml", folder / "run"))
+    assert code == 0, error
+    return folder / "set.yaml", folder / "run", time.monotonic() - began
+
+
+def asking(models, asked: Path, out: Path, **popen):
+    return run(
+        models("chatglm3"), asked, out, *("--variants", "fp32", "--set", "fp32.memory", "0.1", "--batch", "2"), **popen
+    )
+
+
+def tokens(out: Path) -> dict:
+    return {line["id"]: line["token_ids"] for line in answers(out)}
+
+
+def test_a_streamed_run_that_is_killed_is_continued_to_the_same_answers(unhurt, models, tmp_path):
+    asked, whole, seconds = unhurt
+    process = asking(models, asked, tmp_path / "run")
+    time.sleep(random.uniform(0.4, 1) * seconds)
+    process.kill()
+    process.communicate()
+    code, _out, error = finished(asking(models, asked, tmp_path / "run"))
+    assert code == 0, error
+    assert tokens(tmp_path / "run") == tokens(whole)
+
+
+def test_a_streamed_run_whose_record_has_no_room_ends_in_a_sentence_and_goes_on(unhurt, models, tmp_path):
+    asked, whole, _seconds = unhurt
+    most = (whole / "run.json").stat().st_size - 200  # without what is noted at the end
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    code, _out, error = finished(asking(models, asked, tmp_path / "run", preexec_fn=small))
+    assert code and "Traceback" not in error and "File too large" in error, error
+    code, _out, error = finished(asking(models, asked, tmp_path / "run"))
+    assert code == 0, error
+    assert tokens(tmp_path / "run") == tokens(whole)

@@ -8,7 +8,7 @@ import torch
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.native import large_pages
 
-PAGE = 64  # positions; PAGE of native.h
+PAGE = 64  # positions; CACHE_PAGE of native.h
 FORMATS = {"fp32": torch.float32, "fp16": torch.float16, "int8": torch.int8}
 LARGEST = {"fp16": 65504.0, "int8": 127.0}
 

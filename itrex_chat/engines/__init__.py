@@ -23,10 +23,12 @@ __all__ = ["Engine", "EngineOptions", "engine_of", "engines", "open_session"]
 
 
 class Engine(Protocol):
-    """`name` as in variants and `--engine`; `gives_logits` where what its models predict can be measured."""
+    """`name` as in variants and `--engine`; `gives_logits` where what its models predict can be measured, `batches` where
+    it can answer several questions at a time."""
 
     name: str
     gives_logits: bool
+    batches: bool
 
     def check(self, variant: Variant) -> None:
         """Raise EngineError or KernelError, saying what to do, where this engine cannot compute a variant here."""
@@ -47,9 +49,10 @@ class Engine(Protocol):
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
         needed: int | None = None,
+        batch: int = 1,
     ) -> "Session":
         """A variant of a recipe that has the quantization that the variant means. `needed`: `Memory.least` as it was
-        planned; beside that, weights may stay in memory. Raises ItrexChatError."""
+        planned for `batch` answers at a time; beside that, weights may stay in memory. Raises ItrexChatError."""
 
     def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
         """Quantize a recipe's model if that was not done before; what came of it, for people. Raises ItrexChatError."""
@@ -90,12 +93,13 @@ def open_session(
     options: EngineOptions = EngineOptions(),
     trusted: dict[str, str] | None = None,
     needed: int | None = None,
+    batch: int = 1,
 ) -> "Session":
-    """Load a variant ("fp32", "int4", "itrex-int4", …) of a recipe's model; `needed` as in `Engine.load`.
+    """Load a variant ("fp32", "int4", "itrex-int4", …) of a recipe's model; `needed` and `batch` as in `Engine.load`.
 
     Artifacts that `trusted` (folder to stamp, `Artifact.stamp`) vouches for
     are not hashed again; what is verified here is added to it.
     Raises ItrexChatError.
     """
     variant = Variant.parse(variant)
-    return engine_of(variant).load(variant.applied_to(recipe), variant, home, options, trusted, needed)
+    return engine_of(variant).load(variant.applied_to(recipe), variant, home, options, trusted, needed, batch)

@@ -142,7 +142,7 @@ def _tell_need(
     """A variant's needs. Where its weights will not fit, and nobody said how many questions it answers at a time, it is as
     many as half of what is left has room for: a pass takes the same time for all of them."""
     engine, free = engine_of(variant), left(recipe, variant)
-    together = batch or 1
+    together = batch or 1 if engine.batches else 1
     memory = engine.memory(on_disk, recipe, variant, together * tokens)
     half = memory.least + max(0, free - memory.least) // 2
     if memory.mapped and memory.total > free:

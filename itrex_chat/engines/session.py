@@ -11,7 +11,7 @@ from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
-from itrex_chat.jobs.event import Facts
+from itrex_chat.jobs.event import Facts, Pace
 from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant
@@ -28,6 +28,7 @@ class Session(ABC):
 
     def __init__(self, recipe: Recipe, variant: Variant, tokenizer: AnswerTokenizer, facts: Facts):
         self.recipe, self.variant, self.tokenizer, self.facts = recipe, variant, tokenizer, facts
+        self.pace: Pace | None = None  # where weights are read from disk for each pass
 
     @abstractmethod
     def prompt(self, messages: Sequence[Message]) -> list[int]:

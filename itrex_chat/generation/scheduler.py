@@ -20,10 +20,10 @@ from itrex_chat.decoder.prefixes import Prefixes
 from itrex_chat.decoder.rotary import stretch
 from itrex_chat.foundation.errors import Busy, GenerationError, ItrexChatError
 from itrex_chat.foundation.language import _
+from itrex_chat.generation.budget import Budget
 from itrex_chat.generation.drafting import Drafter
 from itrex_chat.generation.lookup import PromptLookup
 from itrex_chat.generation.model_drafts import DraftModel
-from itrex_chat.generation.pace import Pace
 from itrex_chat.generation.prefill import PREFILL_STEP
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
@@ -98,7 +98,7 @@ class Scheduler:
         self._going: list[Ticket] = []
         self._promised: dict[Ticket, int] = {}  # pages that a sequence may have in all
         self._prefixes = Prefixes(pages) if shares else None
-        self._pace = Pace()
+        self._budget = Budget()
 
     def add(self, request: Request) -> Ticket:
         """Have a prompt answered. Raises GenerationError for one that the model or the memory cannot take, Busy where too
@@ -290,14 +290,28 @@ class Scheduler:
         reading = [sequence for sequence in going if sequence.reads_prompt]
         decoding = [sequence for sequence in going if not sequence.reads_prompt]
         if self.decoder.cuts_anywhere:
-            budget = self._pace.prompt_tokens(len(decoding)) if reading else 0
+            budget = self._budget.prompt_tokens(len(decoding)) if reading else 0
             self._pass(decoding, self._shared_out(reading, budget))
             return
-        for sequence in reading:
-            self._pass([], [(sequence, PREFILL_STEP)])
-        most = self.decoder.independent_tokens
-        for start in range(0, len(decoding), most):
-            self._pass(decoding[start : start + most], [])
+        for some in self._apart(reading + decoding):
+            prompts = [(sequence, PREFILL_STEP) for sequence in some if sequence.reads_prompt]
+            self._pass([sequence for sequence in some if not sequence.reads_prompt], prompts)
+
+    def _apart(self, sequences: list[Sequence]) -> list[list[Sequence]]:
+        """Which of them are in a pass together where a row depends on how many there are: as many as do not matter, and by
+        itself whoever reads more of its prompt."""
+        most = left = self.decoder.independent_tokens
+        alone, few = list[list[Sequence]](), [list[Sequence]()]
+        for sequence in sequences:
+            if (rows := sequence.next_rows(PREFILL_STEP)) > most:
+                alone.append([sequence])
+                continue
+            if rows > left:
+                few.append([])
+                left = most
+            few[-1].append(sequence)
+            left -= rows
+        return [*alone, *filter(None, few)]
 
     def _shared_out(self, reading: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
         """So many tokens of prompts in all: the same for each, and what one does not need for the others."""
@@ -312,7 +326,12 @@ class Scheduler:
 
     def _pass(self, decoding: list[Sequence], reading: list[tuple[Sequence, int]]) -> None:
         """One pass over the newest tokens of some sequences, with their drafts, and so many tokens of the prompts of others."""
-        chunks, sequences, left = list[Chunk](), list[Sequence](), self.decoder.independent_tokens
+        chunks, sequences, prompt = (
+            list[Chunk](),
+            list[Sequence](),
+            sum(min(tokens, sequence.next_rows(tokens)) for sequence, tokens in reading),
+        )
+        left = self.decoder.independent_tokens - prompt
         payoff = self.model.payoff if self.model else None
         if payoff and decoding:
             payoff.sequences = len(decoding)
@@ -325,11 +344,11 @@ class Scheduler:
             sequences.append(sequence)
         if not chunks:
             return
-        rows, prompt = sum(len(chunk.ids) for chunk in chunks), sum(tokens for _sequence, tokens in reading)
+        rows = sum(len(chunk.ids) for chunk in chunks)
         began = time.perf_counter()
         logits = self.decoder.read(chunks, self._cache)
         seconds = time.perf_counter() - began
-        self._pace.took(len(decoding), prompt, seconds)
+        self._budget.took(len(decoding), prompt, seconds)
         if payoff and not (decoding and reading):
             (payoff.passes.add_prompt if reading else payoff.passes.add)(rows, seconds)
         for sequence, found in zip(sequences, logits):

@@ -102,6 +102,10 @@ class Sequence:
         """Whether there is still some of the prompt to be read."""
         return self.place.length < len(self.prompt)
 
+    def next_rows(self, prompt_tokens: int) -> int:
+        """How many tokens its next pass reads at least, of its prompt so many or all that are left."""
+        return min(prompt_tokens, len(self.prompt) - self.place.length) if self.reads_prompt else 1
+
     def chunk(self, prompt_tokens: int, answer_tokens: int) -> Chunk:
         """What the next pass reads for it: so many tokens of the prompt, or the newest token and a draft, in all so
         many; and which logits it wants."""

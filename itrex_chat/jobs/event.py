@@ -61,6 +61,19 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """What passes take where weights are read from disk for each: seconds of one over a few tokens, and those that
+    computing takes for each token of a prompt, which counts where it is more."""
+
+    each: float
+    token: float
+
+    def prompt(self, tokens: int) -> float:
+        """Seconds of a pass over so many tokens of a prompt."""
+        return max(self.each, tokens * self.token)
+
+
+@dataclass(frozen=True)
 class ArtifactFacts:
     """An artifact in the cache: `statistics` are those of its manifest (`quantization/statistics.py`)."""
 
@@ -116,7 +129,12 @@ class Planned(_Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded(_Event):
+    """`pace` where weights are read from disk for each pass; `prompts`: the tokens of each question's prompt, as far as
+    they can be told."""
+
     facts: Facts
+    pace: Pace | None = None
+    prompts: tuple[int, ...] = ()
     trusted: dict[str, str] = field(default_factory=dict)
     event: Literal["loaded"] = "loaded"
 

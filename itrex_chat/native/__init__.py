@@ -121,6 +121,7 @@ _FUNCTIONS = {
     "itrex_unmap": (None, [c_int]),
     "itrex_lost": (c_int, [c_int]),
     "itrex_finite": (c_int, [c_void_p, c_int, c_size_t, c_int]),
+    "itrex_touch": (None, [c_void_p, c_size_t, c_int]),
     "itrex_stream": (c_void_p, [POINTER(Piece), c_int]),
     "itrex_stream_end": (None, [c_void_p]),
     "itrex_stream_told": (None, [c_void_p, POINTER(c_int64)]),
@@ -187,6 +188,11 @@ def finite(tensor: torch.Tensor) -> bool:
     """Whether all values of a contiguous tensor of floats are finite numbers; reads at the speed of memory."""
     kind = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[tensor.dtype]
     return bool(library().itrex_finite(tensor.data_ptr(), FORMATS[kind], tensor.numel(), torch.get_num_threads()))
+
+
+def bring(tensor: torch.Tensor) -> None:
+    """Have a contiguous tensor in a mapped file brought into memory."""
+    library().itrex_touch(tensor.data_ptr(), tensor.nbytes, torch.get_num_threads())
 
 
 def address(tensor: torch.Tensor | None) -> int | None:

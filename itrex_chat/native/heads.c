@@ -35,8 +35,8 @@ void place(const Heads *s, int n, int row, int head) {
     if (key >= 0) {
         const Kept k = kept(s, n, row, key);
         const int64_t position = s->position[row];
-        level()->keep(k.format, x, x + (size_t)m->kv_heads * d, d, (uint8_t *)k.base + k.pages[position / PAGE] * k.apart,
-                      (int)(position % PAGE));
+        level()->keep(k.format, x, x + (size_t)m->kv_heads * d, d, (uint8_t *)k.base + k.pages[position / CACHE_PAGE] * k.apart,
+                      (int)(position % CACHE_PAGE));
         return;
     }
     const float factor = (s->query_scale ? s->query_scale[row] : 1.0f) / sqrtf((float)d);

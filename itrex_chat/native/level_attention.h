@@ -32,10 +32,10 @@ ALWAYS float kept_one(int format, const uint8_t *p) {
 }
 // The values of a page, and with INT8 the scales of its keys; those of its values follow.
 ALWAYS const uint8_t *values_of(int format, const uint8_t *page, int head_dim) {
-    return page + (size_t)PAGE * head_dim * kept_size(format);
+    return page + (size_t)CACHE_PAGE * head_dim * kept_size(format);
 }
 ALWAYS const float *scales_of(const uint8_t *page, int head_dim) {
-    return (const float *)(page + (size_t)2 * PAGE * head_dim);
+    return (const float *)(page + (size_t)2 * CACHE_PAGE * head_dim);
 }
 
 // What INT8 values are multiplied with, by the largest magnitude; one that is not finite stays so.
@@ -56,7 +56,7 @@ ALWAYS void keep_one(int format, float x, float inverse, uint8_t *to) {
     if (format == FP32)
         memcpy(to, &x, 4);
     else if (format == FP16) {
-        const uint16_t half = half_of(x);
+        const uint16_t half = rounded_half(x);
         memcpy(to, &half, 2);
     } else
         *(int8_t *)to = (int8_t)(inverse == 0 ? 0 : (int)lrintf(x * inverse));
@@ -67,14 +67,14 @@ ALWAYS void keep_head(int format, const float *key, const float *value, int head
     float inverse[2] = {0};
     if (format == INT8) {
         float *scales = (float *)scales_of(page, head_dim);
-        scales[t] = NAME(scale_of)(key, head_dim), scales[PAGE + t] = NAME(scale_of)(value, head_dim);
+        scales[t] = NAME(scale_of)(key, head_dim), scales[CACHE_PAGE + t] = NAME(scale_of)(value, head_dim);
         for (int i = 0; i < 2; i++) {
-            const float scale = scales[i * PAGE + t];
+            const float scale = scales[i * CACHE_PAGE + t];
             if (scale > 0 && scale < INFINITY) inverse[i] = 1 / scale;
         }
     }
     for (int i = 0; i < head_dim; i++) {
-        keep_one(format, key[i], inverse[0], page + ((size_t)i * PAGE + t) * size);
+        keep_one(format, key[i], inverse[0], page + ((size_t)i * CACHE_PAGE + t) * size);
         keep_one(format, value[i], inverse[1], values + i * size);
     }
 }
@@ -132,7 +132,7 @@ ALWAYS void score_keys(int format, int Q, int vectors, const float *queries, int
     vf sums[SHARE][8];
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < vectors; v++) sums[q][v] = (vf){0};
-    for (int i = 0; i < head_dim; i++, keys += PAGE * kept_size(format), queries += QUERIES) {
+    for (int i = 0; i < head_dim; i++, keys += CACHE_PAGE * kept_size(format), queries += QUERIES) {
         vf k[8];
         for (int v = 0; v < vectors; v++) k[v] = kept_load(format, keys + v * LANES * kept_size(format));
         for (int q = 0; q < Q; q++)
@@ -224,10 +224,10 @@ ALWAYS void attend_chunk(int format, const Kept *kept, const float *queries, int
     const int64_t oldest = position + first / heads;
     const int seen = clamped(newest + 1 - start, ATTENTION_CHUNK), wide = (seen + LANES - 1) / LANES * LANES;
     const int from = window ? clamped(oldest + 1 - window - start, seen) / LANES * LANES : 0;
-    const int32_t *pages = kept->pages + start / PAGE;
-    for (int page = from / PAGE; page * PAGE < seen; page++) {
-        const int last = wide - page * PAGE < PAGE ? wide - page * PAGE : PAGE, begin = from > page * PAGE ? from - page * PAGE : 0;
-        score_page(format, count, queries, head_dim, kept->base + pages[page] * kept->apart, begin, last, scores + page * PAGE);
+    const int32_t *pages = kept->pages + start / CACHE_PAGE;
+    for (int page = from / CACHE_PAGE; page * CACHE_PAGE < seen; page++) {
+        const int last = wide - page * CACHE_PAGE < CACHE_PAGE ? wide - page * CACHE_PAGE : CACHE_PAGE, begin = from > page * CACHE_PAGE ? from - page * CACHE_PAGE : 0;
+        score_page(format, count, queries, head_dim, kept->base + pages[page] * kept->apart, begin, last, scores + page * CACHE_PAGE);
     }
     for (int q = 0; q < count; q++) {
         const int64_t at = position + (first + q) / heads;
@@ -235,12 +235,12 @@ ALWAYS void attend_chunk(int format, const Kept *kept, const float *queries, int
         NAME(weigh)(scores + q * ATTENTION_CHUNK, from, wide, hidden, clamped(at + 1 - start, seen), largest + q, sums + q);
     }
     memset(mixed, 0, 4 * (size_t)count * head_dim);
-    for (int page = from / PAGE; page * PAGE < seen; page++) {
-        const int last = seen - page * PAGE < PAGE ? seen - page * PAGE : PAGE, begin = from > page * PAGE ? from - page * PAGE : 0;
+    for (int page = from / CACHE_PAGE; page * CACHE_PAGE < seen; page++) {
+        const int last = seen - page * CACHE_PAGE < CACHE_PAGE ? seen - page * CACHE_PAGE : CACHE_PAGE, begin = from > page * CACHE_PAGE ? from - page * CACHE_PAGE : 0;
         const uint8_t *at = kept->base + pages[page] * kept->apart;
-        float *weights = scores + page * PAGE;
+        float *weights = scores + page * CACHE_PAGE;
         if (format == INT8) {
-            const float *scales = scales_of(at, head_dim) + PAGE;
+            const float *scales = scales_of(at, head_dim) + CACHE_PAGE;
             for (int q = 0; q < count; q++)
                 for (int t = begin; t < last; t++) weights[q * ATTENTION_CHUNK + t] *= scales[t];
         }

@@ -127,3 +127,27 @@ EXPORT int itrex_finite(const void *values, int format, size_t count, int thread
     team(threads, search, &s);
     return !s.found;
 }
+
+#define PAGE 4096         // bytes, at most those of a page
+#define PAGES (64 << 20)  // bytes brought in one go
+
+typedef struct {
+    const uint8_t *values;
+    size_t bytes, next;
+} Touch;
+
+static void touch(void *job, int thread, int threads) {
+    Touch *t = job;
+    (void)thread, (void)threads;
+    size_t first;
+    while ((first = __atomic_fetch_add(&t->next, PAGES, __ATOMIC_RELAXED)) < t->bytes) {
+        const size_t end = t->bytes - first < PAGES ? t->bytes : first + PAGES;
+        for (size_t i = first; i < end; i += PAGE) (void)*(const volatile uint8_t *)(t->values + i);
+    }
+}
+
+// Bring what is mapped into memory, without looking at it.
+EXPORT void itrex_touch(const void *values, size_t bytes, int threads) {
+    Touch t = {.values = values, .bytes = bytes};
+    team(threads, touch, &t);
+}

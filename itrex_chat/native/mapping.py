@@ -16,6 +16,7 @@ import torch
 from itrex_chat import native
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.memo import stamp_of
 
 
 class Mapping:
@@ -37,6 +38,12 @@ class Mapping:
         self.nbytes += size
         return torch.frombuffer(file.memory, dtype=dtype, count=prod(shape), offset=offset).view(shape)
 
+    def stamp(self, path: Path) -> list[int]:
+        """The stamp that a mapped file had when it was mapped, as a memo wants it (`foundation/memo.py`)."""
+        file = self._files[path]
+        assert file is not None
+        return stamp_of(file.found)
+
     def check(self) -> None:
         """Raise CheckpointError where a file is not what it was when it was mapped."""
         for path, file in self._files.items():
@@ -48,7 +55,7 @@ class _File:
     """An open file and the memory that it is mapped to."""
 
     def __init__(self, library: ctypes.CDLL, descriptor: int, found: os.stat_result, number: int, address: int):
-        self._library, self._descriptor, self._number, self._stamp = library, descriptor, number, stamp(found)
+        self._library, self._descriptor, self._number, self.found = library, descriptor, number, found
         self.size = found.st_size
         self.memory = (ctypes.c_char * found.st_size).from_address(address)  # tensors keep it
         weakref.finalize(
@@ -56,7 +63,7 @@ class _File:
         ).atexit = False  # threads may still read then
 
     def changed(self) -> bool:
-        return self._library.itrex_lost(self._number) or stamp(os.fstat(self._descriptor)) != self._stamp
+        return self._library.itrex_lost(self._number) or stamp(os.fstat(self._descriptor)) != stamp(self.found)
 
 
 def _mapped(path: Path) -> _File | None:

@@ -16,7 +16,7 @@
 #define FEW 8          // rows that one pass over the weights serves
 #define ROWS 16        // rows that a decode step takes at most
 #define PREFETCH 4096  // bytes ahead of the reading
-#define PAGE 64              // positions of a page of the cache
+#define CACHE_PAGE 64              // positions of a page of the cache
 #define ATTENTION_CHUNK 256  // positions whose weights are summed up before they are put together with others
 #define QUERIES 8            // queries that share what is read of the cache
 
@@ -54,9 +54,9 @@ typedef struct {
     const Linear *head;
 } Model;
 
-// Keys and values of sequences, in pages of PAGE positions from one pool of `count`. A page has for each layer and each head
-// of keys its keys [head_dim, PAGE], so that a vector has one channel of neighbouring positions, and its values
-// [PAGE, head_dim], in FP32, FP16 or INT8; with INT8 follow the scales of the keys and of the values, float32 [PAGE] each.
+// Keys and values of sequences, in pages of CACHE_PAGE positions from one pool of `count`. A page has for each layer and each head
+// of keys its keys [head_dim, CACHE_PAGE], so that a vector has one channel of neighbouring positions, and its values
+// [CACHE_PAGE, head_dim], in FP32, FP16 or INT8; with INT8 follow the scales of the keys and of the values, float32 [CACHE_PAGE] each.
 typedef struct {
     uint8_t *pool;
     const int32_t *pages;  // [sequences, each]: which pages a sequence has, from its first position on
@@ -121,8 +121,8 @@ static inline int sound_heads(const Model *m) {
 }
 // Bytes of a page for one head of keys.
 static inline size_t kept_bytes(int format, int head_dim) {
-    const size_t values = (size_t)2 * PAGE * head_dim;
-    return format == INT8 ? values + 2 * PAGE * sizeof(float) : values * (format == FP16 ? 2 : 4);
+    const size_t values = (size_t)2 * CACHE_PAGE * head_dim;
+    return format == INT8 ? values + 2 * CACHE_PAGE * sizeof(float) : values * (format == FP16 ? 2 : 4);
 }
 static inline size_t page_bytes(const Model *m, int format) {
     return (size_t)m->layers * m->kv_heads * kept_bytes(format, m->head_dim);
@@ -133,9 +133,9 @@ static inline int placed(const Model *m, const Cache *c, int rows, const int64_t
     if (rows < 1 || c->count < 1 || (c->format != FP32 && c->format != FP16 && c->format != INT8)) return 0;
     if ((size_t)c->bytes / c->count < page_bytes(m, c->format)) return 0;
     for (int r = 0; r < rows; r++) {
-        if (sequence[r] < 0 || sequence[r] >= c->sequences || position[r] < 0 || position[r] / PAGE >= c->each) return 0;
+        if (sequence[r] < 0 || sequence[r] >= c->sequences || position[r] < 0 || position[r] / CACHE_PAGE >= c->each) return 0;
         if (r + 1 < rows && sequence[r + 1] == sequence[r] && position[r + 1] > position[r]) continue;
-        for (int64_t n = 0; n <= position[r] / PAGE; n++) {
+        for (int64_t n = 0; n <= position[r] / CACHE_PAGE; n++) {
             const int32_t page = c->pages[sequence[r] * c->each + n];
             if (page < 0 || page >= c->count) return 0;
         }
@@ -144,7 +144,7 @@ static inline int placed(const Model *m, const Cache *c, int rows, const int64_t
 }
 
 // A float32 value rounded to float16, to nearest even; beyond its range the largest value, but infinite stays infinite.
-static inline uint16_t half_of(float value) {
+static inline uint16_t rounded_half(float value) {
     uint32_t bitmap, magnitude;
     memcpy(&bitmap, &value, 4);
     magnitude = bitmap & 0x7fffffff;

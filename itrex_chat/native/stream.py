@@ -7,7 +7,6 @@ than it, would push out itself and everything else; where a file system cannot d
 import ctypes
 import mmap
 import os
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,13 +100,6 @@ class Stream:
         """What the kernels know it by."""
         assert self._handle is not None
         return self._handle
-
-    def first_rate(self) -> float:
-        """Bytes per second at which the ring is filled for the first time: what this disk gives."""
-        first = sum(piece.bytes for number, piece in enumerate(self._pieces) if piece.back > number)
-        while self.told().bytes < first:
-            time.sleep(0.01)
-        return self.told().rate
 
     def told(self) -> Told:
         told = self._told()

@@ -1,6 +1,7 @@
 """The way through: from passages to the figures of each variant against the baseline."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +9,18 @@ from pathlib import Path
 
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
-from itrex_chat.foundation.units import readable
-from itrex_chat.jobs.event import Planned
+from itrex_chat.foundation.units import lasting, readable
+from itrex_chat.jobs.event import Facts, Loaded, Pace, Planned
 from itrex_chat.jobs.executor import Executor, LocalExecutor
+from itrex_chat.jobs.forecast import reading
 from itrex_chat.jobs.job import PlanScoring, Score
 from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import metrics
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.metrics import Positions
-from itrex_chat.quality.passages import ANSWERS, WINDOW, of_text
+from itrex_chat.quality.passages import ANSWERS, WINDOW, of_text, passes
 from itrex_chat.quality.store import Parts
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import titled
@@ -172,8 +175,16 @@ class _Scoring:
                 scores=scores.key if scores else None,
                 needed=self.plan.needs[variant],
             )
-            for _event in self.executor.run(job):
-                pass
+            for event in self.executor.run(job):
+                if isinstance(event, Loaded) and event.pace:
+                    _tell_time(missing, event.facts, event.pace)
+
+
+def _tell_time(missing: list[Passage], facts: Facts, pace: Pace) -> None:
+    """Say what going through passages takes where weights are read from disk for each pass."""
+    seconds = sum(pace.prompt(last - first) for passage in missing for first, last in passes(passage))
+    told = _("{count} passages take about {time}", count=len(missing), time=lasting(seconds))
+    tell(reading(facts, pace) + told, file=sys.stderr)
 
 
 def _named(texts: Sequence[Path]) -> dict[str, Path]:

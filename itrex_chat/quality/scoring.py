@@ -24,11 +24,11 @@ from itrex_chat.jobs.passage import Passage
 from itrex_chat.kernels import choose
 from itrex_chat.quality import distributions
 from itrex_chat.quality.distributions import Compact
+from itrex_chat.quality.passages import STEP, passes
 from itrex_chat.quality.store import NUMERICS_VERSION, Parts, digest
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant
 
-STEP = 128  # positions whose logits are held at a time
 COPIES = 6  # of the logits, while they are compared
 
 
@@ -137,15 +137,16 @@ def predictions(decoder: Decoder, passage: Passage) -> Iterator[tuple[int, torch
         )
     cache = decoder.new_cache(len(ids))
     cache.begin([len(ids)])
-    for start in range(0, first - 1, 4 * STEP):
-        decoder.read([Chunk(0, ids[start : min(start + 4 * STEP, first - 1)], 0)], cache)
-    for start in range(first, len(ids), STEP):
-        targets = torch.tensor(ids[start : start + STEP])
-        [logits] = decoder.read([Chunk(0, ids[start - 1 : start - 1 + len(targets)], len(targets))], cache)
+    for start, stop in passes(passage):
+        if stop < first:
+            decoder.read([Chunk(0, ids[start:stop], 0)], cache)
+            continue
+        targets = torch.tensor(ids[start + 1 : stop + 1])
+        [logits] = decoder.read([Chunk(0, ids[start:stop], len(targets))], cache)
         log_probs = torch.log_softmax(logits, -1)
         if not torch.isfinite(log_probs).all():
             raise GenerationError(_("The model gives logits that are not finite numbers in {name}.", name=passage.name))
-        yield start - first, log_probs, targets
+        yield start + 1 - first, log_probs, targets
 
 
 def keys(

@@ -18,7 +18,8 @@ from itrex_chat.report.charts import Bar
 from itrex_chat.report.drafting import rate
 from itrex_chat.report.markdown import chosen_how, likeness
 from itrex_chat.report.quality_tables import estimate, judged_lines, quality_tables, rating_rows, small
-from itrex_chat.report.tables import absent, disturbed, figure_rows, missing, provenance, remarks
+from itrex_chat.report.sentences import absent, disturbed, missing, provenance, remarks
+from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.texts import parted
 from itrex_chat.report.verdict import level_label, main_corpus, verdicts
 from itrex_chat.report.words import words

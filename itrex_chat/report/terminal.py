@@ -8,7 +8,8 @@ from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.report.markdown import likeness
 from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows
-from itrex_chat.report.tables import absent, disturbed, figure_rows, missing, provenance, remarks
+from itrex_chat.report.sentences import absent, disturbed, missing, provenance, remarks
+from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.verdict import verdicts
 from itrex_chat.settings.variant import titled
 

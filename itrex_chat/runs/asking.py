@@ -6,18 +6,19 @@ from pathlib import Path
 from itrex_chat.foundation.errors import MemoryShortage, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
-from itrex_chat.jobs.event import Answered, Done, Facts, Loaded, OriginalFiles, Prepared, Text
+from itrex_chat.foundation.units import readable
+from itrex_chat.jobs.event import Answered, Done, Loaded, OriginalFiles, Pace, Prepared, Text
 from itrex_chat.jobs.executor import Executor, LocalExecutor
+from itrex_chat.jobs.forecast import Forecast, forecast
 from itrex_chat.jobs.job import MOST_TOGETHER, Ask, Prepare
 from itrex_chat.runs.display import Display
-from itrex_chat.runs.forecast import Forecast, forecast
 from itrex_chat.runs.identity import artifact_key, artifact_keys, replaced
 from itrex_chat.runs.record import RunRecord, place, variants_of
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.questions import Question, QuestionSet
 from itrex_chat.settings.recipe import Recipe
-from itrex_chat.settings.variant import NATIVE, titled
+from itrex_chat.settings.variant import NATIVE, Variant, titled
 
 
 def ask(
@@ -191,6 +192,16 @@ class _Asking:
             options=self.options,
             batch=min(prepared.batches.get(variant, 1), len(remaining)),
         )
+        needed, limit = prepared.needs.get(variant, 0), int(recipe.fp32.memory * 1e9)
+        if not Variant.parse(variant).bits and 0 < limit < needed:
+            self.display.notice(
+                _(
+                    "{variant} takes {needed} at least, which is more than the {limit} of fp32.memory.",
+                    variant=titled(variant),
+                    needed=readable(needed),
+                    limit=readable(limit),
+                )
+            )
         try:
             self._follow(job, len(asked.questions) - len(remaining), len(asked.questions), prepared.files)
         except MemoryShortage as shortage:
@@ -205,7 +216,7 @@ class _Asking:
         waiting = iter(job.questions)
 
         def announce() -> None:
-            if job.batch > 1:
+            if self.display.has_bar(job.batch):
                 self.display.several(job.batch, number, count)
             elif question := next(waiting, None):
                 self.display.question(question, number + 1, count)
@@ -217,8 +228,9 @@ class _Asking:
                 self._check_same_files(job.label, event.facts.files)
                 self.record.note(job.label, job.variant, state="asking", load=dataclasses.asdict(event.facts))
                 self.display.loaded(job.label, job.variant, event.facts)
-                if event.facts.streamed_bytes:
-                    self.display.streams(event.facts, self._forecast(job, event.facts), len(job.questions))
+                if event.pace:
+                    expected = self._forecast(job, event, event.pace)
+                    self.display.streams(event.facts, event.pace, expected, len(job.questions))
                 announce()
             elif isinstance(event, Text):
                 self.display.text(event.text)
@@ -230,12 +242,16 @@ class _Asking:
             elif isinstance(event, Done):
                 self.record.note(job.label, job.variant, state="done", peak_memory=event.peak_memory)
 
-    def _forecast(self, job: Ask, facts: Facts) -> Forecast:
+    def _forecast(self, job: Ask, loaded: Loaded, pace: Pace) -> Forecast:
         """What answering takes, by the answers of another variant to the same questions where there are some."""
         wanted = [question.id for question in job.questions]
-        known = {answer.id: answer.new_tokens for answer in self.record.answers if answer.model == job.label}
+        known = {
+            answer.id: answer.new_tokens + (answer.finish_reason == "stop")
+            for answer in self.record.answers
+            if answer.model == job.label
+        }
         tokens = [known.get(id) or job.generation.max_new_tokens for id in wanted]
-        return forecast(tokens, job.batch, facts, known.keys() >= set(wanted))
+        return forecast(loaded.prompts, tokens, job.batch, loaded.facts, pace, known.keys() >= set(wanted))
 
     def _skipped(self, label: str, variant: str, reason: str) -> None:
         self.record.note(label, variant, state="skipped", reason=reason)

@@ -1,6 +1,7 @@
 """What a person sees while questions are asked."""
 
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -9,8 +10,8 @@ from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import lasting, readable
 from itrex_chat.jobs.answer import Answer
-from itrex_chat.jobs.event import Facts
-from itrex_chat.runs.forecast import Forecast
+from itrex_chat.jobs.event import Facts, Pace
+from itrex_chat.jobs.forecast import Forecast, reading
 from itrex_chat.settings.questions import Question
 from itrex_chat.settings.variant import drafter_title, titled
 
@@ -22,12 +23,15 @@ class Display:
     def __init__(self) -> None:
         self._streams = sys.stdout.isatty()
         self._bar: tqdm | None = None  # while several are made together
-        self._together = self._characters = 0
+        self._together = self._characters = self._answered = self._count = 0
+        self._expected: float | None = None  # seconds of all answers, where that was foretold
+        self._began = 0.0
 
     def model(self, label: str, question_set: str, count: int) -> None:
         tell(f"\n=== {label} · " + _("{count} questions of {name}", count=count, name=question_set))
 
     def loaded(self, label: str, variant: str, facts: Facts) -> None:
+        self._expected = None
         tell(
             f"\n--- {label} · {titled(variant)}"
             + (_(", kept in 16 bits ({dtype})", dtype=facts.storage) if facts.storage else "")
@@ -56,16 +60,11 @@ class Display:
         if facts.why:
             tell(_("Faster kernels cannot run here. {reasons}.", reasons=facts.why))
 
-    def streams(self, facts: Facts, expected: Forecast, count: int) -> None:
+    def streams(self, facts: Facts, pace: Pace, expected: Forecast, count: int) -> None:
         """Weights are read from disk for each pass; what that takes for `count` questions."""
-        assert facts.streamed_bytes
+        self._expected, self._began = max(1.0, expected.seconds), time.perf_counter()
         tell(
-            _(
-                "{streamed} of {total} of weights are read from disk for each pass, about {each:.1f} s; ",
-                streamed=readable(facts.streamed_bytes),
-                total=readable(facts.weight_bytes),
-                each=expected.pass_seconds,
-            )
+            reading(facts, pace)
             + (
                 _("{count} questions take about {time}", count=count, time=lasting(expected.seconds))
                 if expected.known
@@ -77,21 +76,37 @@ class Display:
         if self._streams:
             self._head(question, number, count)
 
+    def has_bar(self, batch: int) -> bool:
+        """Whether a bar shows how far answers are, `batch` of them at a time."""
+        return batch > 1 or (self._expected is not None and not self._streams)
+
     def several(self, batch: int, number: int, count: int) -> None:
-        """`number` of the `count` questions are answered; the next ones are, up to `batch` at a time."""
+        """`number` of the `count` questions are answered; the next ones are, up to `batch` at a time. The bar's end is that
+        of the time that was foretold, or the last question."""
         if number == count:
             return
         if self._bar is None:
-            self._bar, self._characters = progress.bar(_("answering"), count, "questions", initial=number), 0
+            total, unit = (count, "questions") if self._expected is None else (round(self._expected), "s")
+            self._bar, self._characters = progress.bar(_("answering"), total, unit), 0
+        self._answered, self._count = number, count
         self._together = min(batch, count - number)
-        self._bar.update(number - self._bar.n)
+        self._move()
+
+    def _move(self) -> None:
+        assert self._bar is not None and self._bar.total is not None
+        if self._expected is None:
+            done = self._answered
+        else:
+            done = min(int(time.perf_counter() - self._began), int(self._bar.total) - 1)
+            self._bar.set_description_str(f"{_('answering')} {self._answered}/{self._count}", refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def text(self, piece: str) -> None:
         if self._bar is not None:
             self._characters += len(piece)
             told = _("{together} at a time, {count} characters", together=self._together, count=self._characters)
             self._bar.set_postfix_str(told, refresh=False)
-            self._bar.update(0)
+            self._move()
         elif self._streams:
             tell(piece, end="")
 

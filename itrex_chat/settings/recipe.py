@@ -111,6 +111,9 @@ class Quantization:
             )
 
 
+MOST_GB = 1_000_000
+
+
 @dataclass(frozen=True)
 class Fp32:
     """How the FP32 variant keeps matrices: `storage` "stored" as the checkpoint has them, also in 16 bits, or "fp32".
@@ -124,9 +127,13 @@ class Fp32:
 
     def __post_init__(self) -> None:
         one_of("fp32.storage", self.storage, STORAGES)
-        if isinstance(self.memory, bool) or not isinstance(self.memory, (int, float)) or not 0 <= self.memory < 1e6:
+        if isinstance(self.memory, bool) or not isinstance(self.memory, (int, float)) or not 0 <= self.memory < MOST_GB:
             raise RecipeError(
-                _("fp32.memory cannot be {value!r}: it is a number of GB, 0 for all that is left.", value=self.memory)
+                _(
+                    "fp32.memory cannot be {value!r}: it is a number of GB from 0 (all that is left) to less than {bound:,}.",
+                    value=self.memory,
+                    bound=MOST_GB,
+                )
             )
 
 

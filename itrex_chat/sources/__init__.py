@@ -15,10 +15,11 @@ from itrex_chat.foundation import files
 from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.memo import stamp
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import packages, selection
-from itrex_chat.sources.digests import DigestMemo, stamp
+from itrex_chat.sources.digests import DigestMemo
 
 LARGEST_INDEX = 16 << 20  # bytes
 SPLIT_GGUF = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf$")

@@ -10,7 +10,7 @@ from itrex_chat.chat.messages import Message, as_messages
 from itrex_chat.chat.streaming import token_pieces
 from itrex_chat.engines import open_session
 from itrex_chat.foundation import machine
-from itrex_chat.foundation.errors import MemoryShortage, RunError
+from itrex_chat.foundation.errors import ItrexChatError, MemoryShortage, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.generation.response import Response
@@ -61,16 +61,22 @@ def _ask(job: Ask) -> Iterator[Event]:
         _check_asking(job)
     trusted = dict(job.trusted)
     needed = job.needs.get(job.variant)
-    with open_session(job.recipe, job.variant, options=job.options, trusted=trusted, needed=needed) as session:
+    with open_session(
+        job.recipe, job.variant, options=job.options, trusted=trusted, needed=needed, batch=job.batch
+    ) as session:
         session.ready(job.generation, job.batch)
-        yield Loaded(job=job.id, facts=session.facts, trusted=trusted)
-        answers = _together(job, session) if job.batch > 1 else _one_by_one(job, session)
+        prompts, refused = _prompts(job, session)
+        counts = tuple(map(len, prompts))
+        yield Loaded(job=job.id, facts=session.facts, pace=session.pace, prompts=counts, trusted=trusted)
+        answers = (_together if job.batch > 1 else _one_by_one)(job, session, prompts)
         for question, piece, seconds in answers:
             if isinstance(piece, Response):
                 answer = _answer(piece, question.id, job.label, job.variant, seconds)
                 yield Answered(job=job.id, answer=answer)
             else:
                 yield Text(job=job.id, question=question.id, text=piece)
+        if refused:
+            raise refused
         yield Done(job=job.id, peak_memory=session.peak_memory())
 
 
@@ -78,15 +84,14 @@ def _ask(job: Ask) -> Iterator[Event]:
 Answering = Iterator[tuple[Question, str | Response, float]]
 
 
-def _one_by_one(job: Ask, session: "Session") -> Answering:
-    for question in job.questions:
+def _one_by_one(job: Ask, session: "Session", prompts: list[list[int]]) -> Answering:
+    for question, prompt in zip(job.questions, prompts):
         began = time.perf_counter()
-        for piece in session.stream(_prompt(job, session, question), job.generation):
+        for piece in session.stream(prompt, job.generation):
             yield question, piece, time.perf_counter() - began
 
 
-def _together(job: Ask, session: "Session") -> Answering:
-    prompts = [_prompt(job, session, question) for question in job.questions]
+def _together(job: Ask, session: "Session", prompts: list[list[int]]) -> Answering:
     began = time.perf_counter()
     for number, piece in session.together(prompts, job.generation, job.batch):
         seconds = time.perf_counter() - began
@@ -95,9 +100,15 @@ def _together(job: Ask, session: "Session") -> Answering:
         yield job.questions[number], piece, seconds
 
 
-def _prompt(job: Ask, session: "Session", question: Question) -> list[int]:
-    system = [Message("system", job.system)] * bool(job.system)
-    return session.prompt(as_messages([*system, Message("user", question.text)]))
+def _prompts(job: Ask, session: "Session") -> tuple[list[list[int]], ItrexChatError | None]:
+    """The ids that ask each question, up to the first that cannot be asked, and why that is."""
+    system, prompts = [Message("system", job.system)] * bool(job.system), list[list[int]]()
+    for question in job.questions:
+        try:
+            prompts.append(session.prompt(as_messages([*system, Message("user", question.text)])))
+        except ItrexChatError as error:
+            return prompts, error
+    return prompts, None
 
 
 def _answer(response: Response, question: str, label: str, variant: str, seconds: float) -> Answer:
@@ -184,7 +195,7 @@ def _score(job: Score) -> Iterator[Event]:
     _check_scoring(job.variant, job.needed)
     trusted = dict(job.trusted)
     with open_session(job.recipe, job.variant, options=job.options, trusted=trusted, needed=job.needed) as session:
-        yield Loaded(job=job.id, facts=session.facts, trusted=trusted)
+        yield Loaded(job=job.id, facts=session.facts, pace=session.pace, trusted=trusted)
         for passage in scoring.score(session, job.passages, job.reference, job.scores):
             yield Scored(job=job.id, passage=passage.key)
         yield Done(job=job.id, peak_memory=session.peak_memory())

@@ -25,6 +25,7 @@ class ItrexEngine:
 
     name = ITREX
     gives_logits = False
+    batches = False
 
     def check(self, variant: Variant) -> None:
         from itrex_chat.engines.itrex.session import check
@@ -62,6 +63,7 @@ class ItrexEngine:
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
         needed: int | None = None,
+        batch: int = 1,
     ) -> "ItrexSession":
         from itrex_chat.engines.itrex.session import load
 

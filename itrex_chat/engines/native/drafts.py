@@ -72,9 +72,14 @@ def have_on_disk(recipe: Recipe, variant: Variant, trusted: dict[str, str] | Non
 
 
 def size(
-    recipe: Recipe, variant: Variant, home: Path | None, memory: Callable[[OnDisk, Recipe, Variant, int], Memory]
+    recipe: Recipe,
+    variant: Variant,
+    home: Path | None,
+    memory: Callable[[OnDisk, Recipe, Variant, int], Memory],
+    batch: int,
 ) -> int:
-    """Bytes that the drafter of a variant takes beside it, where there is one; 0 where it is not on disk."""
+    """Bytes that the drafter of a variant takes beside it for `batch` answers at a time, where there is one; 0 where it is
+    not on disk."""
     config = recipe.generation
     found = None if config.prompt_lookup else choice(recipe, variant, config.draft)
     artifact = at_hand(found.recipe, home) if found else None
@@ -82,7 +87,7 @@ def size(
         return 0
     on_disk = OnDisk(artifact=artifact)
     assert on_disk.decoder
-    tokens = min(PREFILL_STEP + config.max_new_tokens, on_disk.decoder.context_length)
+    tokens = batch * min(PREFILL_STEP + config.max_new_tokens, on_disk.decoder.context_length)
     return memory(on_disk, found.recipe, found.variant, tokens).total - PROGRAM
 
 

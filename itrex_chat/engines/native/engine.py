@@ -11,6 +11,7 @@ from itrex_chat.engines.memory import Memory, left
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import KernelError, RecipeError
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import NATIVE, Variant
@@ -25,7 +26,7 @@ def _streamed(decoder: "Decoder") -> dict:
     """What `Facts` tells of weights that are read for each pass."""
     if decoder.stream is None:
         return {}
-    return {"streamed_bytes": decoder.stream.nbytes, "stream_rate": decoder.stream.first_rate()}
+    return {"streamed_bytes": decoder.stream.nbytes, "stream_rate": decoder.stream.told().rate}
 
 
 class NativeEngine:
@@ -33,6 +34,7 @@ class NativeEngine:
 
     name = NATIVE
     gives_logits = True
+    batches = True
 
     def check(self, variant: Variant) -> None:
         """Raise KernelError where the kernel or the instructions that somebody asks for cannot be had."""
@@ -68,6 +70,7 @@ class NativeEngine:
         options: EngineOptions = EngineOptions(),
         trusted: dict[str, str] | None = None,
         needed: int | None = None,
+        batch: int = 1,
     ) -> "NativeSession":
         started, free = time.perf_counter(), left(recipe, variant)
         import torch
@@ -75,6 +78,7 @@ class NativeEngine:
         from itrex_chat.engines import on_disk
         from itrex_chat.engines.native import drafts
         from itrex_chat.engines.native.drafts import Drafting
+        from itrex_chat.engines.native.rehearsal import rehearsed
         from itrex_chat.engines.native.session import NativeSession
         from itrex_chat.engines.native.streaming import Room
         from itrex_chat.engines.native.weights import kept_in_16_bits, load_dense, load_quantized
@@ -103,14 +107,15 @@ class NativeEngine:
             tokenizer = found.tokenizer(recipe)
             compute_dtype = variant.precision
             files = found.files(home)
-            tokens = min(PREFILL_STEP + recipe.generation.max_new_tokens, checkpoint.decoder.context_length)
+            tokens = batch * min(PREFILL_STEP + recipe.generation.max_new_tokens, checkpoint.decoder.context_length)
             least = needed or self.memory(found, recipe, variant, tokens).least
-            room = Room(free, least, drafts.size(recipe, variant, home, self.memory))
-            decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage, room.plan)
+            room = Room(free, least, drafts.size(recipe, variant, home, self.memory, batch))
+            decoder = load_dense(checkpoint, variant.precision, recipe.fp32.storage, room.plan, home or cache_home())
             checkpoint.source.check(files.stamp or "")
             if not decoder.native_pass:
                 multiplies = "torch"
             disk_bytes, stored, origin = checkpoint.source.size(), checkpoint.description, checkpoint.source.origin
+        pace = rehearsed(decoder, batch) if decoder.stream else None
         facts = Facts(
             seconds=time.perf_counter() - started,
             memory=machine.peak_memory() + tokenizer.peak_memory(),
@@ -138,7 +143,7 @@ class NativeEngine:
             home,
             {} if trusted is None else trusted,
         )
-        return NativeSession(recipe, variant, tokenizer, facts, decoder, drafting)
+        return NativeSession(recipe, variant, tokenizer, facts, decoder, drafting, pace)
 
     def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
         from itrex_chat.artifacts.obtaining import obtain

@@ -16,7 +16,7 @@ from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.scheduler import MOST_ROWS, Scheduler
-from itrex_chat.jobs.event import Facts
+from itrex_chat.jobs.event import Facts, Pace
 from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant
@@ -33,9 +33,10 @@ class NativeSession(Session):
         facts: Facts,
         decoder: Decoder,
         drafting: Drafting,
+        pace: Pace | None = None,
     ):
         super().__init__(recipe, variant, tokenizer, facts)
-        self._decoder, self._drafting = decoder, drafting
+        self.pace, self._decoder, self._drafting = pace, decoder, drafting
         self._scheduler: Scheduler | None = None
         self._lock = threading.Lock()
 

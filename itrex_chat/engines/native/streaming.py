@@ -55,7 +55,7 @@ def plan(matrices: Matrices, least: int, free: int) -> Streaming:
     """What stays of `matrices`, where a variant takes `least` bytes besides (with the ring), of `free` ones."""
     total = sum(size for _name, size in matrices)
     ring = min(RING, total)
-    if least - ring + total <= free:
+    if not matrices or least - ring + total <= free:
         return Streaming(resident=total)
     room = max(0, free - least - LEFT_ALONE - free // PART_LEFT)
     staying, at_once = set[str](), 0

@@ -2,25 +2,27 @@
 
 FP32 and BF16 are read from the checkpoint, INT4 and INT8 from an artifact. FP32 is what is computed: matrices that the
 checkpoint has in 16 bits stay in them (`decoder/linear.py`), unless `fp32.storage` says otherwise. What is kept as it is
-stored stays in its file, which is mapped: looking whether all values are finite numbers brings it into memory, unless it
-is there. Everything else is read.
+stored stays in its file, which is mapped and brought into memory, with a look whether all values are finite numbers the first
+time (`engines/native/finite.py`). Everything else is read.
 """
 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from tqdm import tqdm
 
-from itrex_chat import native
 from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import TensorSpec, tensors
 from itrex_chat.checkpoints.places import damaged
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear, panel_of, parts_of
 from itrex_chat.decoder.loading import linear_names, load_decoder
 from itrex_chat.decoder.model import Decoder
+from itrex_chat.engines.native import finite
+from itrex_chat.engines.native.finite import Finite
 from itrex_chat.engines.native.streaming import PIECE, Streaming
 from itrex_chat.foundation import progress
 from itrex_chat.foundation.language import _
@@ -43,16 +45,21 @@ Planning = Callable[[list[tuple[str, int]]], Streaming]
 
 
 def load_dense(
-    checkpoint: "Checkpoint", precision: str, storage: str = "stored", plan: Planning = lambda matrices: Streaming()
+    checkpoint: "Checkpoint",
+    precision: str,
+    storage: str = "stored",
+    plan: Planning = lambda matrices: Streaming(),
+    home: Path | None = None,
 ) -> Decoder:
     """The FP32 or BF16 variant of a checkpoint; `storage` as in `settings.recipe.Fp32`. `plan` is given the matrices that
-    lie in files as they are kept, names and bytes in the order of a pass, and says which of them are streamed. Raises
-    CheckpointError."""
+    lie in files as they are kept, names and bytes in the order of a pass, and says which of them are streamed. What was
+    seen of files is remembered in the cache `home`. Raises CheckpointError."""
     with _bar(checkpoint.decoder, precision) as bar:
-        weights = DenseWeights(checkpoint, precision, storage, bar)
+        weights = DenseWeights(checkpoint, precision, storage, bar, home)
         weights.stream_as(plan(weights.in_files()))
         decoder = dataclasses.replace(load_decoder(weights), mapping=weights.mapping, stream=weights.stream)
     weights.mapping.check()
+    weights.finite.keep()
     if decoder.stream:
         decoder.stream.start()
     return decoder.with_native_pass() if choose().name == Native.name else decoder
@@ -91,13 +98,21 @@ def kept_as(stored: torch.dtype, precision: str, storage: str) -> torch.dtype:
 class DenseWeights:
     """Parts of a decoder from a checkpoint, matrices computed in `precision`; `bar` counts values."""
 
-    def __init__(self, checkpoint: "Checkpoint", precision: str, storage: str = "stored", bar: tqdm | None = None):
+    def __init__(
+        self,
+        checkpoint: "Checkpoint",
+        precision: str,
+        storage: str = "stored",
+        bar: tqdm | None = None,
+        home: Path | None = None,
+    ):
         self.config, self._checkpoint, self._bar = checkpoint.decoder, checkpoint, bar
         self._precision, self._storage = precision, storage
         self._specs = {spec.name: spec for spec in tensors(self.config)}
         self._embedding: torch.Tensor | None = None
         self._streamed: frozenset[str] = frozenset()
         self.mapping, self.stream = Mapping(), None  # type: Mapping, Stream | None
+        self.finite = Finite(self.mapping, home and home / finite.FILE)
 
     def in_files(self) -> list[tuple[str, int]]:
         """The matrices that lie in files as they are kept, in the order of a pass: the name of each one's first tensor,
@@ -194,9 +209,10 @@ class DenseWeights:
         matrix = self.mapping.tensor(place.path, place.offset, dtype, shape)
         if matrix is None:
             return self._read(run, dtype)
-        for spec, part in zip(run, matrix.split([spec.shape[0] for spec in run])):
-            if not native.finite(part):
-                raise self._checkpoint.not_finite(spec.name)
+        odd = self.finite.bring(place.path, place.offset, matrix.split([spec.shape[0] for spec in run]))
+        if odd is not None:
+            raise self._checkpoint.not_finite(run[odd].name)
+        for spec in run:
             self._count(spec)
         return matrix
 

@@ -5,7 +5,7 @@ SLOWER = 1.9  # times as long as without a prompt that a pass may take
 NEWEST = 0.2  # of a mean
 
 
-class Pace:
+class Budget:
     """From the seconds that passes took. It decides when prompts are read, never what comes of them."""
 
     def __init__(self) -> None:
