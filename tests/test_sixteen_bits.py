@@ -48,7 +48,7 @@ def read(decoder: Decoder) -> list[torch.Tensor]:
     for count in PASSES:
         out += decoder.read([Chunk(0, ids[at : at + count], min(count, 17))], cache)[0].clone()
         at += count
-    return [*out, cache.pages.memory]
+    return [*out, cache.pages.memory.view(torch.float32)]
 
 
 def storages(decoder: Decoder) -> set[str]:

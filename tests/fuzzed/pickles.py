@@ -35,7 +35,7 @@ def odd(content: bytes, random: Random) -> bytes:
         tensors = torch.load(io.BytesIO(content), weights_only=True)
     except Exception:  # it is odd already
         return damaged(content, random)
-    name = random.choice(sorted(tensors))
+    name = random.choice(sorted(tensors, key=str))
     tensors[name] = _odd_tensor(tensors[name], random)
     if random.random() < 0.3:
         return _saved(

@@ -113,7 +113,7 @@ def _lines(content: bytes, random: Random) -> bytes:
 
 def _cells(content: bytes, random: Random) -> bytes:
     """Other cells in a score sheet, or another encoding of it."""
-    text = content.decode("utf-8-sig")
+    text = content.decode("utf-8-sig", "replace")  # a change before this one may have spoilt it
     rows = [line.split(",") for line in text.split("\r\n")]
     for _time in range(random.choice((1, 4, 9))):
         row = random.choice(rows)

@@ -103,26 +103,24 @@ def _in_one_process(numbers: list[int], seeds: Path, folder: Path) -> Iterator[d
     if not child:
         _do_all(numbers, seeds, folder, writing)
     os.close(writing)
-    handle, status = os.pidfd_open(child), None
-    try:
-        for number in numbers:
-            started, before = time.perf_counter(), _resident(child)
-            why = _waited(child, reading, before + MEMORY, wrongs.SECONDS if number < 0 else SECONDS)
-            if why or not os.read(reading, 1):
-                if why:
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                _child, status = os.waitpid(child, 0)
-                why = why or _died(status)
-            end = _end(number, folder / str(number), why, time.perf_counter() - started)
-            yield end
-            if _is_finding(end):
-                break
-    finally:
-        if status is None:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
-            os.waitpid(child, 0)
-        os.close(handle)
-        os.close(reading)
+    handle, alive = os.pidfd_open(child), True
+    for number in numbers:
+        started, before = time.perf_counter(), _resident(child)
+        why = _waited(child, reading, before + MEMORY, wrongs.SECONDS if number < 0 else SECONDS)
+        if not why and not os.read(reading, 1):
+            _child, status = os.waitpid(child, 0)
+            why, alive = _died(status) or "finding: it ended without a word", False
+        end = _end(number, folder / str(number), why, time.perf_counter() - started)
+        if _is_finding(end):
+            break
+        yield end
+    if alive:  # before anything else is begun, for it may have gone on
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.waitpid(child, 0)
+    os.close(handle)
+    os.close(reading)
+    if _is_finding(end):
+        yield end
 
 
 def _end(number: int, folder: Path, why: str | None, seconds: float) -> dict:
@@ -163,6 +161,7 @@ def _do(number: int, seeds: Path, folder: Path) -> None:
     how, what, before = "finding: it could not be made", "?", 0
     try:
         signal.alarm(int(4 * SECONDS))  # should the parent be gone
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was stopped
         folder.mkdir()
         os.chdir(folder)
         output = os.open(OUTPUT, os.O_WRONLY | os.O_CREAT)
