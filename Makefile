@@ -3,7 +3,8 @@
 # make check: the formatter, the linter and the type checker; they change nothing.
 # make lower: the lower ends of setup.cfg's ranges, in an environment of their own (build/lower), and the tests that use them most.
 # make lock: write what is installed in .venv into requirements.lock.
-# make fuzz: 20,000 random cases of the native kernels, and 20,000 of files and replies, under sanitizers (needs gcc; CASES says how many).
+# make fuzz: 20,000 random cases of the native kernels, 20,000 of files and replies, and 4 times 500 schedules of answers, under
+#   sanitizers (needs gcc; CASES and SCHEDULES say how many).
 # make kills: kill quantize and ask at 20 random moments each (KILLS says how many), and ask on disks that become full.
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
@@ -39,9 +40,11 @@ lock: .venv/.installed
 	mv requirements.lock.new requirements.lock
 
 CASES = 20000
+SCHEDULES = 500
 fuzz: .venv/.installed
 	$(RUN) tests/fuzzing.py $(CASES)
 	$(RUN) tests/fuzz_files.py $(CASES)
+	$(RUN) tests/schedules.py build/schedules $(SCHEDULES) --sanitized
 
 KILLS = 20
 kills: .venv/.installed

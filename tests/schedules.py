@@ -1,15 +1,18 @@
 """Random schedules: requests come, are cancelled, share beginnings, wait for memory, are drafted for; each answer is held
 against the one that its prompt gets alone.
 
-    python tests/schedules.py FOLDER [COUNT [FIRST]]    schedules with the INT4 and FP32 variants of the model in FOLDER
+    python tests/schedules.py FOLDER [COUNT [FIRST]] [--sanitized]    with INT4 and FP32 of two tiny models
 """
 
+import argparse
+import os
 import random
 import sys
 from pathlib import Path
 
-import torch
+import fuzzing
 
+from itrex_chat import native
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.decoder.pages import Pages, pages_for
 from itrex_chat.foundation.errors import Busy
@@ -55,7 +58,7 @@ def run(number: int, decoder: Decoder, tokenizer: Tokenizer, alone: Alone, texts
     pages = Pages(decoder.config, pages_for(most) * draw.randint(1, 4), draw.choice(("fp32",)))
     model = DraftModel.beside("itself", decoder, decoder) if draw.random() < 0.3 else None
     scheduler = Scheduler(
-        decoder, tokenizer, pages, draw.choice((1, 2, 3, 8, 20)), draw.choice((2, 30)), draw.random() < 0.8, model
+        decoder, tokenizer, pages, draw.choice((1, 2, 3, 8, 20)), draw.choice((2, 30)), draw.random() < 0.8
     )
     tickets: list[Ticket] = []
     cancelled: set[int] = set()
@@ -71,7 +74,7 @@ def run(number: int, decoder: Decoder, tokenizer: Tokenizer, alone: Alone, texts
                 prompt_lookup=draw.random() < 0.3,
             )
             try:
-                tickets.append(scheduler.add(Request(draw.choice(texts), config)))
+                tickets.append(scheduler.add(Request(draw.choice(texts), config), model))
                 left -= 1
             except Busy:
                 assert scheduler.waiting
@@ -94,7 +97,7 @@ def run(number: int, decoder: Decoder, tokenizer: Tokenizer, alone: Alone, texts
     return f"{len(tickets)} requests"
 
 
-def main() -> None:
+def main(folder: Path, count: int, first: int) -> None:
     import tiny_models
 
     from itrex_chat import sources
@@ -105,23 +108,40 @@ def main() -> None:
     from itrex_chat.kernels import KERNELS
     from itrex_chat.settings import recipe as recipes
 
-    folder, count, first = Path(sys.argv[1]), *map(int, [*sys.argv[2:], "200", "0"][:2])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = None
     for family in ("qwen2", "qwen"):
         model = folder / family
         if not model.exists():
             tiny_models.qwen(model) if family == "qwen" else tiny_models.standard(model, family)
-        tokenizer = load_tokenizer(folder / "qwen2", "qwen2")
+        tokenizer = tokenizer or load_tokenizer(folder / "qwen2", "qwen2")
         artifact = obtain(recipes.load(str(model)), folder / "cache").artifact
-        for decoder in (
-            load_quantized(artifact, KERNELS["native"], "int8"),
-            load_dense(open_checkpoint(sources.local(model)), "fp32"),
+        for name, decoder in (
+            ("INT4", load_quantized(artifact, KERNELS["native"], "int8")),
+            ("FP32", load_dense(open_checkpoint(sources.local(model)), "fp32")),
         ):
             alone, texts = Alone(decoder, tokenizer), prompts(12, 1)
             for number in range(first, first + count):
                 run(number, decoder, tokenizer, alone, texts)
-            print(f"{family}: {count} schedules from {first} on", flush=True)
-    torch.set_num_threads(torch.get_num_threads())
+            print(f"{family} {name}: {count} schedules from {first} on", flush=True)
+
+
+def sanitized() -> None:
+    """Go on with kernels that have sanitizers, in this process begun anew."""
+    library = fuzzing.sanitized_library()
+    if "LD_PRELOAD" not in os.environ:
+        environment = os.environ | fuzzing.ENVIRONMENT | {"LD_PRELOAD": " ".join(fuzzing.preloaded())}
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    native.__file__ = str(library.with_name("__init__.py"))
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folder", type=Path, help="where tiny models are, or are made")
+    parser.add_argument("count", type=int, nargs="?", default=200)
+    parser.add_argument("first", type=int, nargs="?", default=0)
+    parser.add_argument("--sanitized", action="store_true")
+    given = parser.parse_args()
+    if given.sanitized:
+        sanitized()
+    main(given.folder, given.count, given.first)

@@ -83,8 +83,8 @@ def generate_together(
     rows = max(1, min(count, decoder.independent_tokens, len(rooms)))
     longest = max([len(prompt) + room for prompt, room in zip(prompts, rooms)], default=1)
     pages = Pages(decoder.config, rows * pages_for(longest))
-    scheduler = Scheduler(decoder, tokenizer, pages, rows, waiting=len(rooms), model=model)
-    tickets = dict(enumerate(scheduler.add(Request(prompt, config)) for prompt, _room in zip(prompts, rooms)))
+    scheduler = Scheduler(decoder, tokenizer, pages, rows, waiting=len(rooms))
+    tickets = dict(enumerate(scheduler.add(Request(prompt, config), model) for prompt, _room in zip(prompts, rooms)))
     while tickets:
         scheduler.advance()
         for number, ticket in list(tickets.items()):

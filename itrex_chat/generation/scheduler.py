@@ -24,6 +24,7 @@ from itrex_chat.generation.budget import Budget
 from itrex_chat.generation.drafting import Drafter
 from itrex_chat.generation.lookup import PromptLookup
 from itrex_chat.generation.model_drafts import DraftModel
+from itrex_chat.generation.payoff import Payoff
 from itrex_chat.generation.prefill import PREFILL_STEP
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
@@ -39,8 +40,8 @@ LOOK = 0.02  # seconds after which somebody who waits for the passes of others l
 class Ticket:
     """A request that was added, and what has come of it. `sequence` is None while it waits; `error` says why it failed."""
 
-    def __init__(self, request: Request, room: int, drafter: Drafter | None, began: float):
-        self.request, self.room, self.drafter, self.began = request, room, drafter, began
+    def __init__(self, request: Request, room: int, drafter: Drafter | None, model: DraftModel | None, began: float):
+        self.request, self.room, self.drafter, self.model, self.began = request, room, drafter, model, began
         self.sequence: Sequence | None = None
         self.response: Response | None = None
         self.error: ItrexChatError | None = None
@@ -85,9 +86,8 @@ class Scheduler:
         rows: int = MOST_ROWS,
         waiting: int = MOST_WAITING,
         shares: bool = True,
-        model: DraftModel | None = None,
     ):
-        self.decoder, self.pages, self.model = decoder, pages, model
+        self.decoder, self.pages = decoder, pages
         self._tokenizer, self._most_waiting = tokenizer, waiting
         self._lock = RLock()
         longest = min(decoder.config.context_length, pages.count * PAGE)
@@ -100,8 +100,8 @@ class Scheduler:
         self._prefixes = Prefixes(pages) if shares else None
         self._budget = Budget()
 
-    def add(self, request: Request) -> Ticket:
-        """Have a prompt answered. Raises GenerationError for one that the model or the memory cannot take, Busy where too
+    def add(self, request: Request, model: DraftModel | None = None) -> Ticket:
+        """Have a prompt answered; `model` drafts for it. Raises GenerationError for one that the model or the memory cannot take, Busy where too
         many wait."""
         config, prompt = self.decoder.config, request.prompt
         room = room_for(prompt, request.config, config.context_length, config.vocab_size)
@@ -117,7 +117,7 @@ class Scheduler:
             )
         if self.waiting >= self._most_waiting:
             raise Busy(_("{count} requests wait already; try again later.", count=self._most_waiting))
-        ticket = Ticket(request, room, self._drafter(request, room), time.perf_counter())
+        ticket = Ticket(request, room, self._drafter(request, room, model), model, time.perf_counter())
         self._coming.append(ticket)
         return ticket
 
@@ -273,15 +273,15 @@ class Scheduler:
     def _kind(self, prompt: list[int]) -> float:
         return stretch(self.decoder.config, len(prompt))
 
-    def _drafter(self, request: Request, room: int) -> Drafter | None:
+    def _drafter(self, request: Request, room: int, model: DraftModel | None) -> Drafter | None:
         """Who guesses the tokens of an answer; nobody where a draft's logits would not be those of one token at a time."""
         if self.decoder.independent_tokens == 1:
             return None
         if request.config.prompt_lookup:
             return PromptLookup(request.prompt, self._tokenizer.stop_ids)
-        if self.model is None or request.config.draft == NO_DRAFTS:
+        if model is None or request.config.draft == NO_DRAFTS:
             return None
-        return self.model.drafter(request.prompt, request.config, room, self._tokenizer.stop_ids)
+        return model.drafter(request.prompt, request.config, room, self._tokenizer.stop_ids)
 
     # Passes.
 
@@ -332,9 +332,10 @@ class Scheduler:
             sum(min(tokens, sequence.next_rows(tokens)) for sequence, tokens in reading),
         )
         left = self.decoder.independent_tokens - prompt
-        payoff = self.model.payoff if self.model else None
-        if payoff and decoding:
-            payoff.sequences = len(decoding)
+        payoffs = self._payoffs([*decoding, *(sequence for sequence, _tokens in reading)])
+        for payoff in payoffs:
+            if decoding:
+                payoff.sequences = len(decoding)
         for others, sequence in zip(range(len(decoding), 0, -1), decoding):
             chunks.append(sequence.chunk(PREFILL_STEP, max(left // others, 1)))
             left -= len(chunks[-1].ids)
@@ -349,7 +350,7 @@ class Scheduler:
         logits = self.decoder.read(chunks, self._cache)
         seconds = time.perf_counter() - began
         self._budget.took(len(decoding), prompt, seconds)
-        if payoff and not (decoding and reading):
+        for payoff in payoffs if not (decoding and reading) else ():
             (payoff.passes.add_prompt if reading else payoff.passes.add)(rows, seconds)
         for sequence, found in zip(sequences, logits):
             if len(found):
@@ -357,6 +358,11 @@ class Scheduler:
         for sequence, _tokens in reading:
             if not sequence.reads_prompt:
                 self._keep(sequence, sequence.prompt)
+
+    def _payoffs(self, sequences: list[Sequence]) -> list[Payoff]:
+        """Those that are told what a pass over these sequences takes."""
+        models = (ticket.model for ticket in self._going if ticket.sequence in sequences)
+        return list({id(model): model.payoff for model in models if model}.values())
 
     def _take(self, sequence: Sequence, logits: torch.Tensor) -> None:
         try:
@@ -398,8 +404,8 @@ class Scheduler:
         if not ticket.error:
             self._keep(sequence, [*sequence.prompt, *sequence.ids][: sequence.place.length])
             ticket.response = replace(sequence.response(), share=ticket.share)
-            if self.model:
-                self.model.payoff.answered(len(sequence.ids))
+            if ticket.model:
+                ticket.model.payoff.answered(len(sequence.ids))
         sequence.place.end()
         self._free.append(sequence.place)
         self._promised.pop(ticket)

@@ -64,7 +64,7 @@ class NativeSession(Session):
 
     def answer(self, request: Request) -> Iterator[str | Response]:
         scheduler = self._serving()
-        yield from scheduler.stream(scheduler.add(request))
+        yield from scheduler.stream(scheduler.add(request, self._drafter(request.config)))
 
     def _serving(self) -> Scheduler:
         """The scheduler of all that is asked by `answer`; keys and values have half of the memory that is left, as far as
@@ -74,8 +74,7 @@ class NativeSession(Session):
                 config = self._decoder.config
                 fits = left(self.recipe, self.variant) // 2 // page_bytes(config)
                 pages = Pages(config, max(1, min(fits, MOST_ROWS * pages_for(config.context_length))))
-                model = self._drafter(self.recipe.generation)
-                self._scheduler = Scheduler(self._decoder, self.tokenizer, pages, model=model)
+                self._scheduler = Scheduler(self._decoder, self.tokenizer, pages)
             return self._scheduler
 
     def _drafter(self, config: GenerationConfig, batch: int = 1) -> DraftModel | None:
