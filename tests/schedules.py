@@ -132,6 +132,7 @@ def sanitized() -> None:
     if "LD_PRELOAD" not in os.environ:
         environment = os.environ | fuzzing.ENVIRONMENT | {"LD_PRELOAD": " ".join(fuzzing.preloaded())}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    del os.environ["LD_PRELOAD"]  # not for the tokenizer's process
     native.__file__ = str(library.with_name("__init__.py"))
 
 
