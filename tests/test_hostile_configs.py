@@ -240,7 +240,7 @@ def test_the_kernels_refuse_a_model_that_cannot_be(name, value, rows, models):
         if rows > native.STEP_ROWS:
             decoder.native_pass._attention(0, torch.zeros(rows, 128), cache, rows_of(rows), torch.zeros(rows, 64))
         else:
-            decoder.native_pass.step(torch.zeros(rows, 64), cache, rows_of(rows))
+            decoder.native_pass.step(torch.zeros(rows, 64), cache, rows_of(rows), [0])
 
 
 @native_only
@@ -249,15 +249,41 @@ def test_the_kernels_refuse_a_row_that_has_no_place_in_the_cache(position, seque
     decoder = load_dense(opened(models("llama")), "fp32")
     cache = decoder.new_cache(64)
     cache.begin([1])
-    rows = Rows(torch.tensor([sequence]), torch.tensor([position]), None)
+    rows = Rows(torch.tensor([sequence]), torch.tensor([position]), 64, torch.zeros(1, 64), None)
     with pytest.raises(KernelError, match="do not fit together"):
-        decoder.native_pass.step(torch.zeros(1, 64), cache, rows)
+        decoder.native_pass.step(torch.zeros(1, 64), cache, rows, [0])
     with pytest.raises(KernelError, match="do not fit together"):
         decoder.native_pass._attention(0, torch.zeros(1, 128), cache, rows, torch.zeros(1, 64))
 
 
+@native_only
+@pytest.mark.parametrize("page", [-1, 1, 1 << 30])
+def test_the_kernels_refuse_a_page_that_the_pool_does_not_have(page, models):
+    decoder = load_dense(opened(models("llama")), "fp32")
+    cache = decoder.new_cache(64)
+    cache.begin([1])
+    cache.reserve(0, 1)
+    cache.table[0, 0] = page
+    for count in (1, 40):
+        with pytest.raises(KernelError, match="do not fit together"):
+            decoder.native_pass._attention(0, torch.zeros(count, 128), cache, rows_of(count), torch.zeros(count, 64))
+    with pytest.raises(KernelError, match="do not fit together"):
+        decoder.native_pass.step(torch.zeros(1, 64), cache, rows_of(1), [0])
+
+
+@native_only
+def test_the_kernels_refuse_logits_of_a_row_that_is_not_there(models):
+    decoder = load_dense(opened(models("llama")), "fp32")
+    cache = decoder.new_cache(64)
+    cache.begin([1])
+    cache.reserve(0, 2)
+    for wanted in ([2], [-1], [0, 1, 0]):
+        with pytest.raises(KernelError, match="do not fit together"):
+            decoder.native_pass.step(torch.zeros(2, 64), cache, rows_of(2), wanted)
+
+
 def rows_of(count: int) -> Rows:
-    return Rows(torch.zeros(count, dtype=torch.int64), torch.arange(count), None)
+    return Rows(torch.zeros(count, dtype=torch.int64), torch.arange(count), count, torch.zeros(count, 64), None)
 
 
 @native_only
