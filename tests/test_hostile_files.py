@@ -22,6 +22,7 @@ from itrex_chat.foundation.errors import QuestionSetError, RecipeError, RunError
 from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.store import Parts
+from itrex_chat.runs.display import Display
 from itrex_chat.runs.record import ANSWERS, RUN, RunRecord
 from itrex_chat.settings import questions
 from itrex_chat.settings import recipe as recipes
@@ -245,6 +246,12 @@ def test_closed_streams_hurt_nothing(models, asked, tmp_path, end):
     run = subprocess.run(f"{command} {options} {end}", shell=True, capture_output=True, text=True)
     assert run.returncode == 0 and "Traceback" not in run.stderr, run.stderr
     assert len(RunRecord.read(tmp_path / "run").answers) == 1
+
+
+def test_a_program_without_standard_output_may_ask(monkeypatch):
+    """As one of `pythonw` or of a service is: Python has None there."""
+    monkeypatch.setattr(sys, "stdout", None)
+    Display().model("m", "two", 2)
 
 
 def test_a_working_folder_that_was_deleted_is_a_sentence_or_no_matter(tmp_path):

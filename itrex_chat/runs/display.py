@@ -21,7 +21,7 @@ class Display:
     a time, where a bar shows how far they are."""
 
     def __init__(self) -> None:
-        self._streams = sys.stdout.isatty()
+        self._streams = sys.stdout is not None and sys.stdout.isatty()  # None in a program that began without it
         self._bar: tqdm | None = None  # while several are made together
         self._together = self._characters = self._answered = self._count = 0
         self._expected: float | None = None  # seconds of all answers, where that was foretold
