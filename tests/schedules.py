@@ -55,11 +55,9 @@ def run(number: int, decoder: Decoder, tokenizer: Tokenizer, alone: Alone, texts
     """One schedule, determined by its number. Raises AssertionError."""
     draw = random.Random(number)
     most = max(map(len, texts)) + 24
-    pages = Pages(decoder.config, pages_for(most) * draw.randint(1, 4), draw.choice(("fp32",)))
+    pages = Pages(decoder.config, pages_for(most) * draw.randint(1, 4))
     model = DraftModel.beside("itself", decoder, decoder) if draw.random() < 0.3 else None
-    scheduler = Scheduler(
-        decoder, tokenizer, pages, draw.choice((1, 2, 3, 8, 20)), draw.choice((2, 30)), draw.random() < 0.8
-    )
+    scheduler = Scheduler(decoder, tokenizer, pages, draw.choice((1, 2, 3, 8, 20)), draw.choice((2, 30)))
     tickets: list[Ticket] = []
     cancelled: set[int] = set()
     left = draw.randint(1, 14)

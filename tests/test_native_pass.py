@@ -12,7 +12,8 @@ from itrex_chat import native, sources
 from itrex_chat.artifacts import obtain
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.linear import DenseLinear, Linear, QuantizedLinear, StackedLinear, parts_of
-from itrex_chat.decoder.model import Decoder
+from itrex_chat.decoder.model import Chunk, Decoder
+from itrex_chat.decoder.pages import Pages
 from itrex_chat.engines.native.weights import load_dense, load_quantized
 from itrex_chat.kernels import KERNELS
 from itrex_chat.settings import recipe as recipes
@@ -159,6 +160,21 @@ def test_a_batch_of_different_lengths_equals_pytorch(variant, decoders):
         )
         out.append(torch.cat(logits))
     assert apart(*out) <= VARIANTS[variant][3]
+
+
+@pytest.mark.parametrize("kind, tolerance", [("fp32", SUMS), ("fp16", 1e-3), ("int8", 2e-3)])
+@pytest.mark.parametrize("variant", ["llama of odd sizes, fp32", "mistral with a window, fp32"])
+def test_keys_and_values_of_all_kinds_are_those_of_pytorch(level, variant, kind, tolerance, decoders):
+    """A value in the middle between two of its kind goes either way."""
+    logits = {}
+    for decoder in decoders(variant):
+        cache = decoder.new_cache(CAPACITY, pages=Pages(decoder.config, 5, kind))
+        cache.begin([200])
+        parts = [tokens(200), *([token] for token in tokens(20, 1)), tokens(90, 2)]
+        logits[decoder.native_pass is None] = torch.cat(
+            [decoder.read([Chunk(0, part, len(part))], cache)[0].clone() for part in parts]
+        )
+    assert apart(logits[False], logits[True]) <= tolerance
 
 
 def test_matrices_whose_parts_are_of_different_precision_equal_pytorch(level, decoders):

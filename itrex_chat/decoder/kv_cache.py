@@ -29,11 +29,6 @@ class KVCache:
         self.step_memory: torch.Tensor | None = None
         self.step_logits: torch.Tensor | None = None
 
-    @property
-    def longest(self) -> int:
-        """The tokens of the row that holds most."""
-        return max(self.lengths)
-
     def begin(self, prefill_lengths: list[int]) -> None:
         """Forget everything and prepare each row for prompts of these lengths in tokens."""
         for row, length in enumerate(prefill_lengths):

@@ -12,8 +12,8 @@ from itrex_chat.decoder.model import Decoder
 from itrex_chat.decoder.pages import Pages, pages_for
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import GenerationError
+from itrex_chat.generation.drafters import drafter_of
 from itrex_chat.generation.drafting import Drafter
-from itrex_chat.generation.lookup import PromptLookup
 from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.payoff import Payoff
 from itrex_chat.generation.prefill import PREFILL_STEP, prefill
@@ -42,7 +42,7 @@ def generate(
     model cannot take.
     """
     room = room_for(prompt, config, decoder.config.context_length, decoder.config.vocab_size)
-    drafter = drafter or _drafter(prompt, config, room, tokenizer.stop_ids, model)
+    drafter = drafter or drafter_of(decoder, prompt, config, room, tokenizer.stop_ids, model)
     started, waited = time.perf_counter(), machine.waited_for_cores()
     place = Place(decoder.new_cache(len(prompt) + room), 0)
     if decoder.independent_tokens == 1:
@@ -110,15 +110,6 @@ def _rooms(
         except GenerationError as error:
             return rooms, error
     return rooms, None
-
-
-def _drafter(
-    prompt: list[int], config: GenerationConfig, room: int, stop_ids: frozenset[int], model: DraftModel | None
-) -> Drafter | None:
-    """Who guesses the tokens of an answer to a prompt."""
-    if config.prompt_lookup:
-        return PromptLookup(prompt, stop_ids)
-    return model.drafter(prompt, config, room, stop_ids) if model else None
 
 
 def _advance(decoder: Decoder, sequence: Sequence, payoff: Payoff | None) -> None:

@@ -1,7 +1,7 @@
 """What is asked of a decoder beside the settings of generation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from itrex_chat.foundation.errors import GenerationError
@@ -26,23 +26,33 @@ class Request:
 
     prompt: list[int]
     config: GenerationConfig = GenerationConfig()
-    stop: tuple[str, ...] = ()
+    stop: Sequence[str] = ()
     seconds: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.stop) > MOST_STOPS or not all(isinstance(text, str) and text for text in self.stop):
-            raise GenerationError(_("stop takes up to {count} texts that are not empty.", count=MOST_STOPS))
-        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds > 0):
+        texts = isinstance(self.stop, (tuple, list)) and all(isinstance(text, str) and text for text in self.stop)
+        if not texts or len(self.stop) > MOST_STOPS:
+            raise GenerationError(
+                _("stop cannot be {value!r}: it is a list of up to {count} texts.", value=self.stop, count=MOST_STOPS)
+            )
+        if self.seconds is not None and not (_is_number(self.seconds) and self.seconds > 0):
             raise GenerationError(_("seconds cannot be {value!r}: it is a number above 0.", value=self.seconds))
+        if not isinstance(self.logit_bias, Mapping):
+            raise GenerationError(
+                _("logit_bias cannot be {value!r}: it has numbers by ids of tokens.", value=self.logit_bias)
+            )
         for token, bias in self.logit_bias.items():
-            if type(token) is not int or token < 0 or not math.isfinite(bias) or abs(bias) > 100:
+            if type(token) is not int or token < 0 or not _is_number(bias) or abs(bias) > 100:
                 raise GenerationError(
-                    _("logit_bias takes ids of tokens and numbers from -100 to 100, not {token!r}: {bias!r}.",
-                      token=token, bias=bias)
-                )  # fmt: skip
-        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+                    _(
+                        "logit_bias takes ids of tokens and numbers from -100 to 100, not {token!r}: {bias!r}.",
+                        token=token,
+                        bias=bias,
+                    )
+                )
+        if self.logprobs is not None and not (type(self.logprobs) is int and 0 <= self.logprobs <= MOST_LOGPROBS):
             raise GenerationError(
                 _(
                     "logprobs cannot be {value!r}: it is a number from 0 to {most}.",
@@ -50,6 +60,10 @@ class Request:
                     most=MOST_LOGPROBS,
                 )
             )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from itrex_chat.decoder.rotary import stretch
 from itrex_chat.foundation.errors import Busy, GenerationError, ItrexChatError
 from itrex_chat.foundation.language import _
 from itrex_chat.generation.budget import Budget
-from itrex_chat.generation.drafting import Drafter
-from itrex_chat.generation.lookup import PromptLookup
+from itrex_chat.generation.drafters import drafter_of
 from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.payoff import Payoff
 from itrex_chat.generation.prefill import PREFILL_STEP
@@ -30,44 +29,11 @@ from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.room import room_for
 from itrex_chat.generation.sequence import CANCELLED, DEADLINE, Place, Sequence
-from itrex_chat.settings.generation import NO_DRAFTS
+from itrex_chat.generation.ticket import Ticket
 
 MOST_ROWS = 32
 MOST_WAITING = 256
 LOOK = 0.02  # seconds after which somebody who waits for the passes of others looks what has come
-
-
-class Ticket:
-    """A request that was added, and what has come of it. `sequence` is None while it waits; `error` says why it failed."""
-
-    def __init__(self, request: Request, room: int, drafter: Drafter | None, model: DraftModel | None, began: float):
-        self.request, self.room, self.drafter, self.model, self.began = request, room, drafter, model, began
-        self.sequence: Sequence | None = None
-        self.response: Response | None = None
-        self.error: ItrexChatError | None = None
-        self.share = 0.0  # of the seconds that passes took
-        self.cancelled = False
-        self._pieces: deque[str] = deque()
-
-    @property
-    def done(self) -> bool:
-        return self.response is not None or self.error is not None
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that it may come to in all."""
-        return len(self.request.prompt) + self.room
-
-    @property
-    def late(self) -> bool:
-        return self.request.seconds is not None and time.perf_counter() - self.began > self.request.seconds
-
-    def taken_pieces(self) -> list[str]:
-        """The text that came since the last call, in pieces."""
-        return [self._pieces.popleft() for _piece in range(len(self._pieces))]
-
-    def say(self, pieces: list[str]) -> None:
-        self._pieces += pieces
 
 
 class Scheduler:
@@ -75,7 +41,7 @@ class Scheduler:
 
     `pages` is the memory of keys and values. A request is begun when it can have all that it may need, so that none
     that was begun has to give up for others; those that wait are begun in the order in which they came. `rows`: how many
-    are answered at a time. With `shares`, what sequences begin with alike is read once, also long after the first.
+    are answered at a time. What sequences begin with alike is read once, also long after the first.
     """
 
     def __init__(
@@ -85,7 +51,6 @@ class Scheduler:
         pages: Pages,
         rows: int = MOST_ROWS,
         waiting: int = MOST_WAITING,
-        shares: bool = True,
     ):
         self.decoder, self.pages = decoder, pages
         self._tokenizer, self._most_waiting = tokenizer, waiting
@@ -97,12 +62,12 @@ class Scheduler:
         self._waiting: deque[Ticket] = deque()
         self._going: list[Ticket] = []
         self._promised: dict[Ticket, int] = {}  # pages that a sequence may have in all
-        self._prefixes = Prefixes(pages) if shares else None
+        self._prefixes = Prefixes(pages)
         self._budget = Budget()
 
     def add(self, request: Request, model: DraftModel | None = None) -> Ticket:
-        """Have a prompt answered; `model` drafts for it. Raises GenerationError for one that the model or the memory cannot take, Busy where too
-        many wait."""
+        """Have a prompt answered; `model` drafts for it. Raises GenerationError for one that the model or the memory cannot
+        take, Busy where too many wait."""
         config, prompt = self.decoder.config, request.prompt
         room = room_for(prompt, request.config, config.context_length, config.vocab_size)
         if pages_for(len(prompt) + room) > self.pages.count:
@@ -117,7 +82,8 @@ class Scheduler:
             )
         if self.waiting >= self._most_waiting:
             raise Busy(_("{count} requests wait already; try again later.", count=self._most_waiting))
-        ticket = Ticket(request, room, self._drafter(request, room, model), model, time.perf_counter())
+        drafter = drafter_of(self.decoder, prompt, request.config, room, self._tokenizer.stop_ids, model)
+        ticket = Ticket(request, room, drafter, model)
         self._coming.append(ticket)
         return ticket
 
@@ -183,8 +149,7 @@ class Scheduler:
             for ticket in [*self._coming, *self._waiting, *self._going]:
                 ticket.cancelled = True
             self._end_some()
-            if self._prefixes is not None:
-                self._prefixes.clear()
+            self._prefixes.clear()
 
     def _end_some(self) -> None:
         """End those that were cancelled, and those whose time is over; what came meanwhile waits now."""
@@ -236,8 +201,6 @@ class Scheduler:
     def _known(self, ticket: Ticket) -> tuple[list[int], int]:
         """Pages with the beginning of a prompt, and how many of its tokens; not all of them, for its last one's logits
         are wanted."""
-        if self._prefixes is None:
-            return [], 0
         prompt = ticket.request.prompt
         pages, found = self._prefixes.find(self._kind(prompt), prompt[: len(prompt) - 1])
         if not self.decoder.cuts_anywhere:
@@ -246,8 +209,6 @@ class Scheduler:
 
     def _will_know_more(self, ticket: Ticket, found: int) -> bool:
         """Whether a prompt that is just being read begins as this one for another page at least."""
-        if self._prefixes is None:
-            return False
         prompt, step = ticket.request.prompt, PAGE if self.decoder.cuts_anywhere else PREFILL_STEP
         wanted = prompt[: found // step * step + step]
         return len(wanted) < len(prompt) and any(
@@ -263,25 +224,13 @@ class Scheduler:
         promised = sum(
             pages - len(ticket.sequence.place.pages) for ticket, pages in self._promised.items() if ticket.sequence
         )
-        idle = self._prefixes.idle() if self._prefixes is not None else 0
-        if self.pages.free + idle < promised + count:
+        if self.pages.free + self._prefixes.idle() < promised + count:
             return False
-        if self._prefixes is not None:
-            self._prefixes.give_up(promised + count)
+        self._prefixes.give_up(promised + count)
         return True
 
     def _kind(self, prompt: list[int]) -> float:
         return stretch(self.decoder.config, len(prompt))
-
-    def _drafter(self, request: Request, room: int, model: DraftModel | None) -> Drafter | None:
-        """Who guesses the tokens of an answer; nobody where a draft's logits would not be those of one token at a time."""
-        if self.decoder.independent_tokens == 1:
-            return None
-        if request.config.prompt_lookup:
-            return PromptLookup(request.prompt, self._tokenizer.stop_ids)
-        if model is None or request.config.draft == NO_DRAFTS:
-            return None
-        return model.drafter(request.prompt, request.config, room, self._tokenizer.stop_ids)
 
     # Passes.
 
@@ -413,8 +362,6 @@ class Scheduler:
 
     def _keep(self, sequence: Sequence, ids: list[int]) -> None:
         """Keep what a sequence has read, for others that begin like it."""
-        if self._prefixes is None:
-            return
         if not self.decoder.cuts_anywhere:  # only what any other prompt has in the same passes
             ids = ids[: len(sequence.prompt) // PREFILL_STEP * PREFILL_STEP]
         ids = ids[: sequence.place.length]

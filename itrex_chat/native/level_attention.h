@@ -6,10 +6,12 @@
 
 #if LANES == 16
 #define SHARE 8                                        // queries that share a vector of keys or values, with 32 registers
+#define EACH_SHARED EACH_COUNT
 #define KEY_VECTORS(Q) ((Q) < 5 ? 4 : 2)               // vectors of keys side by side, at most a page
 #define VALUE_VECTORS(Q) ((Q) < 3 ? 8 : (Q) < 5 ? 4 : 2)
 #else
 #define SHARE 4                                        // with 16
+#define EACH_SHARED EACH_OF_FOUR
 #define KEY_VECTORS(Q) ((Q) == 1 ? 8 : (Q) == 2 ? 4 : 2)
 #define VALUE_VECTORS(Q) ((Q) == 1 ? 8 : (Q) == 2 ? 4 : 2)
 #endif
@@ -154,11 +156,7 @@ ALWAYS void score_page(int format, int count, const float *queries, int head_dim
         score_keys(format, n, 2, queries + q, head_dim, keys, out);                 \
     else                                                                            \
         score_keys(format, n, KEY_VECTORS(n), queries + q, head_dim, keys, out)
-#if SHARE == 8
-            EACH_COUNT(Q, CALL)
-#else
-            EACH_OF_FOUR(Q, CALL)
-#endif
+            EACH_SHARED(Q, CALL)
 #undef CALL
         }
     if (format != INT8) return;
@@ -196,11 +194,7 @@ ALWAYS void mix_page(int format, int count, const float *weights, const uint8_t 
         mix_values(format, n, VALUE_VECTORS(n), weights, values + i * kept_size(format), head_dim, from, to, mixed + i); \
     for (; i + LANES <= head_dim; i += LANES)                                                                            \
         mix_values(format, n, 1, weights, values + i * kept_size(format), head_dim, from, to, mixed + i)
-#if SHARE == 8
-        EACH_COUNT(Q, CALL)
-#else
-        EACH_OF_FOUR(Q, CALL)
-#endif
+        EACH_SHARED(Q, CALL)
 #undef CALL
         for (; i < head_dim; i++)
             for (int k = 0; k < Q; k++) {

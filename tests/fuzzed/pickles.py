@@ -35,7 +35,10 @@ def odd(content: bytes, random: Random) -> bytes:
         tensors = torch.load(io.BytesIO(content), weights_only=True)
     except Exception:  # it is odd already
         return damaged(content, random)
-    name = random.choice(sorted(tensors, key=str))
+    named = tensors if isinstance(tensors, dict) else {}
+    if not (names := sorted((name for name, value in named.items() if isinstance(value, torch.Tensor)), key=str)):
+        return damaged(content, random)  # a change before this one left none
+    name = random.choice(names)
     tensors[name] = _odd_tensor(tensors[name], random)
     if random.random() < 0.3:
         return _saved(
