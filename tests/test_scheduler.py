@@ -273,6 +273,13 @@ def test_a_bias_bans_tokens_and_brings_them(decoder, tokenizer):
     assert first not in banned.response.token_ids[:1] and forced.response.token_ids == [77] * 5
 
 
+def test_a_bias_for_a_token_that_the_model_does_not_have_is_refused(decoder, tokenizer):
+    scheduler, count = scheduler_of(decoder, tokenizer), decoder.config.vocab_size
+    with pytest.raises(GenerationError, match=f"the token {count}, but the model has only {count}"):
+        scheduler.add(Request(PROMPTS[1], GREEDY, logit_bias={count: 1.0}))
+    assert scheduler.add(Request(PROMPTS[1], GREEDY, logit_bias={count - 1: 1.0}))
+
+
 def test_log_probabilities_are_the_models(decoder, tokenizer):
     scheduler = scheduler_of(decoder, tokenizer)
     ticket = scheduler.add(Request(PROMPTS[2], GREEDY, logprobs=3))

@@ -37,9 +37,9 @@ class Sampler:
         self._seen = torch.zeros(vocab_size, dtype=torch.bool)
         self._seen[prompt] = True
         self._bias: torch.Tensor | None = None
-        if known := {token: value for token, value in (bias or {}).items() if token < vocab_size}:
+        if bias:
             self._bias = torch.zeros(vocab_size)
-            self._bias[list(known)] = torch.tensor(list(known.values()), dtype=torch.float32)
+            self._bias[list(bias)] = torch.tensor(list(bias.values()), dtype=torch.float32)
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token from float32 logits [vocabulary]. Raises NotFinite."""

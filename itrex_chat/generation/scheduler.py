@@ -80,6 +80,14 @@ class Scheduler:
                     count=self.pages.count * PAGE,
                 )
             )
+        if unknown := [token for token in request.logit_bias if token >= config.vocab_size]:
+            raise GenerationError(
+                _(
+                    "logit_bias names the token {token}, but the model has only {count}.",
+                    token=unknown[0],
+                    count=config.vocab_size,
+                )
+            )
         if self.waiting >= self._most_waiting:
             raise Busy(_("{count} requests wait already; try again later.", count=self._most_waiting))
         drafter = drafter_of(self.decoder, prompt, request.config, room, self._tokenizer.stop_ids, model)
