@@ -17,6 +17,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.kv_cache import FORMATS
 from itrex_chat.settings.variant import MOST_PRECISE_FIRST, titled
 
 if TYPE_CHECKING:
@@ -29,12 +30,14 @@ def measure(
     variants: list[str] | None = None,
     limit: int | None = None,
     command: str = "",
+    formats: Sequence[str] = (),
 ) -> "dict[str, ModelQuality]":
     """Measure the models of a run and keep the figures in its folder, where `compare` finds them.
 
     The most precise variant that answered is the baseline; `variants` None are
     the others of the run. What is in the cache is not computed again. Of each
-    text the first `limit` tokens are used. Raises RunError.
+    text the first `limit` tokens are used. Each variant is measured with its keys and values in each of the `formats`,
+    too, against the same baseline. Raises RunError.
     """
     from itrex_chat.foundation import files
     from itrex_chat.quality import measuring
@@ -57,17 +60,11 @@ def measure(
             if not (variants or ready[1:]):
                 alone = ready[0]
                 continue
-            measured[label] = quality_record.of(
-                measuring.measure(
-                    recipes.from_dict(model.recipe),
-                    ready[0],
-                    variants or ready[1:],
-                    of_answers(record.answers_of(label, ready[0])),
-                    list(texts),
-                    limit,
-                ),
-                command,
-            )
+            recipe, answers = recipes.from_dict(model.recipe), of_answers(record.answers_of(label, ready[0]))
+            found = measuring.measure(recipe, ready[0], variants or ready[1:], answers, list(texts), limit)
+            if formats:
+                found = measuring.also_kept(found, recipe, formats, answers, list(texts), limit)
+            measured[label] = quality_record.of(found, command)
             quality_record.write(run, measured)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(
@@ -124,7 +121,10 @@ def command(arguments: argparse.Namespace) -> int:
     variants = arguments.variants and list(dict.fromkeys(name for name in arguments.variants.split(",") if name))
     for name in variants or ():
         one_of("--variants", name, MOST_PRECISE_FIRST)
-    measured = measure(run, arguments.text, variants, arguments.tokens, command_line.invocation("measure"))
+    formats = list(dict.fromkeys(name for name in arguments.kv_cache.split(",") if name))
+    for name in formats:
+        one_of("--kv-cache", name, FORMATS)
+    measured = measure(run, arguments.text, variants, arguments.tokens, command_line.invocation("measure"), formats)
     for label, quality in measured.items():
         tell(report(label, quality))
     tell(_("Kept in {folder}; now: python -m itrex_chat.compare {folder}", folder=run))
@@ -144,6 +144,16 @@ def main(argv: list[str] | None = None) -> int:
         help=_(
             "variants with commas between them, of {names}; default: those of the run",
             names=", ".join(MOST_PRECISE_FIRST),
+        ),
+    )
+    parser.add_argument(
+        "--kv-cache",
+        metavar="LIST",
+        default="",
+        help=_(
+            "measure each variant with its keys and values in these formats, too, with commas between them, of {names}; "
+            "the baseline's stay as they are",
+            names=", ".join(FORMATS),
         ),
     )
     return command_line.run(command, parser, argv)

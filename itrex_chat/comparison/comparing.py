@@ -280,6 +280,8 @@ def _figures(
         mapped_bytes=load.mapped_bytes,
         bits_per_weight=8 * statistics.bytes_after / statistics.weights if statistics and not load.engine else None,
         kernel=load.kernel,
+        cache_format=load.cache_format,
+        cache_bytes=load.cache_bytes,
         engine=load.engine,
         build_seconds=_build_seconds(variant, load, statistics),
         identical=sum(bool(pair.identical) for pair in both) if both else None,

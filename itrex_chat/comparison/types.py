@@ -66,6 +66,8 @@ class Figures:
     mapped_bytes: int | None  # of weights read where they lie in files, a part of the peak memory
     bits_per_weight: float | None
     kernel: str
+    cache_format: str | None = None  # of keys and values
+    cache_bytes: int | None = None  # that those of a token take
     engine: dict[str, Any] | None = None  # another engine's record: versions, its log, how its integers compare
     contention: float | None = None  # median share of the time that threads waited for a core which something else had
     identical: int | None = None  # answers equal to the baseline's

@@ -19,7 +19,7 @@ from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass_of
-from itrex_chat.decoder.pages import Pages
+from itrex_chat.decoder.pages import Pages, pages_for
 from itrex_chat.decoder.rotary import turn
 from itrex_chat.native import STEP_ROWS
 from itrex_chat.native.mapping import Mapping
@@ -70,7 +70,8 @@ class Decoder:
     """A loaded variant. `embedding` [vocabulary, hidden] keeps its stored dtype.
 
     `native_pass` is the pass with the native kernels (`with_native_pass`), or None; `mapping` has the files that
-    weights are read from where they lie, `stream` those that do not fit into memory.
+    weights are read from where they lie, `stream` those that do not fit into memory. `cache_format`: how its keys and
+    values are kept (`decoder/pages.py`).
     """
 
     config: DecoderConfig
@@ -81,6 +82,7 @@ class Decoder:
     native_pass: NativePass | None = None
     mapping: Mapping | None = None
     stream: Stream | None = None
+    cache_format: str = "fp32"
 
     def with_native_pass(self) -> "Decoder":
         """This decoder, with the native kernels doing its passes where its layers are made for them."""
@@ -99,7 +101,15 @@ class Decoder:
         return self.native_pass is not None and self.native_pass.rows_alike
 
     def new_cache(self, capacity: int, batch: int = 1, pages: Pages | None = None) -> KVCache:
-        return KVCache(self.config, capacity, batch, pages)
+        return KVCache(self.config, capacity, batch, pages or self.new_pages(batch * pages_for(capacity)))
+
+    def new_pages(self, count: int) -> Pages:
+        """A pool for keys and values of this decoder."""
+        return Pages(self.config, count, self.cache_format)
+
+    def cache_bytes(self) -> int:
+        """Bytes of a token's keys and values."""
+        return KVCache.bytes_per_token(self.config, self.cache_format)
 
     @torch.inference_mode()
     def read(self, chunks: Sequence[Chunk], cache: KVCache) -> list[torch.Tensor]:

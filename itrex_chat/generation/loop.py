@@ -9,7 +9,7 @@ import torch
 
 from itrex_chat.chat import AnswerTokenizer
 from itrex_chat.decoder.model import Decoder
-from itrex_chat.decoder.pages import Pages, pages_for
+from itrex_chat.decoder.pages import pages_for
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.generation.drafters import drafter_of
@@ -82,7 +82,7 @@ def generate_together(
     rooms, refused = _rooms(decoder, prompts, config)
     rows = max(1, min(count, decoder.independent_tokens, len(rooms)))
     longest = max([len(prompt) + room for prompt, room in zip(prompts, rooms)], default=1)
-    pages = Pages(decoder.config, rows * pages_for(longest))
+    pages = decoder.new_pages(rows * pages_for(longest))
     scheduler = Scheduler(decoder, tokenizer, pages, rows, waiting=len(rooms))
     tickets = dict(enumerate(scheduler.add(Request(prompt, config), model) for prompt, _room in zip(prompts, rooms)))
     while tickets:

@@ -37,7 +37,7 @@ class Facts:
     `origin` where they came from, `files` which they were. `engine` is what another engine than this program's has to tell. Where matrices are
     computed in FP32 and kept in 16 bits, `storage` says in which ("bfloat16"), and `wide_bytes` what a token would read in
     32 bits. `streamed_bytes` of them are read from disk for each pass, at `stream_rate` bytes per second when it was
-    loaded. `drafter` guesses its tokens.
+    loaded. `cache_format` is how keys and values are kept, `cache_bytes` what those of a token take. `drafter` guesses its tokens.
     """
 
     seconds: float
@@ -50,6 +50,8 @@ class Facts:
     weight_bytes: int
     stored: str
     origin: dict
+    cache_format: str | None = None
+    cache_bytes: int | None = None
     engine: dict | None = None
     storage: str | None = None
     wide_bytes: int | None = None

@@ -63,13 +63,17 @@ class Ask(_Job):
 @dataclass(frozen=True, kw_only=True)
 class PlanScoring(_Job):
     """As Prepare, and besides: the text of each token of the `answers`, the tokens of the `texts` (files), and where
-    each variant's results belong. Events: Planned."""
+    each variant's results belong. Events: Planned.
+
+    `cache_format`: how the variants keep keys and values that are compared, if not as the recipe says.
+    """
 
     baseline: str
     variants: tuple[str, ...]
     answers: tuple[tuple[int, ...], ...]
     texts: tuple[str, ...]
     tokens: int
+    cache_format: str | None = None
     task: Literal["plan_scoring"] = "plan_scoring"
 
 

@@ -1,5 +1,6 @@
 """The way through: from passages to the figures of each variant against the baseline."""
 
+import dataclasses
 import os
 import sys
 from collections import Counter
@@ -23,7 +24,7 @@ from itrex_chat.quality.metrics import Positions
 from itrex_chat.quality.passages import ANSWERS, WINDOW, of_text, passes
 from itrex_chat.quality.store import Parts
 from itrex_chat.settings.recipe import Recipe
-from itrex_chat.settings.variant import titled
+from itrex_chat.settings.variant import Variant, kept_in, titled
 
 LARGEST_TEXT = 8 << 20  # bytes
 
@@ -47,6 +48,7 @@ class Measured:
     corpora: list[Corpus]
     found: dict[str, Positions]
     reason: str = ""  # why it was not measured
+    cache_format: str = "fp32"  # of its keys and values
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,13 @@ def measure(
     texts: Sequence[Path] = (),
     limit: int | None = None,
     executor: Executor | None = None,
+    cache_format: str | None = None,
 ) -> Measurement:
     """Score variants against the baseline on the answers and on text files (the first `limit` tokens of each, 2 or more).
 
     Raises RunError where the baseline itself cannot be had; a variant that
-    cannot says why in its place. `executor` does the work (None: here).
+    cannot says why in its place. `executor` does the work (None: here). The variants that are compared, but not the
+    baseline, keep keys and values in `cache_format` (None: as the recipe says).
     """
     if limit is not None and limit < 2:
         raise RunError(
@@ -90,6 +94,7 @@ def measure(
         answers=tuple(passage.ids[passage.first :] for passage in answers),
         texts=tuple(map(str, named.values())),
         tokens=max([WINDOW, *(len(passage.ids) for passage in answers)]),
+        cache_format=cache_format,
     )
     plan = next(event for event in executor.run(job) if isinstance(event, Planned))
     passages = list(answers)
@@ -111,11 +116,47 @@ def measure(
                 )
             )
     reference = Parts("reference", plan.reference)
-    scoring = _Scoring(recipe, baseline, passages, reference, plan, executor)
+    scoring = _Scoring(recipe, baseline, passages, reference, plan, executor, cache_format)
     scoring.score(baseline, None)
     measured = [scoring.measured(name) for name in variants]
     pieces = {passage.name: list(found) for passage, found in zip(answers, plan.pieces)}
     return Measurement(baseline, passages, pieces, reference, plan, measured)
+
+
+def also_kept(
+    measured: Measurement,
+    recipe: Recipe,
+    formats: Sequence[str],
+    answers: list[Passage],
+    texts: Sequence[Path] = (),
+    limit: int | None = None,
+    executor: Executor | None = None,
+) -> Measurement:
+    """A measurement, with its variants besides where they keep keys and values in other formats: each under a name of its
+    own (`kept_in`), with what the format adds to the mean divergence, `kld_added`, on the same positions."""
+    own = {variant.variant: variant for variant in measured.variants}
+    found = list(measured.variants)
+    for cache_format in formats:
+        names = [name for name in own if Variant.parse(name).cache_format(recipe) != cache_format]
+        if names:
+            part = measure(recipe, measured.baseline, names, answers, texts, limit, executor, cache_format)
+            found += [_beside(own[variant.variant], variant, cache_format) for variant in part.variants]
+    return dataclasses.replace(measured, variants=found)
+
+
+def _beside(own: Measured, other: Measured, cache_format: str) -> Measured:
+    """A variant in another format of keys and values, beside what it is in its own."""
+    corpora = [
+        dataclasses.replace(
+            corpus,
+            figures=corpus.figures
+            | {"kld_added": metrics.difference(own.found[corpus.name], other.found[corpus.name])},
+        )
+        if corpus.name in own.found
+        else corpus
+        for corpus in other.corpora
+    ]
+    return dataclasses.replace(other, variant=kept_in(other.variant, cache_format), corpora=corpora)
 
 
 @dataclass(frozen=True)
@@ -128,6 +169,7 @@ class _Scoring:
     reference: Parts
     plan: Planned
     executor: Executor
+    cache_format: str | None
 
     def measured(self, variant: str) -> Measured:
         if problem := self.plan.problems.get(variant):
@@ -150,7 +192,8 @@ class _Scoring:
                     metrics.compaction_error(found[name]),
                 )
             )
-        return Measured(variant, corpora, found)
+        kept = Variant.parse(variant).cache_format(self.recipe.keeping(self.cache_format))
+        return Measured(variant, corpora, found, cache_format=kept)
 
     def _compared(self, variant: str, scores: Parts) -> None:
         """Have a variant compared with the baseline, which is scored again where it was damaged meanwhile."""
@@ -168,7 +211,7 @@ class _Scoring:
         if missing := parts.missing(self.passages):
             files.writable(parts.folder, RunError)
             job = Score(
-                recipe=self.recipe,
+                recipe=self.recipe.keeping(self.cache_format if scores else None),
                 variant=variant,
                 passages=tuple(missing),
                 reference=self.reference.key,

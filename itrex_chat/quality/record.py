@@ -32,6 +32,7 @@ class VariantQuality:
     corpora: list[Corpus]
     answers: dict[str, AnswerScores]  # by the question's id
     reason: str = ""  # why it was not measured
+    cache_format: str = "fp32"  # of its keys and values
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def of(measured: Measurement, command: str = "") -> ModelQuality:
             if found
             else {},
             variant.reason,
+            variant.cache_format,
         )
     answers = (
         {name: AnswerTokens(measured.pieces[name], _probabilities(base.base_log[span])) for name, span in spans.items()}
@@ -113,6 +115,7 @@ def _model(values: dict) -> ModelQuality:
             [_corpus(corpus) for corpus in variant["corpora"]],
             {id: AnswerScores(**scores) for id, scores in variant["answers"].items()},
             variant["reason"],
+            variant.get("cache_format", "fp32"),
         )
         for name, variant in values["variants"].items()
     }

@@ -149,24 +149,34 @@ def predictions(decoder: Decoder, passage: Passage) -> Iterator[tuple[int, torch
         yield start + 1 - first, log_probs, targets
 
 
-def keys(
-    recipe: Recipe, baseline: str, variants: Sequence[str], on_disk: dict[str, OnDisk]
-) -> tuple[str, dict[str, str]]:
-    """The store's keys of the baseline and of the variants compared with it."""
-    numerics = {"version": NUMERICS_VERSION, "torch": version("torch").partition("+")[0]}
-    reference = digest(
+def reference_key(recipe: Recipe, baseline: str, on_disk: OnDisk) -> str:
+    """The store's key of the baseline."""
+    return digest(
         {
-            "source": dict(sorted(_source_digests(on_disk[baseline]).items())),
+            "source": dict(sorted(_source_digests(on_disk).items())),
             "variant": baseline,
             "top": distributions.TOP,
             "samples": distributions.SAMPLES,
         }
-        | numerics
+        | _cache_format(recipe, baseline)
+        | _numerics()
     )
-    return reference, {
-        name: digest({"reference": reference, "variant": _content(recipe, name, on_disk[name])} | numerics)
-        for name in variants
-    }
+
+
+def scores_key(reference: str, recipe: Recipe, variant: str, on_disk: OnDisk) -> str:
+    """The store's key of a variant that is compared with what is kept under `reference`."""
+    content = {"reference": reference, "variant": _content(recipe, variant, on_disk)}
+    return digest(content | _cache_format(recipe, variant) | _numerics())
+
+
+def _numerics() -> dict[str, int | str]:
+    return {"version": NUMERICS_VERSION, "torch": version("torch").partition("+")[0]}
+
+
+def _cache_format(recipe: Recipe, variant: str) -> dict[str, str]:
+    """What the format of keys and values adds to a key: nothing for that of before there was a choice."""
+    kept = Variant.parse(variant).cache_format(recipe)
+    return {} if kept == "fp32" else {"kv_cache": kept}
 
 
 def _source_digests(on_disk: OnDisk) -> dict[str, str]:

@@ -48,6 +48,10 @@ def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> lis
         ]
     ]
 
+    formats = [quality.variants[name].cache_format for name in shown]
+    if set(formats) != {"fp32"}:
+        rows.append([_("keys and values in"), *(name.upper() for name in formats)])
+
     def add(title: str, figure: str, show: Callable[[float], str]) -> None:
         if not brief or figure in BRIEF:
             rows.append([title, *(estimate(found.figures[figure], show) for found in shown.values())])
@@ -57,6 +61,10 @@ def quality_rows(quality: ModelQuality, corpus: str, brief: bool = False) -> lis
     add(_("perplexity / {base}", base=base), "ppl_ratio", lambda v: f"{v:.4f}")
     add(_("same likeliest token"), "same_top", lambda v: f"{100 * v:.1f} %")
     add(_("KL divergence, mean"), "kld_mean", small)
+    added = {name: found for name, found in shown.items() if "kld_added" in found.figures}
+    if added:
+        cells = [estimate(found.figures["kld_added"], more) if name in added else "–" for name, found in shown.items()]
+        rows.append([_("KL divergence, what this format of keys and values adds"), *cells])
     add(_("KL divergence, median"), "kld_median", small)
     for share, figure in (("90", "kld_90"), ("99", "kld_99"), ("99.9", "kld_999")):
         add(_("KL divergence, {share} %", share=share), figure, small)
@@ -141,6 +149,11 @@ def small(value: float) -> str:
 def points(value: float) -> str:
     """A change of probability in percentage points."""
     return signed(100 * value, 2) + " %"
+
+
+def more(value: float) -> str:
+    """A difference of divergences in nats, with its sign."""
+    return f"+{small(value)}" if value > 0 else small(value)
 
 
 def signed(value: float, digits: int) -> str:

@@ -14,7 +14,7 @@ from itrex_chat.quality.measuring import Corpus
 from itrex_chat.report import charts
 from itrex_chat.report.charts import Point
 from itrex_chat.report.page import rendered
-from itrex_chat.report.quality_tables import estimate, small
+from itrex_chat.report.quality_tables import estimate, more, small
 from itrex_chat.settings.variant import titled
 from itrex_chat.sweeps.sweeping import Outcome
 
@@ -66,11 +66,6 @@ def sweep_rows(outcomes: list[Outcome]) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def more(value: float) -> str:
-    """A difference of divergences in nats, with its sign."""
-    return f"+{small(value)}" if value > 0 else small(value)
 
 
 def measured(outcomes: list[Outcome]) -> list[Measured]:

@@ -44,6 +44,10 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
     add(_("of it, weights in the model's own files"), "mapped_bytes", readable)
     add(_("weights read per token"), "weight_bytes", readable)
     add(_("weights read per second"), "read_rate", lambda v: readable(v) + "/s")
+    formats = [figures.cache_format for figures in shown]
+    if {*formats} - {None, "fp32"}:
+        rows.append([_("keys and values in"), *((name or "–").upper() for name in formats), *("" for _other in others)])
+    add(_("keys and values, each 1,000 tokens"), "cache_bytes", lambda v: readable(1000 * v))
     rows += _in_32_bits(shown[0], others)
     add(_("on disk"), "disk_bytes", readable)
     add(_("quantization, once"), "build_seconds", lambda v: f"{v:.1f} s")

@@ -75,11 +75,14 @@ def labels(models: list[Recipe]) -> list[tuple[str, Recipe]]:
     names = [recipe.name for recipe in models]
     labelled: list[tuple[str, Recipe]] = []
     for recipe in models:
-        quantization = recipe.quantization
+        quantization, formats = recipe.quantization, recipe.kv_cache
+        kept = "" if formats.format == "fp32" else f" kv {formats.format}"
         label = (
             recipe.name
             if names.count(recipe.name) == 1
-            else (f"{recipe.name} {quantization.weight_dtype} g{quantization.group_size} head {quantization.head}")
+            else (
+                f"{recipe.name} {quantization.weight_dtype} g{quantization.group_size} head {quantization.head}{kept}"
+            )
         )
         if label in (other for other, _recipe in labelled):
             raise RunError(_("The model {label} is named twice.", label=label))

@@ -97,7 +97,7 @@ class Load(Part):
     `why` says which faster kernels cannot run, `stored` how the weights were stored before, `origin` where they came
     from, `files` which they were; `engine` is what another engine tells of itself. `storage` are the 16 bits that FP32 keeps its matrices in,
     `wide_bytes` what they would be in 32, `mapped_bytes` those of weights in the model's own files, `streamed_bytes` those that each pass reads
-    from disk, at `stream_rate` bytes per second when it was loaded. `drafter` guesses its
+    from disk, at `stream_rate` bytes per second when it was loaded. `cache_format` is how keys and values are kept, `cache_bytes` what those of a token take. `drafter` guesses its
     tokens. An online model has a `kernel` alone, its name.
     """
 
@@ -111,6 +111,8 @@ class Load(Part):
     weight_bytes: int | None = None
     stored: str | None = None
     origin: dict[str, Any] | None = None
+    cache_format: str | None = None
+    cache_bytes: int | None = None
     engine: dict[str, Any] | None = None
     storage: str | None = None
     wide_bytes: int | None = None

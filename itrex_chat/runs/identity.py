@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from itrex_chat.runs.content import ModelRun, Run
+from itrex_chat.settings.kv_cache import CacheFormats
+from itrex_chat.settings.variant import ORDER, Variant
 
 DRAFTS = ("generation.prompt_lookup", "generation.draft")  # answers are the same with them
 SAMPLING = tuple(f"generation.{name}" for name in ("temperature", "top_k", "top_p", "seed"))  # nothing to a greedy one
@@ -54,6 +56,12 @@ def differences(label: str, first: tuple[Run, ModelRun], second: tuple[Run, Mode
     found = [
         f"{variant} {keys[variant]}/{others[variant]}" for variant in sorted(shared) if keys[variant] != others[variant]
     ]
+    kept, others_kept = _kept(label, *first), _kept(label, *second)
+    found += [
+        f"{variant} kv_cache {kept[variant]}/{others_kept[variant]}"
+        for variant in sorted(kept.keys() & others_kept.keys())
+        if kept[variant] != others_kept[variant]
+    ]
     one, other = _settings(label, *first), _settings(label, *second)
     ignored = set(DRAFTS)
     if not one.get("generation.do_sample") and not other.get("generation.do_sample"):
@@ -62,6 +70,12 @@ def differences(label: str, first: tuple[Run, ModelRun], second: tuple[Run, Mode
     if shared:  # what the weights are tells more than where the model lay
         differing = [name for name in differing if not name.startswith("source.")]
     return found + differing
+
+
+def _kept(label: str, run: Run, facts: ModelRun) -> dict[str, str]:
+    """How each variant of this program's keeps keys and values."""
+    formats = CacheFormats(**(run.spec.recipe(label) or {}).get("kv_cache", {}))
+    return {name: formats.of(Variant.parse(name).bits) for name in facts.variants if name in ORDER}
 
 
 def _settings(label: str, run: Run, facts: ModelRun) -> dict[str, Any]:

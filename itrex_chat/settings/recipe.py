@@ -25,6 +25,7 @@ from itrex_chat.foundation.language import LANGUAGES, _
 from itrex_chat.foundation.places import data_folder, expanded
 from itrex_chat.foundation.yaml_file import read_mapping
 from itrex_chat.settings.generation import AUTO, GenerationConfig
+from itrex_chat.settings.kv_cache import CacheFormats
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
 GROUP_SIZES = (32, 64, 128)
@@ -162,6 +163,7 @@ class Recipe:
     languages: tuple[str, ...] = ()  # () is found out from the vocabulary
     quantization: Quantization = Quantization()
     fp32: Fp32 = Fp32()
+    kv_cache: CacheFormats = CacheFormats()
     generation: GenerationConfig = GenerationConfig()
     chat: Chat = Chat()
 
@@ -169,6 +171,10 @@ class Recipe:
         one_of("source.hub", self.source.hub, HUBS)
         for language in self.languages:
             one_of("languages", language, LANGUAGES)
+
+    def keeping(self, cache_format: str | None) -> "Recipe":
+        """This recipe with the keys and values of all variants in a format, if one is given."""
+        return replace(self, kv_cache=CacheFormats(cache_format, cache_format)) if cache_format else self
 
     def as_dict(self) -> dict:
         """Plain values for JSON; without settings that older versions did not have where they are the defaults, so that a
@@ -180,6 +186,8 @@ class Recipe:
             del values["fp32"]
         elif not self.fp32.memory:
             del values["fp32"]["memory"]
+        if self.kv_cache == CacheFormats():
+            del values["kv_cache"]
         return values
 
 
@@ -246,6 +254,7 @@ def from_dict(values: dict) -> Recipe:
         languages=tuple(values["languages"]),
         quantization=_quantization(values["quantization"]),
         fp32=Fp32(**values.get("fp32", {})),
+        kv_cache=CacheFormats(**values.get("kv_cache", {})),
         generation=GenerationConfig(**values["generation"]),
         chat=Chat(**values["chat"]),
     )

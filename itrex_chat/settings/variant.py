@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Quantization, Recipe
 
 NATIVE, ITREX = "native", "itrex"
@@ -17,6 +18,7 @@ DENSE = ("fp32", "bf16")
 BITS = {"int4": 4, "int8": 8}
 PRECISIONS = (*DENSE, *BITS)
 MOST_PRECISE_FIRST = ("fp32", "bf16", "int8", "int4")
+KEPT = "+kv-"  # between a variant's name and a format of keys and values
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class Variant:
         """Of the quantized weights; None where they are not quantized."""
         return BITS.get(self.precision)
 
+    def cache_format(self, recipe: Recipe) -> str:
+        """How it keeps keys and values."""
+        return recipe.kv_cache.of(self.bits)
+
     def applied_to(self, recipe: Recipe) -> Recipe:
         """The recipe with the quantization that this variant means: its own, if that has as many bits."""
         if self.bits in (None, recipe.quantization.bits):
@@ -70,6 +76,11 @@ class Variant:
 ORDER = tuple(str(Variant(precision, engine)) for precision in MOST_PRECISE_FIRST for engine in ENGINES)
 
 
+def kept_in(variant: str, cache_format: str) -> str:
+    """The name of what a variant predicts where keys and values are kept in another format than the recipe's."""
+    return f"{variant}{KEPT}{cache_format}"
+
+
 def drafter_title(name: str) -> str:
     """The name for people of a model that drafts: a variant of the same model, or another model."""
     return titled(name) if name in ORDER else name
@@ -77,6 +88,9 @@ def drafter_title(name: str) -> str:
 
 def titled(name: str) -> str:
     """A variant's name for people; a name that is no variant's in capitals."""
+    name, kept, cache_format = name.partition(KEPT)
+    if kept:
+        return _("{variant} with keys and values in {format}", variant=titled(name), format=cache_format.upper())
     try:
         return Variant.parse(name).title
     except RecipeError:

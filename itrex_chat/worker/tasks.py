@@ -163,7 +163,7 @@ def _plan_scoring(job: PlanScoring) -> Iterator[Event]:
     generation = dataclasses.replace(
         job.recipe.generation, draft=NO_DRAFTS
     )  # nothing is generated, so no drafter is needed
-    recipe = dataclasses.replace(job.recipe, generation=generation)
+    recipe = dataclasses.replace(job.recipe, generation=generation).keeping(job.cache_format)
     found = _prepared(job, recipe, tuple(dict.fromkeys((job.baseline, *job.variants))), job.tokens)
     if problem := found.problems.get(job.baseline):
         raise RunError(problem)
@@ -172,7 +172,8 @@ def _plan_scoring(job: PlanScoring) -> Iterator[Event]:
     assert decoder is not None
     extra = scoring.logits_bytes(decoder.vocab_size)
     ready = [name for name in job.variants if name not in found.problems]
-    reference, keys = scoring.keys(job.recipe, job.baseline, ready, found.on_disk)
+    reference = scoring.reference_key(job.recipe, job.baseline, found.on_disk[job.baseline])
+    keys = {name: scoring.scores_key(reference, recipe, name, found.on_disk[name]) for name in ready}
     yield Planned(
         job=job.id,
         needs={name: size + extra for name, size in found.needs.items()},

@@ -39,6 +39,7 @@ class ItrexEngine:
         from itrex_chat.engines import on_disk
         from itrex_chat.engines.itrex.foreign import explained
 
+        _check_cache(recipe, variant)
         try:
             if variant.bits:
                 return on_disk.of_artifact(variant.applied_to(recipe), trusted=trusted)
@@ -67,6 +68,7 @@ class ItrexEngine:
     ) -> "ItrexSession":
         from itrex_chat.engines.itrex.session import load
 
+        _check_cache(recipe, variant)
         return load(recipe, variant, home, options, trusted)
 
     def quantize(self, recipe: Recipe, refresh: bool = False) -> str:
@@ -151,6 +153,19 @@ class ItrexEngine:
                 )
             )
         return found
+
+
+def _check_cache(recipe: Recipe, variant: Variant) -> None:
+    """Raise EngineError where keys and values shall be kept in a format that is not this engine's to choose."""
+    if (kept := variant.cache_format(recipe)) != "fp32":
+        raise EngineError(
+            _(
+                "{variant} cannot keep keys and values in {format}: ITREX has its own memory for them. Leave out "
+                "kv_cache, or ask the native engine.",
+                variant=variant.title,
+                format=kept,
+            )
+        )
 
 
 def _means(stem: str, name: str) -> bool:

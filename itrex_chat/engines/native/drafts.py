@@ -5,14 +5,13 @@ The drafter never decides whether a variant answers: where it cannot be had, the
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import at_hand, verified
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.chat.sameness import same_tokens
-from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.engines.memory import Memory
 from itrex_chat.engines.native.memory import PROGRAM
@@ -151,11 +150,14 @@ class Drafting:
             )
             return None
         self._peak_before, began = machine.peak_memory(), time.perf_counter()
-        decoder = load_quantized(artifact, choose(), found.recipe.quantization.compute_dtype)
+        decoder = replace(
+            load_quantized(artifact, choose(), found.recipe.quantization.compute_dtype),
+            cache_format=found.variant.cache_format(found.recipe),
+        )
         self.facts = DrafterFacts(
             name=found.name,
             seconds=time.perf_counter() - began,
-            memory=decoder.weight_bytes() + decoder.embedding.nbytes + tokens * KVCache.bytes_per_token(decoder.config),
+            memory=decoder.weight_bytes() + decoder.embedding.nbytes + tokens * decoder.cache_bytes(),
             weight_bytes=decoder.weight_bytes(),
         )
         return DraftModel.beside(found.name, decoder, self.decoder)

@@ -1,5 +1,6 @@
 """The engine "native"."""
 
+import dataclasses
 import shutil
 import time
 from pathlib import Path
@@ -59,8 +60,16 @@ class NativeEngine:
 
         assert found.decoder is not None
         quantization = variant.applied_to(recipe).quantization
-        storage = recipe.fp32.storage
-        return needed(found.decoder, variant.precision, tokens, quantization, choose(), found.stored, storage)
+        return needed(
+            found.decoder,
+            variant.precision,
+            tokens,
+            quantization,
+            choose(),
+            found.stored,
+            recipe.fp32.storage,
+            variant.cache_format(recipe),
+        )
 
     def load(
         self,
@@ -115,6 +124,7 @@ class NativeEngine:
             if not decoder.native_pass:
                 multiplies = "torch"
             disk_bytes, stored, origin = checkpoint.source.size(), checkpoint.description, checkpoint.source.origin
+        decoder = dataclasses.replace(decoder, cache_format=variant.cache_format(recipe))
         pace = rehearsed(decoder, batch) if decoder.stream else None
         facts = Facts(
             seconds=time.perf_counter() - started,
@@ -125,6 +135,8 @@ class NativeEngine:
             compute_dtype=compute_dtype,
             disk_bytes=disk_bytes,
             weight_bytes=decoder.weight_bytes(),
+            cache_format=decoder.cache_format,
+            cache_bytes=decoder.cache_bytes(),
             stored=stored,
             origin=origin,
             **kept_in_16_bits(decoder),

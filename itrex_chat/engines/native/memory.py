@@ -31,11 +31,12 @@ def needed(
     kernel: Kernel,
     stored: Callable[[TensorSpec], tuple[torch.dtype, bool]],
     storage: str = "stored",
+    cache_format: str = "fp32",
 ) -> Memory:
     """The peak of loading a variant and answering prompts of `tokens` in all, prompt and answer.
 
     `stored` says what the originals have a tensor as, and whether it lies there as it is; `storage` is the recipe's
-    `fp32.storage`.
+    `fp32.storage`, `cache_format` how keys and values are kept.
     """
     dense, mapped = precision in DTYPES, 0
     weights = largest = 0
@@ -65,7 +66,7 @@ def needed(
         min(tokens, 1024) * 4 * (6 * config.hidden_size + config.mlp.activation_values()) + 16 * config.vocab_size
     )
     unpacking = PANEL if dense else kernel.packing_bytes * largest
-    own = PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config)
+    own = PROGRAM + weights + unpacking + activations + tokens * KVCache.bytes_per_token(config, cache_format)
     return Memory(own, mapped, min(RING, mapped))
 
 

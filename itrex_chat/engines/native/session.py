@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itrex_chat.chat import Message
 from itrex_chat.chat.confined import ConfinedTokenizer
 from itrex_chat.decoder.model import Decoder
-from itrex_chat.decoder.pages import Pages, page_bytes, pages_for
+from itrex_chat.decoder.pages import page_bytes, pages_for
 from itrex_chat.engines.memory import left
 from itrex_chat.engines.native.drafts import Drafting
 from itrex_chat.engines.session import Session
@@ -72,8 +72,8 @@ class NativeSession(Session):
         with self._lock:
             if self._scheduler is None:
                 config = self._decoder.config
-                fits = left(self.recipe, self.variant) // 2 // page_bytes(config)
-                pages = Pages(config, max(1, min(fits, MOST_ROWS * pages_for(config.context_length))))
+                fits = left(self.recipe, self.variant) // 2 // page_bytes(config, self._decoder.cache_format)
+                pages = self._decoder.new_pages(max(1, min(fits, MOST_ROWS * pages_for(config.context_length))))
                 self._scheduler = Scheduler(self._decoder, self.tokenizer, pages)
             return self._scheduler
 
