@@ -129,13 +129,26 @@ static __attribute__((noinline)) void NAME(weigh)(float *scores, int from, int t
     *sum = total(sums);
 }
 
+// Fetch what is needed after these bytes, at the same place behind `next`, if there is any: keys and values of a page are of one
+// size, and what comes next lies elsewhere, where the processor does not foresee it.
+ALWAYS void fetch(int format, const uint8_t *next, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += 64)
+        if (format == FP32)
+            __builtin_prefetch(next + i, 0, 2);  // the first-level cache has no room for two of them
+        else
+            __builtin_prefetch(next + i, 0, 3);
+}
+
 // Scores of Q queries, side by side in [head_dim, QUERIES], with `vectors` of a page's keys.
-ALWAYS void score_keys(int format, int Q, int vectors, const float *queries, int head_dim, const uint8_t *keys, float *scores) {
+ALWAYS void score_keys(int format, int Q, int vectors, const float *queries, int head_dim, const uint8_t *keys, float *scores,
+                       const uint8_t *next) {
+    const size_t row = CACHE_PAGE * kept_size(format);
     vf sums[SHARE][8];
     for (int q = 0; q < Q; q++)
         for (int v = 0; v < vectors; v++) sums[q][v] = (vf){0};
-    for (int i = 0; i < head_dim; i++, keys += CACHE_PAGE * kept_size(format), queries += QUERIES) {
+    for (int i = 0; i < head_dim; i++, keys += row, queries += QUERIES) {
         vf k[8];
+        if (next) fetch(format, next + i * row, vectors * LANES * kept_size(format));
         for (int v = 0; v < vectors; v++) k[v] = kept_load(format, keys + v * LANES * kept_size(format));
         for (int q = 0; q < Q; q++)
             for (int v = 0; v < vectors; v++) sums[q][v] += k[v] * queries[q];
@@ -144,18 +157,19 @@ ALWAYS void score_keys(int format, int Q, int vectors, const float *queries, int
         for (int v = 0; v < vectors; v++) *(vf *)(scores + (size_t)q * ATTENTION_CHUNK + v * LANES) = sums[q][v];
 }
 ALWAYS void score_page(int format, int count, const float *queries, int head_dim, const uint8_t *page, int from, int to,
-                       float *scores) {
+                       float *scores, const uint8_t *next) {
     const int step = (count > SHARE ? 2 : KEY_VECTORS(count)) * LANES;
     for (int t = from / step * step; t < to; t += step)
         for (int q = 0; q < count; q += SHARE) {
             const int Q = count - q < SHARE ? count - q : SHARE;
             const uint8_t *keys = page + (size_t)t * kept_size(format);
+            const uint8_t *fetched = next && q == 0 && t * kept_size(format) % 64 == 0 ? next + t * kept_size(format) : NULL;
             float *out = scores + (size_t)q * ATTENTION_CHUNK + t;
 #define CALL(n)                                                                     \
     if (count > SHARE)                                                              \
-        score_keys(format, n, 2, queries + q, head_dim, keys, out);                 \
+        score_keys(format, n, 2, queries + q, head_dim, keys, out, fetched);        \
     else                                                                            \
-        score_keys(format, n, KEY_VECTORS(n), queries + q, head_dim, keys, out)
+        score_keys(format, n, KEY_VECTORS(n), queries + q, head_dim, keys, out, fetched)
             EACH_SHARED(Q, CALL)
 #undef CALL
         }
@@ -168,7 +182,7 @@ ALWAYS void score_page(int format, int count, const float *queries, int head_dim
 
 // For Q queries some channels of a page's values by their weights, `vectors` of them side by side, added to mixed.
 ALWAYS void mix_values(int format, int Q, int vectors, const float *weights, const uint8_t *values, int head_dim, int from,
-                       int to, float *mixed) {
+                       int to, float *mixed, const uint8_t *next) {
     const size_t row = head_dim * kept_size(format);
     vf sums[SHARE][8];
     for (int q = 0; q < Q; q++)
@@ -176,6 +190,7 @@ ALWAYS void mix_values(int format, int Q, int vectors, const float *weights, con
     for (int t = from; t < to; t++) {
         const uint8_t *p = values + t * row;
         vf value[8];
+        if (next) fetch(format, next + t * row, vectors * LANES * kept_size(format));
         for (int v = 0; v < vectors; v++) value[v] = kept_load(format, p + v * LANES * kept_size(format));
         for (int q = 0; q < Q; q++)
             for (int v = 0; v < vectors; v++) sums[q][v] += value[v] * weights[(size_t)q * ATTENTION_CHUNK + t];
@@ -184,16 +199,17 @@ ALWAYS void mix_values(int format, int Q, int vectors, const float *weights, con
         for (int v = 0; v < vectors; v++) *(vf *)(mixed + (size_t)q * head_dim + v * LANES) = sums[q][v];
 }
 ALWAYS void mix_page(int format, int count, const float *weights, const uint8_t *page, int head_dim, int from, int to,
-                     float *mixed) {
+                     float *mixed, const uint8_t *next) {
     const uint8_t *values = values_of(format, page, head_dim);
-    for (int q = 0; q < count; q += SHARE, weights += SHARE * ATTENTION_CHUNK, mixed += (size_t)SHARE * head_dim) {
+    for (int q = 0; q < count; q += SHARE, weights += SHARE * ATTENTION_CHUNK, mixed += (size_t)SHARE * head_dim, next = NULL) {
         const int Q = count - q < SHARE ? count - q : SHARE;
         int i = 0;
 #define CALL(n)                                                                                                          \
     for (; i + VALUE_VECTORS(n) * LANES <= head_dim; i += VALUE_VECTORS(n) * LANES)                                      \
-        mix_values(format, n, VALUE_VECTORS(n), weights, values + i * kept_size(format), head_dim, from, to, mixed + i); \
+        mix_values(format, n, VALUE_VECTORS(n), weights, values + i * kept_size(format), head_dim, from, to, mixed + i,  \
+                   next && i * kept_size(format) % 64 == 0 ? next + i * kept_size(format) : NULL);                       \
     for (; i + LANES <= head_dim; i += LANES)                                                                            \
-        mix_values(format, n, 1, weights, values + i * kept_size(format), head_dim, from, to, mixed + i)
+        mix_values(format, n, 1, weights, values + i * kept_size(format), head_dim, from, to, mixed + i, NULL)
         EACH_SHARED(Q, CALL)
 #undef CALL
         for (; i < head_dim; i++)
@@ -211,17 +227,25 @@ ALWAYS int clamped(int64_t n, int most) { return n < 0 ? 0 : n > most ? most : (
 
 // At most QUERIES queries, side by side in [head_dim, QUERIES], over a chunk: for each the mix of values by
 // e^(score - largest), the largest score and the sum of the weights. Query q is at position `position` + (first + q) / heads.
+// `fetches`: whether what is read may not be in the processor's cache yet.
 ALWAYS void attend_chunk(int format, const Kept *kept, const float *queries, int count, int heads, int first, int head_dim,
-                         int64_t position, int64_t window, int chunk, float *mixed, float *largest, float *sums) {
+                         int64_t position, int64_t window, int chunk, int fetches, float *mixed, float *largest,
+                         float *sums) {
     float scores[QUERIES * ATTENTION_CHUNK];
     const int64_t start = (int64_t)chunk * ATTENTION_CHUNK, newest = position + (first + count - 1) / heads;
     const int64_t oldest = position + first / heads;
     const int seen = clamped(newest + 1 - start, ATTENTION_CHUNK), wide = (seen + LANES - 1) / LANES * LANES;
     const int from = window ? clamped(oldest + 1 - window - start, seen) / LANES * LANES : 0;
     const int32_t *pages = kept->pages + start / CACHE_PAGE;
-    for (int page = from / CACHE_PAGE; page * CACHE_PAGE < seen; page++) {
+    const int first_page = from / CACHE_PAGE;
+    for (int page = first_page; page * CACHE_PAGE < seen; page++) {
         const int last = wide - page * CACHE_PAGE < CACHE_PAGE ? wide - page * CACHE_PAGE : CACHE_PAGE, begin = from > page * CACHE_PAGE ? from - page * CACHE_PAGE : 0;
-        score_page(format, count, queries, head_dim, kept->base + pages[page] * kept->apart, begin, last, scores + page * CACHE_PAGE);
+        const uint8_t *at = kept->base + pages[page] * kept->apart, *next = NULL;
+        if (fetches && format == INT8) fetch(format, (const uint8_t *)scales_of(at, head_dim), 8 * CACHE_PAGE);
+        if (fetches)
+            next = (page + 1) * CACHE_PAGE < seen ? kept->base + pages[page + 1] * kept->apart
+                                                  : values_of(format, kept->base + pages[first_page] * kept->apart, head_dim);
+        score_page(format, count, queries, head_dim, at, begin, last, scores + page * CACHE_PAGE, next);
     }
     for (int q = 0; q < count; q++) {
         const int64_t at = position + (first + q) / heads;
@@ -231,20 +255,22 @@ ALWAYS void attend_chunk(int format, const Kept *kept, const float *queries, int
     memset(mixed, 0, 4 * (size_t)count * head_dim);
     for (int page = from / CACHE_PAGE; page * CACHE_PAGE < seen; page++) {
         const int last = seen - page * CACHE_PAGE < CACHE_PAGE ? seen - page * CACHE_PAGE : CACHE_PAGE, begin = from > page * CACHE_PAGE ? from - page * CACHE_PAGE : 0;
-        const uint8_t *at = kept->base + pages[page] * kept->apart;
+        const uint8_t *at = kept->base + pages[page] * kept->apart, *next = kept->next;
+        if ((page + 1) * CACHE_PAGE < seen) next = values_of(format, kept->base + pages[page + 1] * kept->apart, head_dim);
         float *weights = scores + page * CACHE_PAGE;
         if (format == INT8) {
             const float *scales = scales_of(at, head_dim) + CACHE_PAGE;
             for (int q = 0; q < count; q++)
                 for (int t = begin; t < last; t++) weights[q * ATTENTION_CHUNK + t] *= scales[t];
         }
-        mix_page(format, count, weights, at, head_dim, begin, last, mixed);
+        mix_page(format, count, weights, at, head_dim, begin, last, mixed, fetches ? next : NULL);
     }
 }
 static __attribute__((noinline)) void NAME(attend_some)(const Kept *kept, const float *queries, int count, int heads, int first,
-                                                        int head_dim, int64_t position, int64_t window, int chunk, float *mixed,
-                                                        float *largest, float *sums) {
-#define CALL(f) attend_chunk(f, kept, queries, count, heads, first, head_dim, position, window, chunk, mixed, largest, sums)
+                                                        int head_dim, int64_t position, int64_t window, int chunk, int fetches,
+                                                        float *mixed, float *largest, float *sums) {
+#define CALL(f) \
+    attend_chunk(f, kept, queries, count, heads, first, head_dim, position, window, chunk, fetches, mixed, largest, sums)
     EACH_FORMAT(kept->format, CALL)
 #undef CALL
 }
@@ -256,8 +282,8 @@ static void NAME(attend)(const Kept *kept, const float *queries, int heads, int 
         const int count = heads - head < QUERIES ? heads - head : QUERIES;
         for (int q = 0; q < count; q++)
             for (int i = 0; i < head_dim; i++) scratch[i * QUERIES + q] = queries[(size_t)(head + q) * head_dim + i];
-        NAME(attend_some)(kept, scratch, count, heads, head, head_dim, position, window, chunk, mixed + (size_t)head * head_dim,
-                          largest + head, sums + head);
+        NAME(attend_some)(kept, scratch, count, heads, head, head_dim, position, window, chunk, head == 0,
+                          mixed + (size_t)head * head_dim, largest + head, sums + head);
     }
 }
 
@@ -288,13 +314,14 @@ static void NAME(attend_tile)(const Kept *kept, const float *queries, size_t ldq
     }
     const int64_t end = from + rows, first = window && from + 1 > window ? from + 1 - window : 0;
     for (int chunk = (int)(first / ATTENTION_CHUNK); (int64_t)chunk * ATTENTION_CHUNK < end; chunk++)
-        for (int n = 0; n < count; n += QUERIES) {
+        for (int n = 0, fetches = 1; n < count; n += QUERIES) {
             const int Q = count - n < QUERIES ? count - n : QUERIES;
             const int64_t start = (int64_t)chunk * ATTENTION_CHUNK, oldest = from + n / heads, newest = from + (n + Q - 1) / heads;
             float largest[QUERIES], sums[QUERIES];
             if (newest < start || (window && oldest + 1 - window >= start + ATTENTION_CHUNK)) continue;
-            NAME(attend_some)(kept, gathered + (size_t)n * head_dim, Q, heads, n, head_dim, from, window, chunk, part, largest,
-                              sums);
+            NAME(attend_some)(kept, gathered + (size_t)n * head_dim, Q, heads, n, head_dim, from, window, chunk, fetches, part,
+                              largest, sums);
+            fetches = 0;
             for (int q = 0; q < Q; q++)
                 NAME(fold)(part + (size_t)q * head_dim, largest[q], sums[q], head_dim,
                            mixed + (n + q) / heads * ldm + (size_t)((n + q) % heads) * head_dim, most + n + q, totals + n + q);

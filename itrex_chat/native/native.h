@@ -64,12 +64,14 @@ typedef struct {
     int32_t format;
 } Cache;
 
-// The pages of one head of keys of a sequence: page n of the sequence is at base + pages[n] · apart.
+// The pages of one head of keys of a sequence: page n of the sequence is at base + pages[n] · apart. `next`: what will be read
+// behind them, as many bytes as values of a page are; NULL where that is not known.
 typedef struct {
     const uint8_t *base;
     const int32_t *pages;
     size_t apart;
     int format;
+    const uint8_t *next;
 } Kept;
 
 // The inputs of a product, rounded as its matrix wants them.

@@ -134,14 +134,31 @@ static int first_chunk(const Step *s, int n, int row) {
     return window && end > window ? (int)((end - window) / ATTENTION_CHUNK) : 0;
 }
 
-static void attend(const Step *s, const Thread *t, int n, int row, int kv_head, int chunk) {
+// A chunk of a row's head of keys that is attended to; `number` counts the chunks of all heads of all rows.
+typedef struct {
+    int row, kv_head, chunk;
+} Part;
+static Part part_of(const Step *s, int number) {
+    const int parts = s->m->kv_heads * s->chunks;
+    return (Part){number / parts, number % parts / s->chunks, number % s->chunks};
+}
+static int is_there(const Step *s, int n, Part p) {
+    return p.row < s->rows && p.chunk >= first_chunk(s, n, p.row) && p.chunk < chunks_for(s->heads.position[p.row] + 1);
+}
+
+// Attend to one part, and fetch the beginning of the one that this thread takes `after` it.
+static void attend(const Step *s, const Thread *t, int n, Part p, Part after) {
     const Model *m = s->m;
-    if (chunk < first_chunk(s, n, row) || chunk >= chunks_for(s->heads.position[row] + 1)) return;
-    const int group = m->heads / m->kv_heads, d = m->head_dim, head = kv_head * group;
-    const size_t at = (((size_t)row * m->kv_heads + kv_head) * s->chunks + chunk) * group;
-    const Kept k = kept(&s->heads, n, row, kv_head);
-    level()->attend(&k, s->heads.qkv + ((size_t)row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
-                    s->heads.position[row], m->layer[n].window, chunk, s->parts + at * d, s->largest + at, s->sums + at,
+    if (!is_there(s, n, p)) return;
+    const int group = m->heads / m->kv_heads, d = m->head_dim, head = p.kv_head * group;
+    const size_t at = (((size_t)p.row * m->kv_heads + p.kv_head) * s->chunks + p.chunk) * group;
+    Kept k = kept(&s->heads, n, p.row, p.kv_head);
+    if (is_there(s, n, after)) {
+        const Kept next = kept(&s->heads, n, after.row, after.kv_head);
+        k.next = next.base + next.pages[(size_t)after.chunk * (ATTENTION_CHUNK / CACHE_PAGE)] * next.apart;
+    }
+    level()->attend(&k, s->heads.qkv + ((size_t)p.row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
+                    s->heads.position[p.row], m->layer[n].window, p.chunk, s->parts + at * d, s->largest + at, s->sums + at,
                     t->queries);
 }
 
@@ -179,7 +196,7 @@ static void mix_heads(Step *s, const Thread *t, int n, int kv_head) {
         for (int i = 0; i < group; i++) place(&s->heads, n, row, kv_head * group + i);
     }
     for (int row = 0; row < s->rows; row++) {
-        attend(s, t, n, row, kv_head, 0);
+        attend(s, t, n, (Part){row, kv_head, 0}, (Part){row + 1, kv_head, 0});
         for (int i = 0; i < group; i++) join(s, n, row, kv_head * group + i);
     }
 }
@@ -195,8 +212,8 @@ static void mix(Step *s, Thread *t, int n) {
     }
     for (int i = t->number; i < s->rows * heads; i += t->threads) place(&s->heads, n, i / heads, i % heads);
     meet(&s->meeting, t->threads);
-    for (int task; (task = next_task(taken)) < s->rows * parts;)
-        attend(s, t, n, task / parts, task % parts / s->chunks, task % s->chunks);
+    for (int task = next_task(taken), after; task < s->rows * parts; task = after)
+        attend(s, t, n, part_of(s, task), part_of(s, after = next_task(taken)));
     meet(&s->meeting, t->threads);
     for (int i = t->number; i < s->rows * m->heads; i += t->threads) join(s, n, i / m->heads, i % m->heads);
 }
