@@ -9,7 +9,6 @@ bytes allow is the bytes of weights and cache that a token reads in fp32, divide
 import itrex_chat  # noqa: F401, I001  # before torch: it says how torch's threads wait
 
 import argparse
-import sys
 import time
 from dataclasses import replace
 from statistics import median
@@ -86,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

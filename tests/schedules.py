@@ -14,7 +14,7 @@ import fuzzing
 
 from itrex_chat import native
 from itrex_chat.decoder.model import Decoder
-from itrex_chat.decoder.pages import Pages, pages_for
+from itrex_chat.decoder.pages import pages_for
 from itrex_chat.foundation.errors import Busy
 from itrex_chat.generation.loop import generate
 from itrex_chat.generation.model_drafts import DraftModel
@@ -55,7 +55,7 @@ def run(number: int, decoder: Decoder, tokenizer: Tokenizer, alone: Alone, texts
     """One schedule, determined by its number. Raises AssertionError."""
     draw = random.Random(number)
     most = max(map(len, texts)) + 24
-    pages = Pages(decoder.config, pages_for(most) * draw.randint(1, 4))
+    pages = decoder.new_pages(pages_for(most) * draw.randint(1, 4))
     model = DraftModel.beside("itself", decoder, decoder) if draw.random() < 0.3 else None
     scheduler = Scheduler(decoder, tokenizer, pages, draw.choice((1, 2, 3, 8, 20)), draw.choice((2, 30)))
     tickets: list[Ticket] = []

@@ -1,5 +1,6 @@
 """The scheduler: answers that are made side by side are those that each gets alone, whatever comes, goes and is shared."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def alone(decoder, tokenizer, prompt, config=GREEDY) -> Response:
 
 
 def scheduler_of(decoder, tokenizer, pages=64, **settings) -> Scheduler:
-    return Scheduler(decoder, tokenizer, Pages(decoder.config, pages), **settings)
+    return Scheduler(decoder, tokenizer, decoder.new_pages(pages), **settings)
 
 
 def finish(scheduler: Scheduler, until: Callable[[], object] = lambda: False) -> None:
@@ -77,6 +78,47 @@ def test_answers_of_random_schedules_are_those_that_each_prompt_gets_alone(numbe
 @pytest.mark.parametrize("number", range(8, 24))
 def test_so_are_those_of_int4_which_share_parts_of_pages(number, quantized, tokenizer):
     run(number, quantized, tokenizer, Alone(quantized, tokenizer), prompts(6, number))
+
+
+@pytest.mark.parametrize("cache_format", ["fp16", "int8"])
+def test_so_are_those_of_keys_and_values_in_fewer_bits(cache_format, quantized, tokenizer):
+    decoder = dataclasses.replace(quantized, cache_format=cache_format)
+    caches = [each.new_cache(120) for each in (quantized, decoder)]
+    assert [cache.pages.kind for cache in caches] == ["fp32", cache_format]
+    for cache in caches:
+        cache.begin([120])
+    whole, less = (each.read([Chunk(0, text(120, 4))], cache)[0] for each, cache in zip((quantized, decoder), caches))
+    assert 0 < float((whole - less).abs().max()) < 0.3 * float(whole.std())
+    for number in range(24, 27):
+        run(number, decoder, tokenizer, Alone(decoder, tokenizer), prompts(6, number))
+
+
+def test_long_conversations_end_or_are_told_why_and_never_take_more_than_the_pool(quantized, tokenizer):
+    """Each turn has the answers of those before it; the last ones have become too long for the memory."""
+    decoder = dataclasses.replace(quantized, cache_format="int8")
+    scheduler = scheduler_of(decoder, tokenizer, 7, rows=6)
+    held = len(scheduler.pages.memory.untyped_storage())
+    conversations, refused = {seed: text(20, seed) for seed in range(10)}, {}
+    for turn in range(8):
+        tickets = {}
+        for seed in conversations.keys() - refused.keys():
+            try:
+                config = GenerationConfig(max_new_tokens=12, repetition_penalty=0.7)
+                tickets[seed] = scheduler.add(Request(conversations[seed] + text(60, 100 * turn + seed), config))
+            except GenerationError as error:
+                refused[seed] = str(error)
+        while not all(ticket.done for ticket in tickets.values()):
+            scheduler.advance()
+            assert 0 <= scheduler.pages.free <= 7
+        for seed, ticket in tickets.items():
+            assert ticket.error is None and ticket.response.token_ids
+            conversations[seed] = [*ticket.request.prompt, *ticket.response.token_ids]
+    assert len(refused) == 10 and all(
+        "do not fit into the 448 that there is memory for" in told for told in refused.values()
+    )
+    assert len(scheduler.pages.memory.untyped_storage()) == held
+    scheduler.close()
+    assert scheduler.pages.free == 7
 
 
 def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_where_they_differ(quantized, tokenizer):

@@ -16,14 +16,16 @@ from itrex_chat.quantization.tensor import QuantizedTensor
 from measuring.dense import COMMON, SHAPES
 
 GROUP = 32
-SMALL = {
-    "model_type": "qwen2",
+SMALL = {  # little to compute, and 131 kB of keys and values for each token
+    "model_type": "qwen3",
     "hidden_size": 512,
     "intermediate_size": 1024,
     "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 8,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 128,
     "vocab_size": 4096,
+    "max_position_embeddings": 32768,
 }
 
 
