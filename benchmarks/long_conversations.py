@@ -108,10 +108,10 @@ def main() -> None:
     draw = random.Random(0)
     lengths = [draw.randint(*arguments.tokens) for _each in range(arguments.conversations)]
     lengths[: arguments.too_long] = [2 * count * PAGE] * arguments.too_long
-    warmed = Scheduler(decoder, Words(), decoder.new_pages(32))  # type: ignore[arg-type]
+    warmed = Scheduler(decoder, Words(), decoder.new_pages(32))
     for _piece in warmed.stream(warmed.add(Request(list(range(10, 1500)), GenerationConfig(max_new_tokens=8)))):
         pass  # so that what passes take is there before
-    scheduler = Scheduler(decoder, Words(), decoder.new_pages(count))  # type: ignore[arg-type]
+    scheduler = Scheduler(decoder, Words(), decoder.new_pages(count))
     conversations = Conversations(scheduler, lengths, arguments.turn, arguments.answer)
     threads = [threading.Thread(target=conversations.hold, args=(number,)) for number in range(arguments.conversations)]
     before, most, used, began = resident(), 0, 0, time.perf_counter()

@@ -121,9 +121,7 @@ def command(arguments: argparse.Namespace) -> int:
     variants = arguments.variants and list(dict.fromkeys(name for name in arguments.variants.split(",") if name))
     for name in variants or ():
         one_of("--variants", name, MOST_PRECISE_FIRST)
-    formats = list(dict.fromkeys(name for name in arguments.kv_cache.split(",") if name))
-    for name in formats:
-        one_of("--kv-cache", name, FORMATS)
+    formats = options.formats(arguments)
     measured = measure(run, arguments.text, variants, arguments.tokens, command_line.invocation("measure"), formats)
     for label, quality in measured.items():
         tell(report(label, quality))
@@ -146,11 +144,9 @@ def main(argv: list[str] | None = None) -> int:
             names=", ".join(MOST_PRECISE_FIRST),
         ),
     )
-    parser.add_argument(
-        "--kv-cache",
-        metavar="LIST",
-        default="",
-        help=_(
+    options.add_formats(
+        parser,
+        _(
             "measure each variant with its keys and values in these formats, too, with commas between them, of {names}; "
             "the baseline's stay as they are",
             names=", ".join(FORMATS),

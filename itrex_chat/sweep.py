@@ -21,6 +21,7 @@ from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.kv_cache import FORMATS
 from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.settings.variant import DENSE
 from itrex_chat.sweeps.grid import GRID, label
@@ -57,11 +58,13 @@ def sweep(
     out: Path | None = None,
     command: str = "",
     told: "Callable[[Outcome], object]" = lambda outcome: None,
+    formats: Sequence[str] = (),
 ) -> "tuple[list[Outcome], Path]":
     """Measure quantizations of a model on answers and texts, and write sweep.html, .json and .csv.
 
     The first of the grid is what the others are compared with; `told` gets each outcome as it comes. Returns the
-    outcomes and the folder that was written. Raises RunError.
+    outcomes and the folder that was written. Each is tried with its keys and values in each of the `formats`, too.
+    Raises RunError.
     """
     from itrex_chat.foundation import files
     from itrex_chat.sweeps.sweeping import sweep as outcomes_of
@@ -69,7 +72,9 @@ def sweep(
     out = out or cache_home() / "sweeps" / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     outcomes = []
     with files.results_in(out, RunError):
-        for outcome in outcomes_of(recipe, baseline, list(grid), list(answers), list(texts), limit, keep):
+        for outcome in outcomes_of(
+            recipe, baseline, list(grid), list(answers), list(texts), limit, keep, None, formats
+        ):
             outcomes.append(outcome)
             told(outcome)
             _write(out, recipe, baseline, outcomes, command)  # what is there is there, should the rest be interrupted
@@ -150,6 +155,7 @@ def command(arguments: argparse.Namespace) -> int:
         answers = of_answers(answers_of(arguments.run, arguments.baseline)) if arguments.run else []
         if not answers and not arguments.text:
             raise RunError(_("Name what to measure on: --text FILE, or --run RUN for the answers of a run."))
+        formats = options.formats(arguments)
         outcomes, out = sweep(
             recipe,
             list(dict.fromkeys(grid)),
@@ -161,6 +167,7 @@ def command(arguments: argparse.Namespace) -> int:
             arguments.out,
             command_line.invocation("sweep"),
             told=lambda o: tell(f"{o.label}: {o.reason}" if o.reason else aligned(sweep_rows([o]))[1]),
+            formats=formats,
         )
         tell("\n" + "\n".join(aligned(sweep_rows(outcomes))))
         tell("\n".join(sweep_verdict(outcomes)))
@@ -177,6 +184,14 @@ def main(argv: list[str] | None = None) -> int:
         help=_(
             "WEIGHT_DTYPE:GROUP:HEAD with commas between them, the first is compared with; default: {default}",
             default=", ".join(label(each) for each in GRID),
+        ),
+    )
+    options.add_formats(
+        parser,
+        _(
+            "try each recipe with keys and values in these formats, too, with commas between them, of {names}; the "
+            "baseline's stay as they are",
+            names=", ".join(FORMATS),
         ),
     )
     parser.add_argument("--keep", action="store_true", help=_("keep the artifacts that were made for this"))

@@ -29,18 +29,22 @@ def test_a_sweep_tells_recipes_apart_and_leaves_nothing_behind(models, text, tmp
                 str(out),
                 "--recipes",
                 "int4_fullrange:32,int8",
+                "--kv-cache",
+                "int8",
             ]
         )
         == 0
     )
     content = json.loads((out / "sweep.json").read_text("utf-8"))
-    first, second = content["recipes"]
+    first, kept, second, _kept = content["recipes"]
+    assert kept["label"] == "int4_fullrange g32 · head int8 kv int8" and kept["cache_format"] == "int8"
+    assert kept["disk_bytes"] == first["disk_bytes"] and kept["difference"]["value"] != 0
     assert content["schema"] == 1 and first["difference"] is None
     assert second["difference"]["high"] < 0 and second["disk_bytes"] > first["disk_bytes"]
     assert second["total"]["figures"]["kld_mean"]["value"] == pytest.approx(
         first["total"]["figures"]["kld_mean"]["value"] + second["difference"]["value"]
     )
-    assert "Better than int4_fullrange g32 · head int8: int8 g32 · head int8." in capsys.readouterr().out
+    assert "Better than int4_fullrange g32 · head int8: int8 g32 · head int8" in capsys.readouterr().out
     assert "<svg" in (out / "sweep.html").read_text("utf-8") and "int8 g32" in (out / "sweep.csv").read_text("utf-8")
     assert ArtifactStore().folders() == []
 

@@ -11,6 +11,7 @@ from itrex_chat.neuralchat.arguments import accept
 from itrex_chat.settings import generation as settings_generation
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.engine_options import EngineOptions
+from itrex_chat.settings.kv_cache import FORMATS
 from itrex_chat.settings.recipe import Quantization
 from itrex_chat.settings.variant import ENGINES, ITREX, NATIVE, Variant
 
@@ -84,7 +85,8 @@ class PipelineConfig:
     they are given another value than their default. Without an
     `optimization_config` the chatbot is the BF16 variant, as in ITREX.
     `engine` "itrex" has ITREX itself compute, in an environment of its own;
-    `trust_remote_code` lets it run the code that comes with a model.
+    `trust_remote_code` lets it run the code that comes with a model. `kv_cache` "fp16" or "int8" keeps keys and values in
+    fewer bits; None is what the recipe says.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class PipelineConfig:
         *,
         engine: str = NATIVE,
         trust_remote_code: bool = False,
+        kv_cache: str | None = None,
         **others: Any,
     ):
         accept(
@@ -134,7 +137,8 @@ class PipelineConfig:
                 )
             )
         self.options = EngineOptions(trust_remote_code=bool(trust_remote_code))
-        self.recipe = recipes.load(os.fspath(model_name_or_path))
+        one_of("PipelineConfig: kv_cache", kv_cache, (None, *FORMATS))
+        self.recipe = recipes.load(os.fspath(model_name_or_path)).keeping(kv_cache)
         if isinstance(optimization_config, RtnConfig):
             self.recipe = dataclasses.replace(self.recipe, quantization=optimization_config.quantization)
             self.variant = str(Variant.of(self.recipe.quantization, engine))

@@ -20,12 +20,13 @@ from itrex_chat.settings.variant import Variant
 class Step:
     """Part of a recipe. `added` is the mean divergence that it has more than the step before."""
 
-    name: str  # "blocks", "head", "activations"
+    name: str  # "blocks", "head", "activations", "kv_cache"
     head: str
     compute_dtype: str
     kld_mean: Estimate
     same_top: Estimate
     added: Estimate | None
+    cache_format: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,24 @@ class Attribution:
 def steps(
     recipe: Recipe, baseline: str, answers: list[Passage], texts: list[Path], limit: int | None, executor: Executor
 ) -> tuple[list[Step], Measurement]:
-    """Quantize the blocks alone, then the head as well, then the activations as the recipe says."""
-    wanted = recipe.quantization
+    """Quantize the blocks alone, then the head as well, then the activations and the keys and values as the recipe says.
+    The measurement is that of the recipe's weights and activations."""
+    wanted, kept = recipe.quantization, recipe.kv_cache
+    whole = dataclasses.replace(recipe, kv_cache=dataclasses.replace(kept, format=kept.dense))
     chosen = [("blocks", dataclasses.replace(wanted, head="none", compute_dtype="fp32"))]
     if wanted.head != "none":
         chosen.append(("head", dataclasses.replace(wanted, compute_dtype="fp32")))
     if wanted.compute_dtype != "fp32":
         chosen.append(("activations", wanted))
-    found: list[Step] = []
+    parts = [(name, dataclasses.replace(whole, quantization=quantization)) for name, quantization in chosen]
+    if kept.format != kept.dense:
+        parts.append(("kv_cache", recipe))
+    found, measured = list[Step](), list[Measurement]()
     before, variant = None, str(Variant.of(wanted))
-    for name, quantization in chosen:
-        part = dataclasses.replace(recipe, quantization=quantization)
-        measured = measuring.measure(part, baseline, [variant], answers, texts, limit, executor)
-        [result] = measured.variants
+    for name, part in parts:
+        quantization = part.quantization
+        measured.append(measuring.measure(part, baseline, [variant], answers, texts, limit, executor))
+        [result] = measured[-1].variants
         if result.reason:
             raise RunError(result.reason)
         positions = metrics.together(list(result.found.values()))
@@ -73,10 +79,11 @@ def steps(
                 figures["kld_mean"],
                 figures["same_top"],
                 metrics.difference(before, positions) if before else None,
+                part.kv_cache.format,
             )
         )
         before = positions
-    return found, measured
+    return found, measured[len(chosen) - 1]
 
 
 def layers(recipe: Recipe, baseline: str, measured: Measurement, executor: Executor) -> list[Layer]:

@@ -175,6 +175,7 @@ def step_title(step: Step) -> str:
         "blocks": _("weights of the blocks, activations in FP32"),
         "head": _("and the head ({head})", head=step.head),
         "activations": _("and activations ({dtype})", dtype=step.compute_dtype),
+        "kv_cache": _("and keys and values ({format})", format=step.cache_format),
     }[step.name]
 
 

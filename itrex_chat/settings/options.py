@@ -1,11 +1,13 @@
 """Options that several verbs have, each with one name and one meaning."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from itrex_chat.foundation import command_line
+from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.language import LANGUAGES, _
 from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.kv_cache import FORMATS
 
 
 def add_run(parser: ArgumentParser) -> None:
@@ -19,6 +21,19 @@ def add_texts(parser: ArgumentParser, told: str) -> None:
     parser.add_argument(
         "--tokens", type=command_line.positive, metavar="N", help=_("use at most this many tokens of each text")
     )
+
+
+def add_formats(parser: ArgumentParser, told: str) -> None:
+    """--kv-cache: formats of keys and values to measure."""
+    parser.add_argument("--kv-cache", metavar="LIST", default="", help=told)
+
+
+def formats(arguments: Namespace) -> list[str]:
+    """Those of `--kv-cache`. Raises RecipeError for one that there is not."""
+    found = list(dict.fromkeys(name for name in arguments.kv_cache.split(",") if name))
+    for name in found:
+        one_of("--kv-cache", name, FORMATS)
+    return found
 
 
 def add_out(parser: ArgumentParser, told: str) -> None:

@@ -1,7 +1,7 @@
 """Several recipes of one model on the same passages: what each costs, takes and gives."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import measuring, metrics
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
+from itrex_chat.quality.metrics import Positions
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.generation import NO_DRAFTS
 from itrex_chat.settings.questions import Question
@@ -42,6 +43,7 @@ class Outcome:
     peak_memory: int | None = None
     tokens_per_second: float | None = None
     prefill_tokens_per_second: float | None = None
+    cache_format: str = "fp32"  # of keys and values
 
 
 def sweep(
@@ -53,41 +55,62 @@ def sweep(
     limit: int | None = None,
     keep: bool = False,
     executor: Executor | None = None,
+    formats: Sequence[str] = (),
 ) -> Iterator[Outcome]:
-    """The outcome of each quantization in turn. The baseline is computed once; artifacts that were not in the cache
-    before are removed again unless `keep`. Raises RunError where the baseline cannot be had."""
+    """The outcome of each quantization in turn, and of each with keys and values in each of the `formats`. The baseline is
+    computed once; artifacts that were not in the cache before are removed again unless `keep`. Raises RunError where the
+    baseline cannot be had."""
     executor, first = executor or LocalExecutor(), None
+    own = recipe.kv_cache.format
     for quantization in grid:
         before = set(ArtifactStore().folders())
-        chosen = dataclasses.replace(recipe, quantization=quantization)
-        variant = str(Variant.of(quantization))
-        measured = measuring.measure(chosen, baseline, [variant], answers, texts, limit, executor)
-        [found] = measured.variants
-        if found.reason:
-            yield Outcome(label(quantization), quantization, found.reason)
-            continue
-        total = metrics.together(list(found.found.values()))
-        first = first or total
-        artifact = measured.plan.artifacts[variant]
-        yield Outcome(
-            label(quantization),
-            quantization,
-            corpora=tuple(found.corpora),
-            total=Corpus(
-                "all",
-                sum(corpus.passages for corpus in found.corpora),
-                len(total.kl),
-                metrics.estimates(total),
-                metrics.compaction_error(total),
-            ),
-            difference=metrics.difference(first, total) if total is not first else None,
-            disk_bytes=artifact.bytes,
-            bits_per_weight=8 * artifact.statistics["bytes_after"] / artifact.statistics["weights"],
-            **_speed(chosen, variant, executor),
-        )
+        for cache_format in dict.fromkeys((own, *formats)):
+            kept = dataclasses.replace(recipe.kv_cache, format=cache_format)
+            chosen = dataclasses.replace(recipe, quantization=quantization, kv_cache=kept)
+            outcome, total = _outcome(chosen, baseline, first, answers, texts, limit, executor)
+            first = first or total
+            yield outcome
         if not keep:
             for folder in set(ArtifactStore().folders()) - before:
                 ArtifactStore().remove(folder)
+
+
+def _outcome(
+    chosen: Recipe,
+    baseline: str,
+    first: Positions | None,
+    answers: list[Passage],
+    texts: list[Path],
+    limit: int | None,
+    executor: Executor,
+) -> tuple[Outcome, Positions | None]:
+    """What one recipe gave, beside the `first`, and its positions if it could be measured."""
+    quantization, kept = chosen.quantization, chosen.kv_cache.format
+    name = label(quantization) + ("" if kept == "fp32" else f" kv {kept}")
+    variant = str(Variant.of(quantization))
+    measured = measuring.measure(chosen, baseline, [variant], answers, texts, limit, executor)
+    [found] = measured.variants
+    if found.reason:
+        return Outcome(name, quantization, found.reason, cache_format=kept), None
+    total = metrics.together(list(found.found.values()))
+    artifact = measured.plan.artifacts[variant]
+    return Outcome(
+        name,
+        quantization,
+        corpora=tuple(found.corpora),
+        total=Corpus(
+            "all",
+            sum(corpus.passages for corpus in found.corpora),
+            len(total.kl),
+            metrics.estimates(total),
+            metrics.compaction_error(total),
+        ),
+        difference=metrics.difference(first, total) if first else None,
+        disk_bytes=artifact.bytes,
+        bits_per_weight=8 * artifact.statistics["bytes_after"] / artifact.statistics["weights"],
+        cache_format=kept,
+        **_speed(chosen, variant, executor),
+    ), total
 
 
 def _speed(recipe: Recipe, variant: str, executor: Executor) -> dict[str, Any]:
