@@ -58,7 +58,7 @@ class Conversations:
         """One conversation, to its end."""
         draw, said = random.Random(number), list[int]()
         while len(said) < self._lengths[number]:
-            turn = max(self._turn, self._lengths[number] // 16)
+            turn = max(self._turn, self._lengths[number] // 8)
             said += [draw.randrange(10, 4000) for _token in range(turn)]
             try:
                 response = self._answered(said)
@@ -97,8 +97,8 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=200)
     parser.add_argument("--memory", type=float, default=2.0, help="GB of keys and values")
     parser.add_argument("--format", default="fp32", choices=FORMATS)
-    parser.add_argument("--tokens", type=int, nargs=2, default=(300, 600), help="a conversation's tokens, from and to")
-    parser.add_argument("--too-long", type=int, default=4, help="conversations that the pool cannot hold")
+    parser.add_argument("--tokens", type=int, nargs=2, default=(200, 400), help="a conversation's tokens, from and to")
+    parser.add_argument("--too-long", type=int, default=2, help="conversations that the pool cannot hold")
     parser.add_argument("--turn", type=int, default=96, help="tokens that are asked in a turn")
     parser.add_argument("--answer", type=int, default=24)
     arguments = parser.parse_args()
@@ -121,17 +121,16 @@ def main() -> None:
         most, used = max(most, resident()), max(used, count - scheduler.pages.free)
         time.sleep(PAUSE)
     seconds, pool = time.perf_counter() - began, scheduler.pages.memory.nbytes
+    finite, endless = sum(lengths[arguments.too_long :]), arguments.too_long
     print(
-        f"{arguments.conversations} conversations of {sum(lengths[arguments.too_long :]):,} tokens and {arguments.too_long} without end in {seconds:.0f} s, keys and values in {arguments.format}"
+        f"{len(lengths)} conversations, {finite:,} tokens and {endless} without end, {seconds:.0f} s, in {arguments.format}"
     )
-    print(
-        f"  {conversations.ended} ended, {conversations.turns} turns; {conversations.cached / max(1, conversations.read):.0%} of their prompts were known"
-    )
+    known = conversations.cached / max(1, conversations.read)
+    print(f"  {conversations.ended} ended, {conversations.turns} turns; {known:.0%} of their prompts were known")
     for sentence, times in conversations.told.items():
         print(f"  {times} were told: {sentence}")
-    print(
-        f"  pool: {count} pages, {readable(pool)}, {count * PAGE:,} tokens; most in use: {used}; memory grew by {readable(most - before)}"
-    )
+    print(f"  pool: {count} pages, {readable(pool)}, {count * PAGE:,} tokens; at most {used} pages were in use")
+    print(f"  memory of the process grew by {readable(most - before)}")
     scheduler.close()
     print(f"  pages free at the end: {scheduler.pages.free} of {count}")
 

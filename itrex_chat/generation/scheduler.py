@@ -79,6 +79,7 @@ class Scheduler:
                     room=room,
                     count=self.pages.count * PAGE,
                 )
+                + ("" if self.pages.kind == "int8" else _(" In fewer bits there is room for more: kv_cache."))
             )
         if unknown := [token for token in request.logit_bias if token >= config.vocab_size]:
             raise GenerationError(

@@ -190,7 +190,7 @@ def _class(variant: str) -> str:
 def _legend(variants: list[str], right: float, y: float) -> list[str]:
     parts, x = [], right
     for variant in reversed(variants):
-        x -= 9 * len(variant) + 20
+        x -= 9 * len(titled(variant)) + 20
         parts.append(
             f'<rect class="fill-{_class(variant)}" x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" rx="2"/>'
         )

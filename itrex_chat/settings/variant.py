@@ -90,7 +90,7 @@ def titled(name: str) -> str:
     """A variant's name for people; a name that is no variant's in capitals."""
     name, kept, cache_format = name.partition(KEPT)
     if kept:
-        return _("{variant} with keys and values in {format}", variant=titled(name), format=cache_format.upper())
+        return _("{variant}, KV {format}", variant=titled(name), format=cache_format.upper())
     try:
         return Variant.parse(name).title
     except RecipeError:
