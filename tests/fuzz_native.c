@@ -161,7 +161,7 @@ static void some_heads(Model *m) {
     m->eps = 1e-5f;
 }
 
-// A head normed, turned and multiplied, in place.
+// A head normed, turned, with INT8 spread, and multiplied, in place.
 static void place_plainly(const Model *m, const Text *t, int row, float *x, const float *norm, double factor) {
     const int d = m->head_dim, half = m->rotated / 2;
     double squares = 0, y[72];
@@ -172,7 +172,12 @@ static void place_plainly(const Model *m, const Text *t, int row, float *x, cons
         const double a = y[first], b = y[second], cos = t->angles[row * m->rotated + i], sin = t->angles[row * m->rotated + half + i];
         y[first] = a * cos - b * sin, y[second] = a * sin + b * cos;
     }
-    for (int i = 0; i < d; i++) x[i] = (float)(y[i] * factor);
+    const int each = t->c.format == INT8 ? d & -d : 1;  // channels that are spread over each other
+    for (int i = 0; i < d; i++) {
+        double sum = 0;
+        for (int k = 0; k < each; k++) sum += (__builtin_popcount(i % each & k) % 2 ? -1 : 1) * y[i / each * each + k];
+        x[i] = (float)(sum / sqrt(each) * factor);
+    }
 }
 
 static int fuzz_attention(void) {

@@ -20,7 +20,7 @@ from itrex_chat.decoder.kv_cache import KVCache
 from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass_of
 from itrex_chat.decoder.pages import Pages, pages_for
-from itrex_chat.decoder.rotary import turn
+from itrex_chat.decoder.rotary import spread, turn
 from itrex_chat.native import STEP_ROWS
 from itrex_chat.native.mapping import Mapping
 from itrex_chat.native.stream import Stream
@@ -228,6 +228,8 @@ class Decoder:
             queries = _rms_norm(queries, block.query_norm, config.norm_eps)
             keys = _rms_norm(keys, block.key_norm, config.norm_eps)
         queries, keys = (turn(part, step.cos, step.sin, config.rotary) for part in (queries, keys))
+        if cache.pages.kind == "int8":
+            queries, keys = spread(queries), spread(keys)
         if step.query_scale is not None:
             queries = queries * step.query_scale
         mixed = torch.empty(len(x), config.heads, config.head_dim)

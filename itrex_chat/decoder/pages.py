@@ -22,7 +22,8 @@ class Pages:
 
     A page lies as native.h's `Cache` says. `kind` is how values are kept:
     "fp32", "fp16" (rounded to nearest even; beyond its range the largest
-    value), or "int8" (rounded by the largest magnitude of a head and position / 127).
+    value), or "int8" (rounded by the largest magnitude of a head and position / 127; keys come spread over their channels,
+    `rotary.spread`).
     Memory of pages that were never used is not taken from the system.
     """
 

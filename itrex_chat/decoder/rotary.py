@@ -19,6 +19,16 @@ def frequencies(config: DecoderConfig, prefill_length: int) -> torch.Tensor:
     return inverse_frequencies(rotary.base * factor ** (rotary.dims / (rotary.dims - 2)), rotary.dims)
 
 
+def spread(x: torch.Tensor) -> torch.Tensor:
+    """Heads, float32 [.., head_dim], by the Walsh-Hadamard matrix of as many channels as divide them and are a power of two,
+    which is orthogonal: products of queries with keys are the same, and a channel of large values is spread over all."""
+    each = x.shape[-1] & -x.shape[-1]
+    matrix = torch.ones(1, 1)
+    while len(matrix) < each:
+        matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
+    return (x.unflatten(-1, (-1, each)) @ matrix * each**-0.5).flatten(-2)
+
+
 def stretch(config: DecoderConfig, prefill_length: int) -> float:
     """What NTK scaling multiplies the base with, before its exponent; keys are the same where it is the same."""
     rotary, trained, length = config.rotary, config.trained_length, prefill_length

@@ -15,6 +15,20 @@ static void turn(const Model *m, float *x, const float *cos, const float *sin) {
     }
 }
 
+// A head by an orthogonal matrix of as many channels as divide it and are a power of two (Walsh and Hadamard's, fast), so that a
+// channel of large values is spread over all: INT8 rounds a key by its largest. Queries and keys have the same products then.
+static void spread(float *x, int head_dim) {
+    const int each = head_dim & -head_dim;
+    const float factor = 1 / sqrtf((float)each);
+    for (int apart = 1; apart < each; apart *= 2)
+        for (int i = 0; i < head_dim; i += 2 * apart)
+            for (int k = i; k < i + apart; k++) {
+                const float a = x[k], b = x[k + apart];
+                x[k] = a + b, x[k + apart] = a - b;
+            }
+    for (int i = 0; i < head_dim; i++) x[i] *= factor;
+}
+
 // The pages of one head of keys of the sequence that a row belongs to.
 Kept kept(const Heads *s, int layer, int row, int kv_head) {
     const Model *m = s->m;
@@ -32,6 +46,7 @@ void place(const Heads *s, int n, int row, int head) {
     const float *norm = key < 0 ? layer->query_norm : layer->key_norm, *angles = s->angles + (size_t)row * m->rotated;
     if (norm) level()->rms_norm(x, norm, d, m->eps, x);
     turn(m, x, angles, angles + m->rotated / 2);
+    if (s->c->format == INT8) spread(x, d);
     if (key >= 0) {
         const Kept k = kept(s, n, row, key);
         const int64_t position = s->position[row];
