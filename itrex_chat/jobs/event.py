@@ -50,8 +50,6 @@ class Facts:
     weight_bytes: int
     stored: str
     origin: dict
-    cache_format: str | None = None
-    cache_bytes: int | None = None
     engine: dict | None = None
     storage: str | None = None
     wide_bytes: int | None = None
@@ -60,6 +58,8 @@ class Facts:
     stream_rate: float | None = None
     drafter: DrafterFacts | None = None
     files: OriginalFiles = OriginalFiles()
+    cache_format: str | None = None
+    cache_bytes: int | None = None
 
 
 @dataclass(frozen=True)
