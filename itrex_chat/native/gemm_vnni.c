@@ -20,8 +20,9 @@ ALWAYS __m512i dot(__m512i sums, __m512i weights, __m512i x) {
     return sums;
 }
 
+// `ahead`: memory that is fetched meanwhile, as much as a block, or two where it is the first of the whole rows.
 ALWAYS void tile(int bits, int pair, int R, const uint8_t *p, size_t block, int groups, int group, const Input *in, int row,
-                 __m512 sums[2][TILE]) {
+                 ptrdiff_t ahead, int both, __m512 sums[2][TILE]) {
     const int words = group * bits / 32;
     const __m512i mask = _mm512_set1_epi8(15);
     const int8_t *q = in->q + (size_t)row * in->ld;
@@ -36,6 +37,8 @@ ALWAYS void tile(int bits, int pair, int R, const uint8_t *p, size_t block, int 
 #pragma GCC unroll 4
         for (int j = 0; j < words; j++, p += 64) {
             __m512i low[2], high[2];
+            if (ahead) __builtin_prefetch(p + ahead, 0, 3);
+            if (both) __builtin_prefetch(p + ahead + block, 0, 3);
             for (int b = 0; b < pair; b++) {
                 low[b] = _mm512_loadu_si512(p + b * block);
                 if (bits == 4) {
@@ -64,10 +67,11 @@ ALWAYS void tile(int bits, int pair, int R, const uint8_t *p, size_t block, int 
     }
 }
 
-ALWAYS void rows_of(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
+ALWAYS void rows_of(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy, int add,
+                    ptrdiff_t ahead, int both) {
     __m512 sums[2][TILE];
     const size_t block = block_bytes(l);
-    tile(bits, pair, R, (const uint8_t *)l->weight + b * block, block, l->in / l->group, l->group, in, row, sums);
+    tile(bits, pair, R, (const uint8_t *)l->weight + b * block, block, l->in / l->group, l->group, in, row, ahead, both, sums);
     for (int k = 0; k < pair; k++) {
         const int start = (b + k) * BLOCK, count = l->out - start < BLOCK ? l->out - start : BLOCK;
         const __mmask16 kept = (__mmask16)((1u << count) - 1);
@@ -75,6 +79,9 @@ ALWAYS void rows_of(int bits, int pair, int R, const Linear *l, const Input *in,
             const __m512 bias = _mm512_maskz_loadu_ps(kept, l->bias + start);
             for (int r = 0; r < R; r++) sums[k][r] = _mm512_add_ps(sums[k][r], bias);
         }
+        if (add)
+            for (int r = 0; r < R; r++)
+                sums[k][r] = _mm512_add_ps(_mm512_maskz_loadu_ps(kept, y + (row + r) * ldy + start), sums[k][r]);
         for (int r = 0; r < R; r++) _mm512_mask_storeu_ps(y + (row + r) * ldy + start, kept, sums[k][r]);
     }
 }
@@ -84,7 +91,7 @@ ALWAYS void gated_rows_of(int bits, int R, const Linear *l, const Input *in, int
     __m512 sums[2][TILE];
     float halves[2][TILE * BLOCK], out[TILE * BLOCK];
     const size_t block = block_bytes(l), half = l->out / 2;
-    tile(bits, 2, R, (const uint8_t *)l->weight + b * block, half / BLOCK * block, l->in / l->group, l->group, in, row, sums);
+    tile(bits, 2, R, (const uint8_t *)l->weight + b * block, half / BLOCK * block, l->in / l->group, l->group, in, row, 0, 0, sums);
     for (int k = 0; k < 2; k++) {
         if (l->bias) {
             const __m512 bias = _mm512_loadu_ps(l->bias + k * half + b * BLOCK);
@@ -101,9 +108,11 @@ ALWAYS void gated_rows_of(int bits, int R, const Linear *l, const Input *in, int
         case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; \
         case 4: CALL(4); break; case 5: CALL(5); break; default: CALL(6);       \
     }
-static void rows_few(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
-#define CALL(n) (bits == 4 ? (pair == 2 ? rows_of(4, 2, n, l, in, b, row, y, ldy) : rows_of(4, 1, n, l, in, b, row, y, ldy)) \
-                           : (pair == 2 ? rows_of(8, 2, n, l, in, b, row, y, ldy) : rows_of(8, 1, n, l, in, b, row, y, ldy)))
+static void rows_few(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy, int add,
+                     ptrdiff_t ahead, int both) {
+#define CALL(n)                                                                                                     \
+    (bits == 4 ? (pair == 2 ? rows_of(4, 2, n, l, in, b, row, y, ldy, add, ahead, both) : rows_of(4, 1, n, l, in, b, row, y, ldy, add, ahead, both)) \
+               : (pair == 2 ? rows_of(8, 2, n, l, in, b, row, y, ldy, add, ahead, both) : rows_of(8, 1, n, l, in, b, row, y, ldy, add, ahead, both)))
     FOR_ROWS(CALL)
 #undef CALL
 }
@@ -118,8 +127,19 @@ void vnni_gemm(const Linear *l, const Input *in, int first, int last, float *y, 
     const int bits = l->format == INT4 ? 4 : 8;
     for (int row = 0; row < in->rows; row += TILE) {
         const int R = in->rows - row < TILE ? in->rows - row : TILE;
-        for (int b = first; b < last; b += 2) rows_few(bits, last - b >= 2 ? 2 : 1, R, l, in, b, row, y, ldy);
+        for (int b = first; b < last; b += 2) rows_few(bits, last - b >= 2 ? 2 : 1, R, l, in, b, row, y, ldy, 0, 0, 0);
     }
+}
+
+// The same for a few rows, or added to y: blocks are read once, and the rows pass by each of them.
+void vnni_blocks(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
+    const int bits = l->format == INT4 ? 4 : 8, parts = (in->rows + TILE - 1) / TILE;
+    for (int b = first; b < last; b += 2)
+        for (int part = 0; part < parts; part++) {
+            const int row = in->rows * part / parts;
+            const ptrdiff_t ahead = part < 2 ? (2 + part) * block_bytes(l) : 0;
+            rows_few(bits, last - b >= 2 ? 2 : 1, in->rows * (part + 1) / parts - row, l, in, b, row, y, ldy, add, ahead, parts == 1);
+        }
 }
 
 // The same for blocks of the gate, with SwiGLU: y[rows, out/2].
@@ -133,6 +153,9 @@ INSTRUCTIONS_END
 #else
 void vnni_gemm(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
     (void)l, (void)in, (void)first, (void)last, (void)y, (void)ldy;
+}
+void vnni_blocks(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
+    (void)l, (void)in, (void)first, (void)last, (void)y, (void)ldy, (void)add;
 }
 void vnni_gated(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
     (void)l, (void)in, (void)first, (void)last, (void)y, (void)ldy;

@@ -10,6 +10,7 @@
 //   pairs(w, x), fold(sums, s, by)  where 16-bit sums are what there is: those of two products of unsigned with signed bytes;
 //             to each int32 lane the two of s, times by
 //   most_of(v), sum_of(v)  the largest and the sum of int32 lanes
+//   fused(a, b, c)  a · b + c, where it must be one rounding at any level of optimization
 //   total(v)      the sum of the lanes
 //   nibble(w, p)  nibble p of each 32-bit lane, less 8, as float
 // and has chosen the instructions. Vectors are GCC's and Clang's own.
@@ -30,6 +31,9 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 #define IN_REGISTER(v)
 #endif
 
+#ifndef fused
+#define fused(a, b, c) ((a) * (b) + (c))
+#endif
 ALWAYS vf splat(float x) { return x - (vf){0}; }
 ALWAYS vi splati(int32_t x) { return x - (vi){0}; }
 ALWAYS vf pick(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
@@ -210,6 +214,12 @@ PRODUCT(int8_bf16, CALL)
 
 // Outputs of the blocks [first, last) for all rows: y[r, o], or added to it.
 static void NAME(blocks)(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
+#ifdef TILED  // rows from which on this is faster
+    if (!dense_bytes(l) && l->compute == WITH_INT8 && in->rows >= TILED) {
+        vnni_blocks(l, in, first, last, y, ldy, add);
+        return;
+    }
+#endif
 #ifdef pairs
     if (!dense_bytes(l) && l->compute == WITH_INT8 && in->rows >= PAIRED(l->format)) {
         NAME(integer_blocks)(l, in, first, last, y, ldy, add);

@@ -9,6 +9,7 @@ INSTRUCTIONS("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #define LANES 16
 #define HALVES 1
 #define DENSE_PREFETCH 2048
+#define TILED 5
 #define NAME(x) avx512_##x
 #define LEVEL avx512_level
 #define LABEL "avx512"
@@ -22,6 +23,7 @@ INSTRUCTIONS("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
                                                       _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15)))
 #define most_of(v) _mm512_reduce_max_epi32((__m512i)(v))
 #define sum_of(v) _mm512_reduce_add_epi32((__m512i)(v))
+#define fused(a, b, c) ((vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #define total(v) _mm512_reduce_add_ps((__m512)(v))
 #define dot4(sums, w, x) ((vi)_mm512_dpbusd_epi32((__m512i)(sums), (__m512i)(w), _mm512_set1_epi32(x)))
 #define dot8 dot4

@@ -36,7 +36,7 @@ ALWAYS void int8_block(int bits, int R, const uint8_t *p, int groups, int group,
             }
             vf s = halves(scales + 2 * LANES * h);
             if (R == 1) a[0] += b;
-            for (int r = 0; r < R; r++) sums[r][h] += TOF(a[r]) * s * scale[(size_t)r * groups + g];
+            for (int r = 0; r < R; r++) sums[r][h] = fused(TOF(a[r]) * s, splat(scale[(size_t)r * groups + g]), sums[r][h]);
         }
         p = scales + 2 * BLOCK;
     }

@@ -229,6 +229,7 @@ static inline int part(int count, int number, int threads) { return (int)((int64
 // Many rows.
 EXPORT void itrex_swiglu(const float *gate_up, int rows, int n, float *y, int threads);
 void vnni_gemm(const Linear *, const Input *, int first, int last, float *y, size_t ldy);
+void vnni_blocks(const Linear *, const Input *, int first, int last, float *y, size_t ldy, int add);
 void vnni_gated(const Linear *, const Input *, int first, int last, float *y, size_t ldy);
 size_t amx_input_bytes(const Linear *, int rows);
 void amx_input(const Linear *, int row, const float *x, uint16_t *tiles);
