@@ -313,14 +313,14 @@ static int fuzz_step(void) {
             .qkv = a_layer(m.hidden, (m.heads + 2 * m.kv_heads) * m.head_dim), .output = a_layer(m.heads * m.head_dim, m.hidden),
             .gate_up = a_layer(m.hidden, 2 * m.inner), .down = a_layer(m.inner, m.hidden), .window = below(2) ? 0 : between(1, 90)};
     m.norm = near_one(m.hidden), m.head = a_layer(m.hidden, m.vocabulary);
-    const Text t = a_text(&m, ROWS, below(4) ? 40 : 600);
+    const Text t = a_text(&m, below(3) ? ROWS : STEP_ROWS, below(4) ? 40 : 600);
     const size_t hidden = m.hidden;
     Cache alone = t.c;
     alone.pool = memcpy(take(t.c.bytes), t.c.pool, t.c.bytes);
     float *x = floats(t.rows * hidden), *kept = memcpy(take(4 * t.rows * hidden), x, 4 * t.rows * hidden);
     float *logits = take(4 * (size_t)t.rows * m.vocabulary), *one = take(4 * (size_t)m.vocabulary), *token = take(4 * hidden);
     int threads = a_few_threads();
-    int32_t which[ROWS];
+    int32_t which[STEP_ROWS];
     for (int r = 0; r < t.rows; r++) which[r] = r;
     CHECK(itrex_step(&m, &t.c, t.rows, x, t.sequence, t.position, t.angles, t.query_scale, t.rows, which, logits,
                      take(itrex_step_bytes(&m, t.rows, t.end, threads)), threads) == 0, "step: refused");

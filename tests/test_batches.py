@@ -23,7 +23,7 @@ from itrex_chat.generation.loop import generate, generate_together
 from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.job import MOST_TOGETHER
-from itrex_chat.native import STEP_ROWS
+from itrex_chat.native import FEW_ROWS
 from itrex_chat.report.markdown import as_markdown
 from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.terminal import as_text
@@ -197,7 +197,7 @@ def test_memory_is_planned_for_all_that_are_answered_at_a_time(models, asked, tm
         needs.append(record.content.models["qwen2-tiny"].needs["fp32"])
     assert needs[1] > needs[0]
     assert needs[2] == needs[1]  # there are no more questions
-    assert MOST_TOGETHER == STEP_ROWS
+    assert MOST_TOGETHER == FEW_ROWS
 
 
 # Reports.

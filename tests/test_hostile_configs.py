@@ -237,7 +237,7 @@ def test_the_kernels_refuse_a_model_that_cannot_be(name, value, rows, models):
     cache.begin([rows])
     setattr(decoder.native_pass.model, name, value)
     with pytest.raises(KernelError, match="do not fit together"):
-        if rows > native.STEP_ROWS:
+        if rows > native.FEW_ROWS:
             decoder.native_pass._attention(0, torch.zeros(rows, 128), cache, rows_of(rows), torch.zeros(rows, 64))
         else:
             decoder.native_pass.step(torch.zeros(rows, 64), cache, rows_of(rows), [0])

@@ -46,7 +46,7 @@ def rounded_magnitudes(
 
 def rounding(level: str, compute: str, rows: int) -> str:
     """What a product rounds its factors to: tiles take many rows in BF16 where INT8 would do."""
-    return "bf16" if level == "amx" and compute == "int8" and rows > native.STEP_ROWS else compute
+    return "bf16" if level == "amx" and compute == "int8" and rows > native.FEW_ROWS else compute
 
 
 def bound(
@@ -186,9 +186,9 @@ def test_columns_of_a_wider_matrix_are_packed_where_they_lie(level):
 
 @pytest.mark.parametrize("bits, group, compute", FORMATS)
 def test_a_row_does_not_depend_on_the_other_rows_of_a_few(level, bits, group, compute):
-    weight, x = packed(matrix(33, 3 * group, group, bits), compute), activations(native.STEP_ROWS, 3 * group)
-    alone = torch.cat([weight.matmul(x[row : row + 1]) for row in range(native.STEP_ROWS)])
-    for rows in range(2, native.STEP_ROWS + 1):
+    weight, x = packed(matrix(33, 3 * group, group, bits), compute), activations(native.FEW_ROWS, 3 * group)
+    alone = torch.cat([weight.matmul(x[row : row + 1]) for row in range(native.FEW_ROWS)])
+    for rows in range(2, native.FEW_ROWS + 1):
         assert bit_equal(weight.matmul(x[:rows]), alone[:rows])
 
 

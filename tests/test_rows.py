@@ -30,7 +30,7 @@ def holds(linear: Linear, inputs: int, threads) -> None:
 def test_rows_of_quantized_matrices_do_not_depend_on_the_others(level, bits, group, compute, threads):
     outputs = 33
     linear = QuantizedLinear(packed(matrix(outputs, 3 * group, group, bits), compute), torch.linspace(-1, 1, outputs))
-    assert linear.independent_rows == (native.STEP_ROWS if level == "amx" and compute != "fp32" else None)
+    assert linear.independent_rows == (native.FEW_ROWS if level == "amx" and compute != "fp32" else None)
     holds(linear, 3 * group, threads)
 
 
@@ -43,7 +43,7 @@ def test_rows_of_matrices_of_floats_do_not_depend_on_some_others(level, stored, 
     weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(inputs)).to(STORED[stored])
     for bias in (None, torch.linspace(-1, 1, outputs)):
         linear = DenseLinear(weight, bias, compute)
-        assert linear.independent_rows == (SOME_ROWS if compute == "fp32" else native.STEP_ROWS)
+        assert linear.independent_rows == (SOME_ROWS if compute == "fp32" else native.FEW_ROWS)
         holds(linear, inputs, threads)
 
 

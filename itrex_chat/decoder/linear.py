@@ -98,7 +98,7 @@ class DenseLinear:
         return 1 if native.missing() else self._native_rows()
 
     def _native_rows(self) -> int:
-        return SOME_ROWS if self.compute == "fp32" else native.STEP_ROWS
+        return SOME_ROWS if self.compute == "fp32" else native.FEW_ROWS
 
     def described(self) -> native.Linear:
         """The matrix for the C functions; it points into the tensors."""

@@ -21,7 +21,7 @@ from itrex_chat.decoder.linear import Linear
 from itrex_chat.decoder.native_pass import NativePass, Rows, native_pass_of
 from itrex_chat.decoder.pages import Pages, pages_for
 from itrex_chat.decoder.rotary import spread, turn
-from itrex_chat.native import STEP_ROWS
+from itrex_chat.native import FEW_ROWS, STEP_ROWS
 from itrex_chat.native.mapping import Mapping
 from itrex_chat.native.stream import Stream
 
@@ -65,6 +65,9 @@ class Pass:
     query_scale: torch.Tensor | None
 
 
+MOST_IN_STEP = 1 << 19  # tokens of a step by positions
+
+
 @dataclass(frozen=True)
 class Decoder:
     """A loaded variant. `embedding` [vocabulary, hidden] keeps its stored dtype.
@@ -92,7 +95,7 @@ class Decoder:
     def independent_tokens(self) -> int:
         """How many tokens a pass takes, of any sequences, so that the logits of each are those that it has alone, bit
         for bit."""
-        return STEP_ROWS if self.native_pass else 1
+        return FEW_ROWS if self.native_pass else 1
 
     @property
     def cuts_anywhere(self) -> bool:
@@ -128,7 +131,7 @@ class Decoder:
             cache.reserve(chunk.row, len(chunk.ids))
         x = self.embedding[torch.tensor(ids)].float()
         rows = self._rows(spans, cache)
-        if self.native_pass and len(ids) <= STEP_ROWS:
+        if self.native_pass and self._is_step(len(ids), rows):
             wanted = [row for span, chunk in zip(spans, chunks) for row in range(span.last - chunk.logits, span.last)]
             logits = self.native_pass.step(x, cache, rows, wanted)
             found = list(logits.split([chunk.logits for chunk in chunks]))
@@ -169,6 +172,10 @@ class Decoder:
 
     def linears(self) -> list[Linear]:
         return [*(linear for block in self.blocks for linear in block.linears()), self.head]
+
+    def _is_step(self, count: int, rows: Rows) -> bool:
+        """Whether so many tokens are read in one call. Its memory grows with them and with the positions before them."""
+        return count <= FEW_ROWS or (self.cuts_anywhere and count <= STEP_ROWS and count * rows.end <= MOST_IN_STEP)
 
     def _logits(self, x: torch.Tensor, wanted: list[tuple[int, int]]) -> list[torch.Tensor]:
         """The logits of these ranges of rows."""

@@ -1,7 +1,7 @@
 """How much of prompts a pass reads beside running answers, which are to keep half of their speed."""
 
 FIRST, LEAST, MOST = 8, 2, 1024  # tokens of prompts in a pass
-SLOWER = 1.9  # times as long as without a prompt that a pass may take
+SLOWER = 1.85  # times as long as without a prompt that a pass may take
 NEWEST = 0.2  # of a mean
 
 

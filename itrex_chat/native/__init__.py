@@ -23,7 +23,8 @@ COMPUTE = {"int8": 0, "bf16": 1, "fp32": 2}
 INSTRUCTIONS = ("portable", "avx2", "avx_vnni", "avx512", "amx")
 KEPT = {"fp32": FORMATS["fp32"], "fp16": FORMATS["fp16"], "int8": FORMATS["int8"]}  # keys and values
 NO_MEMORY, REFUSED = 1, 2  # what functions of the library give; 0 where it is done
-STEP_ROWS = 16  # rows that a decode step takes at most
+FEW_ROWS = 16  # rows that are few with every kernel
+STEP_ROWS = 64  # rows that a step takes at most
 
 
 class Linear(Structure):

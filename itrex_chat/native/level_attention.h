@@ -215,9 +215,11 @@ ALWAYS void mix_page(int format, int count, const float *weights, const uint8_t 
         for (; i < head_dim; i++)
             for (int k = 0; k < Q; k++) {
                 float sum = mixed[(size_t)k * head_dim + i];
-                for (int t = from; t < to; t++)
+                for (int t = from; t < to; t++) {
                     sum += weights[(size_t)k * ATTENTION_CHUNK + t] *
                            kept_one(format, values + ((size_t)t * head_dim + i) * kept_size(format));
+                    IN_REGISTER(sum);  // one by one, or else how the products are rounded would depend on how many there are
+                }
                 mixed[(size_t)k * head_dim + i] = sum;
             }
     }
@@ -275,15 +277,28 @@ static __attribute__((noinline)) void NAME(attend_some)(const Kept *kept, const 
 #undef CALL
 }
 
-// Queries [heads, head_dim] of one head of keys, at a position, over a chunk; `scratch` has `attend_floats`.
-static void NAME(attend)(const Kept *kept, const float *queries, int heads, int head_dim, int64_t position, int64_t window,
-                         int chunk, float *mixed, float *largest, float *sums, float *scratch) {
-    for (int head = 0; head < heads; head += QUERIES) {
-        const int count = heads - head < QUERIES ? heads - head : QUERIES;
-        for (int q = 0; q < count; q++)
-            for (int i = 0; i < head_dim; i++) scratch[i * QUERIES + q] = queries[(size_t)(head + q) * head_dim + i];
-        NAME(attend_some)(kept, scratch, count, heads, head, head_dim, position, window, chunk, head == 0,
-                          mixed + (size_t)head * head_dim, largest + head, sums + head);
+// Queries of rows at the positions [position, position + rows) of a sequence, `heads` of each that share one of keys, over a chunk:
+// to mixed, largest and sums, rows `ldp` apart (mixed: ldp · head_dim). `scratch` has `attend_floats`.
+static void NAME(attend)(const Kept *kept, const float *queries, size_t ldq, int rows, int heads, int head_dim, int64_t position,
+                         int64_t window, int chunk, float *mixed, float *largest, float *sums, size_t ldp, float *scratch) {
+    const int64_t start = (int64_t)chunk * ATTENTION_CHUNK;
+    float *part = scratch + QUERIES * head_dim;
+    for (int n = 0, fetches = 1; n < rows * heads; n += QUERIES) {
+        const int count = rows * heads - n < QUERIES ? rows * heads - n : QUERIES;
+        const int64_t oldest = position + n / heads, newest = position + (n + count - 1) / heads;
+        float most[QUERIES], total[QUERIES];
+        if (newest < start || (window && oldest + 1 - window >= start + ATTENTION_CHUNK)) continue;
+        for (int q = 0; q < count; q++) {
+            const float *query = queries + (n + q) / heads * ldq + (size_t)((n + q) % heads) * head_dim;
+            for (int i = 0; i < head_dim; i++) scratch[i * QUERIES + q] = query[i];
+        }
+        NAME(attend_some)(kept, scratch, count, heads, n, head_dim, position, window, chunk, fetches, part, most, total);
+        fetches = 0;
+        for (int q = 0; q < count; q++) {
+            const size_t at = (n + q) / heads * ldp + (n + q) % heads;
+            memcpy(mixed + at * head_dim, part + (size_t)q * head_dim, 4 * (size_t)head_dim);
+            largest[at] = most[q], sums[at] = total[q];
+        }
     }
 }
 

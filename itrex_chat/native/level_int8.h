@@ -147,17 +147,20 @@ static void NAME(int4_rows)(const Linear *l, const Input *in, const uint8_t *p, 
 static void NAME(int8_rows)(const Linear *l, const Input *in, const uint8_t *p, int row, int rows, vf (*sums)[HALVES]) {
     int8_rows(8, p, l->in / l->group, l->group, in, row, rows, sums);
 }
-// Outputs of the blocks [first, last).
+// Outputs of the blocks [first, last): some rows, whose inputs stay in the second-level cache, pass by each block.
 static void NAME(integer_blocks)(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
-    for (int row = 0; row < in->rows; row += ROWS) {
-        const int rows = in->rows - row < ROWS ? in->rows - row : ROWS;
+    for (int some = 0; some < in->rows; some += STEP_ROWS) {
+        const int end = in->rows - some < STEP_ROWS ? in->rows : some + STEP_ROWS;
         for (int b = first; b < last; b++) {
             const uint8_t *p = (const uint8_t *)l->weight + (size_t)b * block_bytes(l);
             const int start = b * BLOCK, count = l->out - start < BLOCK ? l->out - start : BLOCK;
-            vf sums[ROWS][HALVES];
-            (l->format == INT4 ? NAME(int4_rows) : NAME(int8_rows))(l, in, p, row, rows, sums);
-            for (int r = 0; r < rows; r++)
-                store_block(sums[r], l->bias ? l->bias + start : 0, count, y + (row + r) * ldy + start, add);
+            for (int row = some; row < end; row += ROWS) {
+                const int rows = end - row < ROWS ? end - row : ROWS;
+                vf sums[ROWS][HALVES];
+                (l->format == INT4 ? NAME(int4_rows) : NAME(int8_rows))(l, in, p, row, rows, sums);
+                for (int r = 0; r < rows; r++)
+                    store_block(sums[r], l->bias ? l->bias + start : 0, count, y + (row + r) * ldy + start, add);
+            }
         }
     }
 }

@@ -14,7 +14,8 @@
 
 #define BLOCK 16       // outputs
 #define FEW 8          // rows that one pass over the weights serves
-#define ROWS 16        // rows that a decode step takes at most
+#define ROWS 16        // rows that are few with every kernel
+#define STEP_ROWS 64   // rows that a step takes at most
 #define PREFETCH 4096  // bytes ahead of the reading
 #define CACHE_PAGE 64              // positions of a page of the cache
 #define ATTENTION_CHUNK 256  // positions whose weights are summed up before they are put together with others
@@ -93,8 +94,8 @@ typedef struct {
     void (*rms_norm)(const float *x, const float *weight, int n, float eps, float *y);
     void (*swiglu)(const float *gate, const float *up, int n, float *y);
     void (*keep)(int format, const float *key, const float *value, int head_dim, uint8_t *page, int t);
-    void (*attend)(const Kept *, const float *queries, int heads, int head_dim, int64_t position, int64_t window, int chunk,
-                   float *mixed, float *largest, float *sum, float *scratch);
+    void (*attend)(const Kept *, const float *queries, size_t ldq, int rows, int heads, int head_dim, int64_t position,
+                   int64_t window, int chunk, float *mixed, float *largest, float *sums, size_t ldp, float *scratch);
     void (*fold)(const float *mixed, float largest, float sum, int head_dim, float *into, float *most, float *total);
     void (*attend_tile)(const Kept *, const float *queries, size_t ldq, int rows, int heads, int head_dim, int64_t from,
                         int64_t window, float *mixed, size_t ldm, float *scratch);
@@ -177,7 +178,8 @@ static inline float half_value(uint16_t half) {
 
 // The inputs of a product (product.c).
 size_t input_bytes(const Linear *, int rows);
-Input prepare(const Linear *, int rows, const float *x, size_t ldx, void *memory);
+Input arranged(const Linear *, int rows, const float *x, size_t ldx, void *memory);
+void round_row(const Linear *, const Input *, int row, const float *x);
 
 // Heads of a row's queries or keys, turned by its position; keys and values go to the cache (heads.c).
 typedef struct {
@@ -198,7 +200,7 @@ static inline size_t block_bytes(const Linear *l) {
     return (size_t)(l->in / l->group) * group_bytes(l->format == INT4 ? 4 : 8, l->group);
 }
 // Floats of the scratch of `attend`, and of `attend_tile`.
-static inline size_t attend_floats(int head_dim) { return (size_t)QUERIES * head_dim; }
+static inline size_t attend_floats(int head_dim) { return (size_t)2 * QUERIES * head_dim; }
 static inline size_t tile_floats(int rows, int heads, int head_dim) {
     const size_t count = (size_t)rows * heads, padded = (count + QUERIES - 1) / QUERIES * QUERIES;
     return (padded + QUERIES) * head_dim + 2 * count;

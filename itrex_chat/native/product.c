@@ -13,7 +13,8 @@ size_t input_bytes(const Linear *l, int rows) {
     return rounded_up((size_t)l->in * rows) + 2 * rounded_up((size_t)4 * (l->in / l->group) * rows);
 }
 
-static Input arranged(const Linear *l, int rows, const float *x, size_t ldx, void *memory) {
+// The inputs of a product as they will lie in `memory` of `input_bytes`, once `round_row` has filled it in.
+Input arranged(const Linear *l, int rows, const float *x, size_t ldx, void *memory) {
     Input in = {.rows = rows, .in = l->in, .ld = ldx, .x = x, .groups = l->group ? l->in / l->group : 0};
     uint8_t *at = memory;
     if (input_bytes(l, rows) == 0) return in;
@@ -28,20 +29,13 @@ static Input arranged(const Linear *l, int rows, const float *x, size_t ldx, voi
     return in;
 }
 
-static void fill(const Linear *l, const Input *in, int row, const float *x) {
+// Round a row of x as the matrix wants it.
+void round_row(const Linear *l, const Input *in, int row, const float *x) {
     if (in->q)
         level()->quantize(x, l->in, l->group, l->format == INT4 ? 4 : 8, (int8_t *)in->q + row * in->ld,
                           (float *)in->scale + (size_t)row * in->groups, (int32_t *)in->zero + (size_t)row * in->groups);
     else if (in->x != x)
         level()->round_bf16(x, l->in, (float *)in->x + row * in->ld);
-}
-
-// Round rows of x as the matrix wants them, into `memory` of `input_bytes`.
-Input prepare(const Linear *l, int rows, const float *x, size_t ldx, void *memory) {
-    Input in = arranged(l, rows, x, ldx, memory);
-    if (in.ld != ldx || in.x != x || in.q)
-        for (int row = 0; row < rows; row++) fill(l, &in, row, x + row * ldx);
-    return in;
 }
 
 enum Way { FEW_ROWS, VNNI, TILES };
@@ -85,7 +79,7 @@ static void run(void *job, int number, int threads) {
             if (p->way == TILES)
                 amx_input(l, row, row < p->rows ? p->x + row * p->ldx : NULL, (uint16_t *)p->memory);
             else
-                fill(l, &p->in, row, p->x + row * p->ldx);
+                round_row(l, &p->in, row, p->x + row * p->ldx);
         meet(&p->rounded, threads);
     }
     if (p->way == TILES) amx_begin();

@@ -1,7 +1,7 @@
 // One decode step: some rows, each the next token of a sequence, through all blocks of the decoder.
 //
 // All threads go through the layers side by side and meet at barriers. What is small (norms, rounding of activations)
-// each thread computes for itself; products are shared out by outputs and attention by heads and chunks of positions, so
+// each thread computes for itself where rows are few, else for its share of the rows; products are shared out by outputs and attention by heads and chunks of positions, so
 // that no sum depends on the number of threads, nor a row's values on the other rows.
 #include "native.h"
 
@@ -14,7 +14,8 @@
 typedef struct {
     const Model *m;
     Heads heads;
-    int rows, threads;
+    int rows, threads, wide;           // wide: what is computed for a row is computed by one thread, for all
+    int run[STEP_ROWS + 1], runs;      // rows that follow each other in a sequence: the first of each, and behind the last
     float *x;                          // [rows, hidden]
     float *mixed, *gate_up, *y;        // [rows, …]
     float *parts, *largest, *sums;     // [rows, kv_heads, chunks, heads that share, …]
@@ -25,9 +26,9 @@ typedef struct {
 
 typedef struct {
     int number, threads, shared;
-    float *row;    // [rows, widest]: a norm's output
+    float *row;     // [rows, widest]: a norm's output
     float *queries; // scratch of `attend`
-    void *rounded; // what `prepare` writes
+    void *rounded;  // the inputs of a product
 } Thread;
 
 static size_t up(size_t n) { return (n + 255) / 256 * 256; }
@@ -41,13 +42,13 @@ static size_t most_rounded(const Linear *l, int rows, size_t most) {
         if (input_bytes(l, rows) > most) most = input_bytes(l, rows);
     return most;
 }
-static size_t thread_bytes(const Model *m, int rows) {
+static size_t rounded_bytes(const Model *m, int rows) {
     size_t most = most_rounded(m->head, rows, 0);
     for (int n = 0; n < m->layers; n++) {
         const Linear *of[] = {m->layer[n].qkv, m->layer[n].output, m->layer[n].gate_up, m->layer[n].down};
         for (int i = 0; i < 4; i++) most = most_rounded(of[i], rows, most);
     }
-    return up((size_t)4 * rows * widest(m)) + up(4 * attend_floats(m->head_dim)) + up(most);
+    return most;
 }
 static int shared_out(const Model *m) {
     int count = parts_of(m->head) + m->layers;
@@ -72,12 +73,16 @@ static size_t lay_out(Step *s, Thread *threads, uint8_t *at) {
     s->parts = TAKE(float, rows * heads * s->chunks * m->head_dim);
     s->largest = TAKE(float, rows * heads * s->chunks);
     s->sums = TAKE(float, rows * heads * s->chunks);
-    const size_t each = thread_bytes(m, s->rows);
+    const size_t rounded = rounded_bytes(m, s->rows);
+    float *row = NULL;
+    uint8_t *own = NULL;
     for (int t = 0; t < s->threads; t++) {
-        uint8_t *own = TAKE(uint8_t, each);
-        if (threads)
-            threads[t] = (Thread){t, 0, 0, (float *)own, (float *)(own + up((size_t)4 * rows * widest(m))),
-                                  own + up((size_t)4 * rows * widest(m)) + up(4 * attend_floats(m->head_dim))};
+        if (!s->wide || t == 0) {
+            row = TAKE(float, rows * widest(m));
+            own = TAKE(uint8_t, rounded);
+        }
+        float *queries = TAKE(float, attend_floats(m->head_dim));
+        if (threads) threads[t] = (Thread){t, 0, 0, row, queries, own};
     }
 #undef TAKE
     return size;
@@ -100,11 +105,23 @@ static void warm(const Linear *l, const Thread *t) {
     for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i, 0, 2);
 }
 
-// y[rows, out] = x[rows, in] · matrixᵀ + bias, or added to y; every thread its share of the outputs.
+// The rows [first, last) of so many whose small things this thread computes.
+typedef struct {
+    int first, last;
+} Own;
+static Own own_rows(const Step *s, const Thread *t, int rows) {
+    return s->wide ? (Own){part(rows, t->number, t->threads), part(rows, t->number + 1, t->threads)} : (Own){0, rows};
+}
+
+// y[rows, out] = x[rows, in] · matrixᵀ + bias, or added to y; every thread its share of the outputs. Where the step is wide, of x
+// the thread's own rows must be there.
 static void multiply_rows(Step *s, Thread *t, const Linear *l, int rows, const float *x, size_t ldx, float *y, size_t ldy,
                           int add) {
     for (; l; y += l->out, l = l->next) {
-        const Input in = prepare(l, rows, x, ldx, t->rounded);
+        const Own own = own_rows(s, t, rows);
+        const Input in = arranged(l, rows, x, ldx, t->rounded);
+        for (int r = own.first; r < own.last && (in.q || in.x != x); r++) round_row(l, &in, r, x + r * ldx);
+        if (s->wide) meet(&s->meeting, t->threads);
         const int blocks = blocks_of(l), chunk = chunk_of(l, t->threads);
         int *taken = &s->taken[t->shared++];
         if (l->stream) itrex_enter(l->stream, l->piece);
@@ -114,6 +131,7 @@ static void multiply_rows(Step *s, Thread *t, const Linear *l, int rows, const f
             level()->blocks(l, &in, first, last, y, ldy, add);
         }
         if (l->stream) itrex_leave(l->stream, l->piece, t->threads);
+        if (s->wide && l->next) meet(&s->meeting, t->threads);
     }
 }
 
@@ -123,7 +141,8 @@ static void multiply(Step *s, Thread *t, const Linear *l, const float *x, size_t
 
 static const float *normed(const Step *s, Thread *t, const float *weight) {
     const Model *m = s->m;
-    for (int r = 0; r < s->rows; r++)
+    const Own own = own_rows(s, t, s->rows);
+    for (int r = own.first; r < own.last; r++)
         level()->rms_norm(s->x + (size_t)r * m->hidden, weight, m->hidden, m->eps, t->row + (size_t)r * m->hidden);
     return t->row;
 }
@@ -134,32 +153,34 @@ static int first_chunk(const Step *s, int n, int row) {
     return window && end > window ? (int)((end - window) / ATTENTION_CHUNK) : 0;
 }
 
-// A chunk of a row's head of keys that is attended to; `number` counts the chunks of all heads of all rows.
+// A chunk of a head of keys that rows of one sequence attend to; `number` counts the chunks of all heads of all these.
 typedef struct {
-    int row, kv_head, chunk;
+    int run, kv_head, chunk;
 } Part;
 static Part part_of(const Step *s, int number) {
     const int parts = s->m->kv_heads * s->chunks;
     return (Part){number / parts, number % parts / s->chunks, number % s->chunks};
 }
 static int is_there(const Step *s, int n, Part p) {
-    return p.row < s->rows && p.chunk >= first_chunk(s, n, p.row) && p.chunk < chunks_for(s->heads.position[p.row] + 1);
+    return p.run < s->runs && p.chunk >= first_chunk(s, n, s->run[p.run]) &&
+           p.chunk < chunks_for(s->heads.position[s->run[p.run + 1] - 1] + 1);
 }
 
 // Attend to one part, and fetch the beginning of the one that this thread takes `after` it.
 static void attend(const Step *s, const Thread *t, int n, Part p, Part after) {
     const Model *m = s->m;
     if (!is_there(s, n, p)) return;
-    const int group = m->heads / m->kv_heads, d = m->head_dim, head = p.kv_head * group;
-    const size_t at = (((size_t)p.row * m->kv_heads + p.kv_head) * s->chunks + p.chunk) * group;
-    Kept k = kept(&s->heads, n, p.row, p.kv_head);
+    const int group = m->heads / m->kv_heads, d = m->head_dim, row = s->run[p.run];
+    const size_t at = (((size_t)row * m->kv_heads + p.kv_head) * s->chunks + p.chunk) * group;
+    const size_t width = (size_t)(m->heads + 2 * m->kv_heads) * d;
+    Kept k = kept(&s->heads, n, row, p.kv_head);
     if (is_there(s, n, after)) {
-        const Kept next = kept(&s->heads, n, after.row, after.kv_head);
+        const Kept next = kept(&s->heads, n, s->run[after.run], after.kv_head);
         k.next = next.base + next.pages[(size_t)after.chunk * (ATTENTION_CHUNK / CACHE_PAGE)] * next.apart;
     }
-    level()->attend(&k, s->heads.qkv + ((size_t)p.row * (m->heads + 2 * m->kv_heads) + head) * d, group, d,
-                    s->heads.position[p.row], m->layer[n].window, p.chunk, s->parts + at * d, s->largest + at, s->sums + at,
-                    t->queries);
+    level()->attend(&k, s->heads.qkv + row * width + (size_t)p.kv_head * group * d, width, s->run[p.run + 1] - row, group, d,
+                    s->heads.position[row], m->layer[n].window, p.chunk, s->parts + at * d, s->largest + at, s->sums + at,
+                    (size_t)m->kv_heads * s->chunks * group, t->queries);
 }
 
 // Put the chunks of a head together, in their order.
@@ -195,8 +216,8 @@ static void mix_heads(Step *s, const Thread *t, int n, int kv_head) {
         place(&s->heads, n, row, m->heads + kv_head);
         for (int i = 0; i < group; i++) place(&s->heads, n, row, kv_head * group + i);
     }
+    for (int run = 0; run < s->runs; run++) attend(s, t, n, (Part){run, kv_head, 0}, (Part){run + 1, kv_head, 0});
     for (int row = 0; row < s->rows; row++) {
-        attend(s, t, n, (Part){row, kv_head, 0}, (Part){row + 1, kv_head, 0});
         for (int i = 0; i < group; i++) join(s, n, row, kv_head * group + i);
     }
 }
@@ -212,7 +233,7 @@ static void mix(Step *s, Thread *t, int n) {
     }
     for (int i = t->number; i < s->rows * heads; i += t->threads) place(&s->heads, n, i / heads, i % heads);
     meet(&s->meeting, t->threads);
-    for (int task = next_task(taken), after; task < s->rows * parts; task = after)
+    for (int task = next_task(taken), after; task < s->runs * parts; task = after)
         attend(s, t, n, part_of(s, task), part_of(s, after = next_task(taken)));
     meet(&s->meeting, t->threads);
     for (int i = t->number; i < s->rows * m->heads; i += t->threads) join(s, n, i / m->heads, i % m->heads);
@@ -235,7 +256,8 @@ static void run_layer(Step *s, Thread *t, int n) {
     multiply(s, t, layer->gate_up, normed(s, t, layer->mlp_norm), m->hidden, s->gate_up, 2 * m->inner, 0);
     warm(layer->down, t);
     meet(&s->meeting, t->threads);
-    for (int r = 0; r < s->rows; r++) {
+    const Own own = own_rows(s, t, s->rows);
+    for (int r = own.first; r < own.last; r++) {
         const float *gate = s->gate_up + (size_t)r * 2 * m->inner;
         level()->swiglu(gate, gate + m->inner, m->inner, t->row + (size_t)r * m->inner);
     }
@@ -283,7 +305,8 @@ static void run(void *job, int number, int threads) {
     t.threads = threads;
     for (int n = 0; n < m->layers; n++) run_layer(s, &t, n);
     if (!pass->wanted) return;
-    for (int i = 0; i < pass->wanted; i++)
+    const Own own = own_rows(s, &t, pass->wanted);
+    for (int i = own.first; i < own.last; i++)
         level()->rms_norm(s->x + (size_t)pass->which[i] * m->hidden, m->norm, m->hidden, m->eps, t.row + (size_t)i * m->hidden);
     multiply_rows(s, &t, m->head, pass->wanted, t.row, m->hidden, pass->logits, m->vocabulary, 0);
 }
@@ -291,8 +314,8 @@ static void run(void *job, int number, int threads) {
 // Bytes of `memory` for a step of these rows, the farthest of which is at position `end` - 1; 0 for
 // a model or a step that cannot be.
 EXPORT size_t itrex_step_bytes(const Model *m, int rows, int64_t end, int threads) {
-    if (rows < 1 || rows > ROWS || end < 1 || threads < 1 || !sound_model(m)) return 0;
-    Step s = {.m = m, .rows = rows, .threads = threads, .chunks = chunks_for(end)};
+    if (rows < 1 || rows > STEP_ROWS || end < 1 || threads < 1 || !sound_model(m)) return 0;
+    Step s = {.m = m, .rows = rows, .threads = threads, .wide = rows > FEW, .chunks = chunks_for(end)};
     return lay_out(&s, NULL, NULL);
 }
 
@@ -302,15 +325,19 @@ EXPORT size_t itrex_step_bytes(const Model *m, int rows, int64_t end, int thread
 EXPORT int itrex_step(const Model *m, const Cache *c, int rows, float *x, const int64_t *sequence, const int64_t *position,
                       const float *angles, const float *query_scale, int wanted, const int32_t *which,
                       float *logits, void *memory, int threads) {
-    if (rows > ROWS || threads < 1 || wanted < 0 || wanted > rows || !placed(m, c, rows, sequence, position)) return REFUSED;
+    if (rows > STEP_ROWS || threads < 1 || wanted < 0 || wanted > rows || !placed(m, c, rows, sequence, position)) return REFUSED;
     for (int i = 0; i < wanted; i++)
         if (which[i] < 0 || which[i] >= rows) return REFUSED;
     int64_t end = 0;
     for (int r = 0; r < rows; r++) end = position[r] + 1 > end ? position[r] + 1 : end;
     Thread all[threads];
-    Pass pass = {.s = {.m = m, .heads = {m, c, sequence, position, angles, query_scale, NULL}, .rows = rows, .threads = threads, .x = x,
+    Pass pass = {.s = {.m = m, .heads = {m, c, sequence, position, angles, query_scale, NULL}, .rows = rows, .threads = threads,
+                       .wide = rows > FEW, .x = x,
                        .chunks = chunks_for(end)},
                  .all = all, .wanted = wanted, .which = which, .logits = logits};
+    for (int r = 0; r < rows; r++)
+        if (r == 0 || sequence[r] != sequence[r - 1] || position[r] != position[r - 1] + 1) pass.s.run[pass.s.runs++] = r;
+    pass.s.run[pass.s.runs] = rows;
     lay_out(&pass.s, all, memory);
     memset(pass.s.taken, 0, sizeof(int) * shared_out(m));
     team(threads, run, &pass);
