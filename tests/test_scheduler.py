@@ -251,7 +251,8 @@ def test_whoever_streams_makes_the_passes_and_who_goes_away_is_cancelled(decoder
     first, second = (scheduler.add(Request(prompt, GREEDY)) for prompt in PROMPTS[:2])
     *pieces, response = scheduler.stream(first)
     assert "".join(pieces) == response.text == alone(decoder, tokenizer, PROMPTS[0]).text
-    third = scheduler.add(Request(PROMPTS[2], GenerationConfig(max_new_tokens=200)))
+    never = dict.fromkeys(tokenizer.stop_ids, -100.0)
+    third = scheduler.add(Request(PROMPTS[2], GenerationConfig(max_new_tokens=1500), logit_bias=never))
     stream = scheduler.stream(third)
     next(stream)
     stream.close()
