@@ -8,7 +8,20 @@ from itrex_chat.foundation.choices import did_you_mean
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 
-VERBS = ("quantize", "ask", "measure", "compare", "sheet", "sweep", "attribute", "online", "judge", "cache", "doctor")
+VERBS = (
+    "quantize",
+    "ask",
+    "serve",
+    "measure",
+    "compare",
+    "sheet",
+    "sweep",
+    "attribute",
+    "online",
+    "judge",
+    "cache",
+    "doctor",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

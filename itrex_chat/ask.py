@@ -15,21 +15,11 @@ from itrex_chat.foundation.language import _
 from itrex_chat.settings import engine_options
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import PRECISIONS
 
 
-def cached_models(settings: list[str]) -> list[Recipe]:
-    """The recipes of all artifacts in the cache, the newest of each kind, or the embedded default's."""
-    from itrex_chat.artifacts.store import ArtifactStore
-
-    artifacts = sorted(ArtifactStore().whole(), key=lambda artifact: artifact.manifest["created"])
-    newest = {(artifact.name, *artifact.manifest["content"].values()): artifact for artifact in artifacts}
-    found = [recipes.from_dict(artifact.manifest["recipe"]) for artifact in newest.values()]
-    return [recipes.overridden(recipe, settings) for recipe in found] or [recipes.load(recipes.EMBEDDED, settings)]
-
-
 def command(arguments: argparse.Namespace) -> int:
+    from itrex_chat.artifacts.cached import cached_models
     from itrex_chat.runs.asking import ask
 
     settings = command_line.settings(arguments)

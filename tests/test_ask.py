@@ -16,6 +16,7 @@ from moments import PATIENCE, random_moments, until
 from run_schemas import keeps_its_schemas
 
 from itrex_chat import ask as asking
+from itrex_chat.artifacts.cached import cached_models
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.jobs import executor, protocol
@@ -283,7 +284,7 @@ def test_without_a_model_every_cached_one_is_asked(models, asked, tmp_path):
     for family in ("qwen2", "llama"):
         obtain(recipes.load(str(models(family))))
     obtain(recipes.load(str(models("llama")), ["quantization.group_size", "64"]))
-    found = asking.cached_models(["generation.max_new_tokens", "5"])
+    found = cached_models(["generation.max_new_tokens", "5"])
     assert sorted(label for label, _recipe in labels(found)) == [
         "llama-tiny int4_fullrange g32 head int8",
         "llama-tiny int4_fullrange g64 head int8",
@@ -293,7 +294,7 @@ def test_without_a_model_every_cached_one_is_asked(models, asked, tmp_path):
 
 
 def test_without_anything_cached_the_embedded_model_is_asked():
-    assert [recipe.name for recipe in asking.cached_models([])] == [recipes.EMBEDDED]
+    assert [recipe.name for recipe in cached_models([])] == [recipes.EMBEDDED]
 
 
 @pytest.mark.parametrize(

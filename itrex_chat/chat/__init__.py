@@ -34,6 +34,9 @@ class ChatTokenizer(AnswerTokenizer, Protocol):
     def encode(self, text: str) -> list[int]:
         """Plain text to ids, no special tokens added."""
 
+    def token_bytes(self, ids: list[int]) -> list[bytes]:
+        """What each id stands for by itself, in UTF-8 where it is whole characters; a control token's name."""
+
     def prompt(self, messages: list[Message]) -> list[int]:
         """The ids that ask the model to answer a conversation. Raises TokenizerError."""
 

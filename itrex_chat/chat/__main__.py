@@ -72,6 +72,9 @@ class _Served:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids)
 
+    def token_bytes(self, ids: list[int]) -> list[str]:
+        return [piece.decode("latin-1") for piece in self.tokenizer.token_bytes(ids)]
+
     def prompt(self, messages: list[tuple[str, str]]) -> list[int]:
         return self.tokenizer.prompt([Message(role, content) for role, content in messages])
 

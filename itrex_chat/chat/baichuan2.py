@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from itrex_chat.chat.messages import Message
-from itrex_chat.chat.vocabulary import read_file, sentencepiece
+from itrex_chat.chat.vocabulary import piece_bytes, read_file, sentencepiece
 from itrex_chat.settings.recipe import Chat
 
 USER, ASSISTANT = 195, 196
@@ -52,6 +52,9 @@ class Baichuan2Tokenizer:
             elif token < self._pieces.vocab_size():
                 pending.append(token)
         return text + self._pieces.decode(pending)
+
+    def token_bytes(self, ids: list[int]) -> list[bytes]:
+        return [piece_bytes(self._pieces, token) for token in ids]
 
     def prompt(self, messages: list[Message]) -> list[int]:
         system = self._chat.system

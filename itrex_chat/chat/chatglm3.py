@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from itrex_chat.chat.messages import Message
-from itrex_chat.chat.vocabulary import read_file, sentencepiece
+from itrex_chat.chat.vocabulary import piece_bytes, read_file, sentencepiece
 from itrex_chat.settings.recipe import Chat
 
 CONTROLS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
@@ -26,6 +26,10 @@ class ChatGLM3Tokenizer:
 
     def decode(self, ids: list[int]) -> str:
         return self._pieces.decode([token for token in ids if token < self._pieces.vocab_size()])
+
+    def token_bytes(self, ids: list[int]) -> list[bytes]:
+        names = {token: name.encode() for name, token in self._control.items()}
+        return [names.get(token) or piece_bytes(self._pieces, token) for token in ids]
 
     def prompt(self, messages: list[Message]) -> list[int]:
         if self._chat.system and messages[0].role != "system":

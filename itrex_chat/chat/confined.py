@@ -61,6 +61,10 @@ class ConfinedTokenizer:
     def decode(self, ids: list[int]) -> str:
         return self._asked("decode", TEXT_OF_TOKEN * (len(ids) + 1), ids=ids)
 
+    def token_bytes(self, ids: list[int]) -> list[bytes]:
+        pieces = self._asked("token_bytes", TEXT_OF_TOKEN * (len(ids) + 1), ids=ids)
+        return [piece.encode("latin-1") for piece in pieces]
+
     def prompt(self, messages: list[Message]) -> list[int]:
         plain = [(message.role, message.content) for message in messages]
         return self._asked("prompt", PROMPT, PROMPT_OF_TEXT, messages=plain)

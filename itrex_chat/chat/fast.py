@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from itrex_chat.chat.messages import Message
-from itrex_chat.chat.vocabulary import read_file
+from itrex_chat.chat.vocabulary import bytes_of_letters, marked_bytes, read_file
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.foundation.harmless import encodable
@@ -60,6 +60,9 @@ class FastTokenizer:
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
+    def token_bytes(self, ids: list[int]) -> list[bytes]:
+        return [self._bytes_of(token) for token in ids]
+
     def prompt(self, messages: list[Message]) -> list[int]:
         if self._chat.system and messages[0].role != "system":
             messages = [Message("system", self._chat.system), *messages]
@@ -84,6 +87,23 @@ class FastTokenizer:
             "tokenizer.json": self._content,
             "tokenizer_config.json": json.dumps(settings, ensure_ascii=False, indent=2).encode(),
         }
+
+    def _bytes_of(self, token: int) -> bytes:
+        piece = self._tokenizer.id_to_token(token) if 0 <= token < 1 << 31 else None
+        if piece is None:
+            return b""
+        if piece in self._added:
+            return encodable(piece).encode()
+        letters = self._letters
+        if not letters:
+            return marked_bytes(piece)
+        return b"".join(bytes([letters[letter]]) if letter in letters else letter.encode() for letter in piece)
+
+    @functools.cached_property
+    def _letters(self) -> dict[str, int]:
+        """The letters that stand for bytes in this vocabulary; none where it does not write bytes so."""
+        decoder = json.dumps(json.loads(self._content).get("decoder"))
+        return bytes_of_letters() if '"ByteLevel"' in decoder else {}
 
     def _masked(self, message: Message, masks: dict[str, str]) -> str:
         """The content with what looks like an added token masked.

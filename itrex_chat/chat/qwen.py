@@ -37,6 +37,13 @@ class QwenTokenizer:
     def decode(self, ids: list[int]) -> str:
         return self._encoding.decode([token for token in ids if token < self._words], errors="replace")
 
+    def token_bytes(self, ids: list[int]) -> list[bytes]:
+        names = {self._end_of_text: b"<|endoftext|>", self._start: b"<|im_start|>", self._end: b"<|im_end|>"}
+        return [
+            self._encoding.decode_single_token_bytes(token) if token < self._words else names.get(token, b"")
+            for token in ids
+        ]
+
     def prompt(self, messages: list[Message]) -> list[int]:
         if messages[0].role != "system":
             messages = [Message("system", self._system), *messages]

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
@@ -10,6 +11,7 @@ from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.foundation.language import _
 
+BYTE = re.compile("<0x([0-9A-F]{2})>")
 LARGEST = 256 << 20  # bytes; the process that reads it has its own bounds
 
 
@@ -27,6 +29,26 @@ def sentencepiece(content: bytes, folder: Path) -> SentencePieceProcessor:
         raise TokenizerError(
             _("{path} is damaged: it is not a SentencePiece model.", path=folder / "tokenizer.model")
         ) from None
+
+
+def piece_bytes(pieces: SentencePieceProcessor, token: int) -> bytes:
+    """What a piece of a SentencePiece vocabulary stands for; nothing, where it has no such piece."""
+    return marked_bytes(pieces.id_to_piece(token)) if 0 <= token < pieces.vocab_size() else b""
+
+
+def marked_bytes(piece: str) -> bytes:
+    """What a piece in SentencePiece's writing stands for: ▁ is a space, <0x41> a byte."""
+    if byte := BYTE.fullmatch(piece):
+        return bytes([int(byte[1], 16)])
+    return piece.replace("▁", " ").encode()
+
+
+def bytes_of_letters() -> dict[str, int]:
+    """The letters in which byte-level vocabularies write bytes (GPT-2's): printable ones of Latin-1 for themselves, and
+    those behind U+0100 for the others in their order."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 def tiktoken_ranks(content: bytes, path: Path) -> dict[bytes, int]:

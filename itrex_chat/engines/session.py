@@ -9,7 +9,7 @@ from itrex_chat.chat import AnswerTokenizer, Message
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
-from itrex_chat.generation.request import Request
+from itrex_chat.generation.request import MOST_WAITING, Request
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.event import Facts, Pace
 from itrex_chat.settings.generation import GenerationConfig
@@ -18,6 +18,8 @@ from itrex_chat.settings.variant import Variant
 
 if TYPE_CHECKING:
     from itrex_chat.decoder.model import Decoder
+    from itrex_chat.generation.scheduler import Scheduler
+    from itrex_chat.generation.ticket import Ticket
 
 
 class Session(ABC):
@@ -42,14 +44,25 @@ class Session(ABC):
         """As `stream`, with all that can be asked, for conversations that go on and several that go on at a time: where the
         engine can, what is known from an earlier prompt is not read again. From any thread. Raises GenerationError, and
         EngineError where the engine cannot do what is asked."""
-        if request.stop or request.seconds or request.logit_bias or request.logprobs is not None:
+        if request != Request(request.prompt, request.config):
             raise EngineError(
                 _(
-                    "{variant} does not know stop, seconds, logit_bias and logprobs; the native engine does.",
+                    "{variant} does not know stop, seconds, logit_bias, logprobs and penalties; the native engine does.",
                     variant=self.variant.title,
                 )
             )
         yield from self.stream(request.prompt, request.config)
+
+    def scheduler(self, memory: int | None = None, waiting: int = MOST_WAITING) -> "Scheduler":
+        """What makes the passes for all that is asked by `answer` and `add`. `memory`: bytes that keys and values may have,
+        `waiting`: requests that may wait, where it is made by this call. Raises EngineError where the engine has none."""
+        raise EngineError(
+            _("{variant} answers one question at a time; the native engine answers many.", variant=self.variant.title)
+        )
+
+    def add(self, request: Request) -> "Ticket":
+        """Have a request answered by whoever advances the `scheduler`. Raises GenerationError, EngineError."""
+        return self.scheduler().add(request)
 
     def ready(self, config: GenerationConfig, batch: int = 1) -> None:  # noqa: B027  # most need nothing more
         """Load what answers with these settings take besides, `batch` of them at a time, so that none has to wait for it.

@@ -8,6 +8,15 @@ from tqdm import tqdm
 from itrex_chat.foundation.harmless import for_terminal
 
 
+_silent = False
+
+
+def silence() -> None:
+    """Show no bars any more in this process: its standard error has lines for programs."""
+    global _silent
+    _silent = True
+
+
 def bar(description: str, total: int | None, unit: str = "B", **options: Any) -> tqdm:
     """A bar over `total` units; bytes are scaled. Redirected, it prints a line now and then."""
     interactive = sys.stderr.isatty()
@@ -22,5 +31,6 @@ def bar(description: str, total: int | None, unit: str = "B", **options: Any) ->
         dynamic_ncols=interactive,
         mininterval=0.1 if interactive else 10,
         leave=False,
+        disable=_silent,
         **options,
     )

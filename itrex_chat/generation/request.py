@@ -10,6 +10,8 @@ from itrex_chat.settings.generation import GenerationConfig
 
 MOST_LOGPROBS = 20
 MOST_STOPS = 16
+MOST_WAITING = 256  # requests to one scheduler
+MOST_PENALTY = 2.0
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Request:
     `seconds`: how long it may take, waiting included, before it ends as it is ("deadline").
     `logit_bias`: what is added to the logits of tokens before one is chosen.
     `logprobs`: None, or for how many of the likeliest tokens at each place log-probabilities are wanted beside the chosen one's.
+    `prompt_logprobs`: the same for the tokens of the prompt, which is read whole then, whatever is known of it.
+    `presence_penalty`, `frequency_penalty`: what is taken from the logits of tokens that the answer has, once and for each time.
 
     Raises GenerationError for values that cannot be.
     """
@@ -30,6 +34,9 @@ class Request:
     seconds: float | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         texts = isinstance(self.stop, (tuple, list)) and all(isinstance(text, str) and text for text in self.stop)
@@ -52,14 +59,26 @@ class Request:
                         bias=bias,
                     )
                 )
-        if self.logprobs is not None and not (type(self.logprobs) is int and 0 <= self.logprobs <= MOST_LOGPROBS):
-            raise GenerationError(
-                _(
-                    "logprobs cannot be {value!r}: it is a number from 0 to {most}.",
-                    value=self.logprobs,
-                    most=MOST_LOGPROBS,
-                )
-            )
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            if value is not None and not (type(value) is int and 0 <= value <= MOST_LOGPROBS):
+                raise _out_of_range(name, value, 0, MOST_LOGPROBS)
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if not _is_number(value) or abs(value) > MOST_PENALTY:
+                raise _out_of_range(name, value, -MOST_PENALTY, MOST_PENALTY)
+
+
+def _out_of_range(name: str, value: object, low: float, high: float) -> GenerationError:
+    return GenerationError(
+        _(
+            "{name} cannot be {value!r}: it is a number from {low} to {high}.",
+            name=name,
+            value=value,
+            low=low,
+            high=high,
+        )
+    )
 
 
 def _is_number(value: object) -> bool:

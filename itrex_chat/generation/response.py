@@ -32,7 +32,8 @@ class Response:
 
     `cached_tokens` of the prompt were known from an earlier one that began
     alike, and not read. `logprobs` has one for each of `token_ids` where they
-    were asked for.
+    were asked for, and `ending` is that of the stop token behind them, if one
+    ended it; `prompt_logprobs` has one for each token of the prompt behind the first.
     """
 
     text: str
@@ -52,6 +53,8 @@ class Response:
     share: float | None = None
     cached_tokens: int = 0
     logprobs: tuple[TokenLogprob, ...] | None = None
+    ending: TokenLogprob | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] | None = None
 
     @property
     def prompt_tokens(self) -> int:

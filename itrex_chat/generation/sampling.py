@@ -25,12 +25,19 @@ class Sampler:
     """Chooses tokens of one answer: the likeliest, or a random one among the likely ones.
 
     `bias` is added to the logits of its tokens first. Then in the order of transformers' generate: repetition penalty over prompt and
-    answer (arXiv:1909.05858), temperature, top-k, top-p (arXiv:1904.09751).
+    answer (arXiv:1909.05858), temperature, top-k, top-p (arXiv:1904.09751). Before the temperature, OpenAI's penalties over the
+    answer: `presence` is taken from the logits of tokens that it has, `frequency` for each time that it has them.
     The same seed and logits give the same tokens.
     """
 
     def __init__(
-        self, config: GenerationConfig, prompt: list[int], vocab_size: int, bias: Mapping[int, float] | None = None
+        self,
+        config: GenerationConfig,
+        prompt: list[int],
+        vocab_size: int,
+        bias: Mapping[int, float] | None = None,
+        presence: float = 0.0,
+        frequency: float = 0.0,
     ):
         self._config, self._penalty = config, config.effective_repetition_penalty
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -40,6 +47,8 @@ class Sampler:
         if bias:
             self._bias = torch.zeros(vocab_size)
             self._bias[list(bias)] = torch.tensor(list(bias.values()), dtype=torch.float32)
+        self._presence, self._frequency = presence, frequency
+        self._counts = torch.zeros(vocab_size) if presence or frequency else None
 
     def choose(self, logits: torch.Tensor) -> int:
         """The next token from float32 logits [vocabulary]. Raises NotFinite."""
@@ -48,14 +57,17 @@ class Sampler:
         return token
 
     def note(self, token: int) -> None:
-        """A token of the answer, whoever chose it: the repetition penalty counts it."""
+        """A token of the answer, whoever chose it: the penalties count it."""
         self._seen[token] = True
+        if self._counts is not None:
+            self._counts[token] += 1
 
     def forked(self) -> Sampler:
         """One that goes on from here for itself, with the same draws."""
         other = copy.copy(self)
         other._seen, other._generator = self._seen.clone(), torch.Generator()
         other._generator.set_state(self._generator.get_state())
+        other._counts = None if self._counts is None else self._counts.clone()
         return other
 
     def pick(self, logits: torch.Tensor) -> int:
@@ -65,6 +77,8 @@ class Sampler:
         if self._penalty != 1.0:
             penalized = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
             logits = torch.where(self._seen, penalized, logits)
+        if self._counts is not None:
+            logits = logits - self._frequency * self._counts - self._presence * (self._counts > 0)
         values = logits.numpy()
         token = int(values.argmax())  # ten times as fast as torch's; the first NaN, where there is one
         if not math.isfinite(values[token]):

@@ -25,14 +25,14 @@ from itrex_chat.generation.drafters import drafter_of
 from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.payoff import Payoff
 from itrex_chat.generation.prefill import PREFILL_STEP
-from itrex_chat.generation.request import Request
+from itrex_chat.generation.request import MOST_WAITING, Request
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.room import room_for
 from itrex_chat.generation.sequence import CANCELLED, DEADLINE, Place, Sequence
 from itrex_chat.generation.ticket import Ticket
 
 MOST_ROWS = 32
-MOST_WAITING = 256
+PROMPT_LOGITS = 128  # places of prompts in a pass whose logits are wanted, where a prompt may be cut there
 LOOK = 0.02  # seconds after which somebody who waits for the passes of others looks what has come
 
 
@@ -64,6 +64,7 @@ class Scheduler:
         self._promised: dict[Ticket, int] = {}  # pages that a sequence may have in all
         self._prefixes = Prefixes(pages)
         self._budget = Budget()
+        self.rows = 0  # tokens in the newest pass
 
     def add(self, request: Request, model: DraftModel | None = None) -> Ticket:
         """Have a prompt answered; `model` drafts for it. Raises GenerationError for one that the model or the memory cannot
@@ -211,6 +212,8 @@ class Scheduler:
         """Pages with the beginning of a prompt, and how many of its tokens; not all of them, for its last one's logits
         are wanted."""
         prompt = ticket.request.prompt
+        if ticket.request.prompt_logprobs is not None:
+            return [], 0
         pages, found = self._prefixes.find(self._kind(prompt), prompt[: len(prompt) - 1])
         if not self.decoder.cuts_anywhere:
             found = found // PREFILL_STEP * PREFILL_STEP
@@ -219,6 +222,8 @@ class Scheduler:
     def _will_know_more(self, ticket: Ticket, found: int) -> bool:
         """Whether a prompt that is just being read begins as this one for another page at least."""
         prompt, step = ticket.request.prompt, PAGE if self.decoder.cuts_anywhere else PREFILL_STEP
+        if ticket.request.prompt_logprobs is not None:
+            return False
         wanted = prompt[: found // step * step + step]
         return len(wanted) < len(prompt) and any(
             other.sequence.reads_prompt
@@ -273,11 +278,14 @@ class Scheduler:
 
     def _shared_out(self, reading: list[Sequence], budget: int) -> list[tuple[Sequence, int]]:
         """So many tokens of prompts in all: the same for each, and what one does not need for the others."""
-        shares, left = [], budget
+        shares, left, scored = [], budget, PROMPT_LOGITS
         by_length = sorted(reading, key=lambda sequence: len(sequence.prompt) - sequence.place.length)
         for others, sequence in zip(range(len(by_length), 0, -1), by_length):
             share = min(max(left // others, 1), len(sequence.prompt) - sequence.place.length)
-            if left > 0:
+            if sequence.scores_prompt:
+                share = min(share, scored)
+                scored -= share
+            if left > 0 and share:
                 shares.append((sequence, share))
                 left -= share
         return shares
@@ -303,7 +311,7 @@ class Scheduler:
             sequences.append(sequence)
         if not chunks:
             return
-        rows = sum(len(chunk.ids) for chunk in chunks)
+        rows = self.rows = sum(len(chunk.ids) for chunk in chunks)
         began = time.perf_counter()
         logits = self.decoder.read(chunks, self._cache)
         seconds = time.perf_counter() - began

@@ -1,5 +1,6 @@
 """A sequence: one answer while it is made."""
 
+import math
 import time
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ from itrex_chat.generation.stopping import StopStrings
 from itrex_chat.settings.generation import GenerationConfig
 
 CANCELLED, DEADLINE = "cancelled", "deadline"
+ROWS_AT_A_TIME = 16  # of logits that are normalized
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,18 @@ class Sequence:
         self._text = ""
         self._draft: list[int] = []
         request = request or Request(prompt, config)
-        self._sampler = Sampler(config, prompt, vocabulary, request.logit_bias)
+        self._sampler = Sampler(
+            config, prompt, vocabulary, request.logit_bias, request.presence_penalty, request.frequency_penalty
+        )
         self._stop_ids, self._stops = tokenizer.stop_ids, StopStrings(request.stop)
         # with stop strings, text is looked at after each token, so that the answer does not depend on time
         self._stream = TextStream(tokenizer.decode, tokenizer.strips_newline, 0 if request.stop else PAUSE)
         self._top = request.logprobs
-        self._logprobs: list[TokenLogprob] = []
+        self.logprobs: list[TokenLogprob] = []  # of `ids`, where they are wanted
+        self._ending: TokenLogprob | None = None
+        self._prompt_top = request.prompt_logprobs
+        self._prompt_logprobs: list[TokenLogprob] = []
+        self._read_from = 0  # where the newest chunk begins
         self.cached = 0
         self._chosen = 0  # tokens, a stop token included
         self._plain, self._plain_seconds = 0, 0.0  # those of them, behind the first, that came without a draft
@@ -102,6 +110,11 @@ class Sequence:
         """Whether there is still some of the prompt to be read."""
         return self.place.length < len(self.prompt)
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the logits of all tokens of its prompt are wanted."""
+        return self._prompt_top is not None
+
     def next_rows(self, prompt_tokens: int) -> int:
         """How many tokens its next pass reads at least, of its prompt so many or all that are left."""
         return min(prompt_tokens, len(self.prompt) - self.place.length) if self.reads_prompt else 1
@@ -109,10 +122,11 @@ class Sequence:
     def chunk(self, prompt_tokens: int, answer_tokens: int) -> Chunk:
         """What the next pass reads for it: so many tokens of the prompt, or the newest token and a draft, in all so
         many; and which logits it wants."""
-        start = self.place.length
+        start = self._read_from = self.place.length
         if self.reads_prompt:
             ids = self.prompt[start : start + prompt_tokens]
-            return Chunk(self.place.row, ids, int(start + len(ids) == len(self.prompt)))
+            wanted = len(ids) if self.scores_prompt else int(start + len(ids) == len(self.prompt))
+            return Chunk(self.place.row, ids, wanted)
         newest = self.ids[-1]
         limit = min(answer_tokens, len(self.prompt) + self.room - start - 1) - 1
         if self.drafter:
@@ -127,6 +141,11 @@ class Sequence:
 
         Raises GenerationError where they are NaN or infinite.
         """
+        if self._prompt_top is not None and (followed := self.prompt[self._read_from + 1 :][: len(logits)]):
+            self._prompt_logprobs += _logprobs(followed, logits[: len(followed)], self._prompt_top)
+            logits = logits[len(followed) :]
+            if not len(logits):
+                return
         draft, self._draft = self._draft, []
         accepted, before = 0, self._last
         for row, drafted in zip(logits, [*draft, None]):
@@ -166,7 +185,9 @@ class Sequence:
             drafter.drafted if drafter else 0,
             drafter.accepted if drafter else 0,
             cached_tokens=self.cached,
-            logprobs=None if self._top is None else tuple(self._logprobs),
+            logprobs=None if self._top is None else tuple(self.logprobs),
+            ending=self._ending,
+            prompt_logprobs=None if self._prompt_top is None else tuple(self._prompt_logprobs),
         )
         if not isinstance(drafter, ModelDrafter):
             return response
@@ -189,12 +210,14 @@ class Sequence:
         self._last = time.perf_counter()
         if self._chosen == 1:
             self._first = self._last
+        found = None if self._top is None else _logprobs([token], logits[None], self._top)[0]
         if token in self._stop_ids:
+            self._ending = found
             self._end("stop")
             return
         self.ids.append(token)
-        if self._top is not None:
-            self._logprobs.append(_logprob(token, logits, self._top))
+        if found:
+            self.logprobs.append(found)
         self._say(self._stops.add(self._stream.add(token)))
         if self._stops.found is not None:
             self.finish_reason = "stop"
@@ -213,7 +236,18 @@ class Sequence:
             self._pieces.append(piece)
 
 
-def _logprob(token: int, logits: torch.Tensor, count: int) -> TokenLogprob:
-    logprobs = logits.log_softmax(-1)
-    values, tokens = logprobs.topk(min(count, len(logprobs)))
-    return TokenLogprob(token, float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist())))
+def _logprobs(tokens: list[int], logits: torch.Tensor, count: int) -> list[TokenLogprob]:
+    """Of tokens at as many places, by the logits there, float32 [tokens, vocabulary]. Raises GenerationError."""
+    found = list[TokenLogprob]()
+    for first in range(0, len(tokens), ROWS_AT_A_TIME):
+        some = tokens[first : first + ROWS_AT_A_TIME]
+        logprobs = logits[first : first + len(some)].log_softmax(-1)
+        values, likeliest = logprobs.topk(min(count, logprobs.shape[1]))
+        own = logprobs.gather(1, torch.tensor(some)[:, None])[:, 0].tolist()
+        if any(math.isnan(value) for value in own):
+            raise not_finite()
+        found += [
+            TokenLogprob(token, value, tuple(zip(ids, tops)))
+            for token, value, ids, tops in zip(some, own, likeliest.tolist(), values.tolist())
+        ]
+    return found

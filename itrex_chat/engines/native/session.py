@@ -13,9 +13,10 @@ from itrex_chat.engines.native.drafts import Drafting
 from itrex_chat.engines.session import Session
 from itrex_chat.generation.loop import generate, generate_together
 from itrex_chat.generation.model_drafts import DraftModel
-from itrex_chat.generation.request import Request
+from itrex_chat.generation.request import MOST_WAITING, Request
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.scheduler import MOST_ROWS, Scheduler
+from itrex_chat.generation.ticket import Ticket
 from itrex_chat.jobs.event import Facts, Pace
 from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.settings.recipe import Recipe
@@ -63,18 +64,20 @@ class NativeSession(Session):
         return generate_together(self._decoder, self.tokenizer, prompts, config, count, self._drafter(config, count))
 
     def answer(self, request: Request) -> Iterator[str | Response]:
-        scheduler = self._serving()
-        yield from scheduler.stream(scheduler.add(request, self._drafter(request.config)))
+        yield from self.scheduler().stream(self.add(request))
 
-    def _serving(self) -> Scheduler:
-        """The scheduler of all that is asked by `answer`; keys and values have half of the memory that is left, as far as
-        they can use it."""
+    def add(self, request: Request) -> Ticket:
+        return self.scheduler().add(request, self._drafter(request.config))
+
+    def scheduler(self, memory: int | None = None, waiting: int = MOST_WAITING) -> Scheduler:
+        """Keys and values have half of the memory that is left unless `memory` says, as far as they can use it."""
         with self._lock:
             if self._scheduler is None:
                 config = self._decoder.config
-                fits = left(self.recipe, self.variant) // 2 // page_bytes(config, self._decoder.cache_format)
+                free = left(self.recipe, self.variant) // 2 if memory is None else memory
+                fits = free // page_bytes(config, self._decoder.cache_format)
                 pages = self._decoder.new_pages(max(1, min(fits, MOST_ROWS * pages_for(config.context_length))))
-                self._scheduler = Scheduler(self._decoder, self.tokenizer, pages)
+                self._scheduler = Scheduler(self._decoder, self.tokenizer, pages, waiting=waiting)
             return self._scheduler
 
     def _drafter(self, config: GenerationConfig, batch: int = 1) -> DraftModel | None:

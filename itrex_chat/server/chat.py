@@ -1,0 +1,104 @@
+"""`/v1/chat/completions`."""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Any
+
+from itrex_chat.generation.response import Response
+from itrex_chat.server import answering
+from itrex_chat.server.answering import FINISHED, Asked
+from itrex_chat.server.driver import Piece
+from itrex_chat.server.models import Model
+from itrex_chat.server.protocol import ChatRequest
+from itrex_chat.server.service import Service
+
+
+async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> AsyncGenerator[Any, None]:
+    """The reply to a request: its one object, or the events of its stream."""
+    messages = answering.conversation(asked.messages)
+    async with service.models.using(asked.model) as model:
+        record["model"] = model.name
+        prompt = await answering.aside(lambda: answering.chat_ids(model, messages))
+        field = "max_tokens" if asked.max_tokens else "max_completion_tokens"
+        count = asked.max_completion_tokens or asked.max_tokens or service.default_tokens(model)
+        top = (asked.top_logprobs or 0) if asked.logprobs else None
+        wanted = answering.requests(asked, model, service.limits, [prompt], (field, count), top)
+        group = await Asked.of(model, wanted)
+        head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "object": "chat.completion.chunk" if asked.stream else "chat.completion",
+            "created": int(time.time()),
+            "model": model.name,
+        }
+        try:
+            if asked.stream:
+                async for event in _events(asked, model, group, head, prompt, service, record):
+                    yield event
+                return
+            responses = await group.responses()
+            service.tell(record, responses, answering.usage([prompt], responses))
+            if top is not None:
+                await answering.aside(
+                    lambda: model.vocabulary.learn(entry for each in responses for entry in each.logprobs or ())
+                )
+            choices = [_choice(model, number, response) for number, response in enumerate(responses)]
+            yield head | {"choices": choices, "usage": answering.usage([prompt], responses)}
+        finally:
+            group.cancel()
+
+
+def _choice(model: Model, number: int, response: Response) -> dict[str, Any]:
+    return {
+        "index": number,
+        "message": {"role": "assistant", "content": response.text, "refusal": None},
+        "logprobs": _logprobs(model, response.logprobs),
+        "finish_reason": FINISHED[response.finish_reason],
+    }
+
+
+def _logprobs(model: Model, entries: tuple | None) -> dict[str, Any] | None:
+    if entries is None:
+        return None
+    return {"content": [model.vocabulary.chat(entry) for entry in entries], "refusal": None}
+
+
+async def _events(
+    asked: ChatRequest,
+    model: Model,
+    group: Asked,
+    head: dict[str, Any],
+    prompt: list[int],
+    service: Service,
+    record: dict[str, Any],
+) -> AsyncGenerator[Any, None]:
+    with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+    rest = {"usage": None} if with_usage else {}
+
+    def chunk(number: int, delta: dict[str, Any], reason: str | None = None, entries: tuple | None = None) -> dict:
+        choice = {
+            "index": number,
+            "delta": delta,
+            "logprobs": _logprobs(model, entries) if entries else None,
+            "finish_reason": reason,
+        }
+        return head | {"choices": [choice]} | rest
+
+    for number in range(asked.n):
+        yield chunk(number, {"role": "assistant", "content": "", "refusal": None})
+    responses: dict[int, Response] = {}
+    async for number, piece in group:
+        if isinstance(piece, Piece):
+            if piece.tokens:
+                await answering.aside(partial(model.vocabulary.learn, piece.tokens))
+            yield chunk(number, {"content": piece.text}, entries=piece.tokens)
+        else:
+            responses[number] = piece
+            yield chunk(number, {}, FINISHED[piece.finish_reason])
+    ordered = [responses[number] for number in range(asked.n)]
+    told = answering.usage([prompt], ordered)
+    service.tell(record, ordered, told)
+    if with_usage:
+        yield head | {"choices": [], "usage": told}
+    yield "[DONE]"

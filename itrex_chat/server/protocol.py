@@ -1,0 +1,148 @@
+"""What clients may ask, field by field. A field that is not here is refused by name, never ignored; null is as good as absent."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from itrex_chat.foundation.language import _
+from itrex_chat.server.errors import TOGETHER
+
+MOST_CHOICES = 16
+MOST_PROMPTS = 128  # prompts times choices of a request
+
+Temperature = Annotated[float, Field(ge=0, le=2)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
+
+
+class StreamOptions(Strict):
+    include_usage: bool = False
+
+
+class Sampling(Strict):
+    """How tokens are chosen, for all endpoints. Without `temperature`, `top_p` and `top_k` it is as the recipe says."""
+
+    model: str | None = None
+    temperature: Temperature | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=1 << 20)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    user: str | None = None  # by OpenAI's definition it changes nothing
+
+
+class Generation(Sampling):
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] = 1
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> Self:
+        if self.stream_options and not self.stream:
+            raise wrong("stream_options", _("it is for streams alone"))
+        for token in self.logit_bias or ():
+            if not token.isascii() or not token.isdigit() or len(token) > 9:
+                raise wrong("logit_bias", _("its keys are ids of tokens"))
+        return self
+
+
+class TextPart(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class Turn(Strict):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class PlainText(Strict):
+    type: Literal["text"]
+
+
+class ChatRequest(Generation):
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=4096)]
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: PlainText | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise wrong("top_logprobs", _("it needs logprobs: true"))
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise wrong("max_tokens", _("max_completion_tokens says another number"))
+        return self
+
+
+class CompletionRequest(Generation):
+    prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0)] = 16
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool = False
+    best_of: Literal[1] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise wrong("max_tokens", _("0 needs echo: true"))
+        if self.echo and self.stream and self.logprobs is not None:
+            raise wrong("echo", _("with logprobs it cannot be streamed"))
+        if not self.prompt or self.prompt == [[]]:
+            raise wrong("prompt", _("it is empty"))
+        if len(self.prompts) * self.n > MOST_PROMPTS:
+            raise wrong("prompt", _("there are more than {count} prompts times n", count=MOST_PROMPTS))
+        return self
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class TokenizeRequest(Strict):
+    """A text, or a conversation as the model is asked it."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=4096)] | None = None
+    add_special_tokens: bool = False  # no text has any here
+    return_token_strs: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise wrong("prompt", _("give a prompt or messages"))
+        return self
+
+
+class DetokenizeRequest(Strict):
+    model: str | None = None
+    tokens: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=1 << 20)]
+
+
+def wrong(field: str, reason: str) -> PydanticCustomError:
+    """What a validator raises where fields do not go together; `errors.of_validation` finds the field's name in it."""
+    return PydanticCustomError(TOGETHER, "{reason}", {"field": field, "reason": reason})
