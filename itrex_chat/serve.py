@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from itrex_chat.foundation import command_line, files
 from itrex_chat.foundation.choices import one_of
@@ -16,19 +17,14 @@ from itrex_chat.foundation.language import _
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.variant import PRECISIONS
 
+if TYPE_CHECKING:
+    from itrex_chat.server.access import Access
+
 SHORTEST_KEY, LARGEST_FILE = 8, 64 << 10
 
 
 def command(arguments: argparse.Namespace) -> None:
-    from itrex_chat.artifacts.cached import cached_models
-    from itrex_chat.server import running
-    from itrex_chat.server.journal import note_failure
-    from itrex_chat.server.limits import Limits
-    from itrex_chat.server.metrics import Metrics
-    from itrex_chat.server.models import Models
-    from itrex_chat.server.offered import offered
-    from itrex_chat.server.safety import Access, is_loopback
-    from itrex_chat.server.service import Service
+    from itrex_chat.server.access import Access, is_loopback
 
     variants = list(dict.fromkeys(name for name in (arguments.variants or "").split(",") if name))
     for name in variants:
@@ -42,6 +38,19 @@ def command(arguments: argparse.Namespace) -> None:
                 host=arguments.host,
             )
         )
+    _serve(arguments, variants, Access(keys, [arguments.host, *arguments.allow_host]))
+
+
+def _serve(arguments: argparse.Namespace, variants: list[str], access: "Access") -> None:
+    from itrex_chat.artifacts.cached import cached_models
+    from itrex_chat.server import running
+    from itrex_chat.server.journal import note_failure
+    from itrex_chat.server.limits import Limits
+    from itrex_chat.server.metrics import Metrics
+    from itrex_chat.server.models import Models
+    from itrex_chat.server.offered import offered
+    from itrex_chat.server.service import Service
+
     with running.listening(arguments.host, arguments.port) as at:
         settings = command_line.settings(arguments)
         asked = [recipes.load(name, settings) for name in arguments.model] or cached_models(settings)
@@ -74,7 +83,7 @@ def command(arguments: argparse.Namespace) -> None:
                 names=", ".join(served.all),
             )
         )
-        running.serve(Service(served, limits, metrics), Access(keys, [arguments.host, *arguments.allow_host]), at)
+        running.serve(Service(served, limits, metrics), access, at)
 
 
 def _keys(arguments: argparse.Namespace) -> list[str]:

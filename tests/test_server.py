@@ -15,7 +15,12 @@ from itrex_chat.quality.scoring import predictions
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.generation import GenerationConfig
 
-QUESTIONS = ["What is the capital of France?", "Count from one to ten.", "Say hello in three languages.", "What is 2 + 2?"]
+QUESTIONS = [
+    "What is the capital of France?",
+    "Count from one to ten.",
+    "Say hello in three languages.",
+    "What is 2 + 2?",
+]
 STORY = {"messages": [{"role": "user", "content": "Tell me a very long story about a fox."}], "max_tokens": 2000}
 
 
@@ -240,7 +245,9 @@ def test_the_log_and_the_metrics_tell_of_a_request_without_its_text(server):
 
 
 def test_it_says_that_it_lives_and_is_ready(server):
-    assert server.ask("/health/live")[2] == server.ask("/health/ready")[2] == server.ask("/health")[2] == {"status": "ok"}
+    assert (
+        server.ask("/health/live")[2] == server.ask("/health/ready")[2] == server.ask("/health")[2] == {"status": "ok"}
+    )
 
 
 def test_a_full_queue_is_told_with_the_time_to_come_back(package_cache):

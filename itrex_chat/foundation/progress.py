@@ -7,7 +7,6 @@ from tqdm import tqdm
 
 from itrex_chat.foundation.harmless import for_terminal
 
-
 _silent = False
 
 

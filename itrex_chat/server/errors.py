@@ -29,11 +29,12 @@ class ApiError(Exception):
         self.status, self.param, self.code, self.kind, self.retry_after = status, param, code, kind, retry_after
 
     def content(self) -> dict[str, Any]:
-        told = {"message": encodable(str(self)), "type": self.kind, "param": self.param, "code": self.code}
-        return {"error": told}
+        param = None if self.param is None else encodable(self.param)
+        return {"error": {"message": encodable(str(self)), "type": self.kind, "param": param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        found = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+        return found | ({"www-authenticate": "Bearer"} if self.status == 401 else {})
 
 
 def refused(message: str, param: str | None = None, code: str | None = None) -> ApiError:

@@ -1,65 +1,17 @@
 """What is refused before a route sees it: strangers, pages of other origins, bodies without end."""
 
 import asyncio
-import hmac
-import ipaddress
-import urllib.parse
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from itrex_chat.foundation.language import _
+from itrex_chat.server.access import Access
 from itrex_chat.server.errors import INVALID, ApiError, unavailable
 from itrex_chat.server.journal import answer
 from itrex_chat.server.limits import Limits
 from itrex_chat.server.service import Service
 
 OPEN = ("/health", "/health/live", "/health/ready")  # tell nothing but that the server is there
-LOCAL = ("localhost", "127.0.0.1", "::1")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-@dataclass(frozen=True)
-class Access:
-    """Who may ask: with one of the `keys`, where there are any, and under these names of this machine (`hosts`). An address
-    needs no name: a page that has its own name lead here (DNS rebinding) sends that name."""
-
-    keys: Sequence[str] = field(default=(), repr=False)
-    hosts: Sequence[str] = ()
-
-    def knows_host(self, header: str) -> bool:
-        name = hostname(header)
-        return bool(name) and (_is_address(name) or name in (*LOCAL, *(host.lower() for host in self.hosts)))
-
-    def knows_key(self, header: str) -> bool:
-        """Compares all keys, each in a time that does not depend on where it differs."""
-        scheme, _space, given = header.partition(" ")
-        found = [hmac.compare_digest(given.strip().encode(), key.encode()) for key in self.keys]
-        return scheme.lower() == "bearer" and any(found)
-
-
-def hostname(header: str) -> str:
-    """The name or address in a Host header, or of an origin, in small letters; empty where there is none."""
-    try:
-        return (urllib.parse.urlsplit(f"//{header}").hostname or "").lower()
-    except ValueError:
-        return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 class Guard:
@@ -99,7 +51,7 @@ class Guard:
                 _("This server does not go by that name; start it with --allow-host NAME if it shall."),
                 code="unknown_host",
             )
-        if origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
             raise ApiError(403, _("Pages of other origins may not ask this server."), code="foreign_origin")
         if scope["method"] != "GET" and headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin"):
             raise ApiError(403, _("Pages of other origins may not ask this server."), code="foreign_origin")
