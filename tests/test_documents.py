@@ -41,7 +41,7 @@ HEAVY = {
         "safetensors",
     ),
     *("sentencepiece", "tiktoken", "gguf", "huggingface_hub", "modelscope", "modelscope_hub", "sacrebleu", "pydantic"),
-    *("jinja2", "markupsafe", "filelock", "psutil"),
+    *("jinja2", "markupsafe", "filelock", "psutil", "fastapi", "starlette", "uvicorn", "prometheus_client"),
 }
 FOREIGN = {"--kl-divergence"}  # llama.cpp's
 
