@@ -181,6 +181,44 @@ def test_texts_become_tokens_and_tokens_texts(server):
     assert info["eos_token"] == "<|im_end|>" and "messages" in info["chat_template"]
 
 
+def test_a_response_is_the_answer_of_chat_and_its_conversation_goes_on(client):
+    first = client.responses.create(model=MODEL, instructions="Be brief.", input=QUESTIONS[0], max_output_tokens=12)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": QUESTIONS[0]}]
+    chat = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=12)
+    assert first.output_text == chat.choices[0].message.content
+    assert first.usage.output_tokens == chat.usage.completion_tokens
+    more = {"model": MODEL, "input": "And of Italy?", "max_output_tokens": 12}
+    second = client.responses.create(**more, previous_response_id=first.id)
+    history = [{"role": "user", "content": QUESTIONS[0]}, *(item.model_dump() for item in first.output)]
+    assert (
+        client.responses.create(
+            **more | {"input": [*history, {"role": "user", "content": "And of Italy?"}]}
+        ).output_text
+        == second.output_text
+    )
+    assert client.responses.retrieve(second.id).output_text == second.output_text
+    client.responses.delete(first.id)
+    with pytest.raises(openai.BadRequestError, match="There is no response"):
+        client.responses.create(**more, previous_response_id=first.id)
+    forgotten = client.responses.create(**more, store=False)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(forgotten.id)
+
+
+def test_the_events_of_a_response_build_it_up(client):
+    asked = {"model": MODEL, "input": QUESTIONS[3], "max_output_tokens": 300}
+    with client.responses.stream(**asked) as stream:
+        events = list(stream)
+        whole = stream.get_final_response()
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert text == whole.output_text == client.responses.create(**asked).output_text and whole.status == "completed"
+    kinds = [event.type for event in events if event.type != "response.output_text.delta"]
+    assert kinds[:2] == ["response.created", "response.in_progress"] and kinds[-1] == "response.completed"
+    *_events, last = client.responses.create(**asked | {"max_output_tokens": 3}, stream=True)
+    assert (last.type, last.response.incomplete_details.reason) == ("response.incomplete", "max_output_tokens")
+
+
 def test_what_a_client_cannot_have_is_a_400_that_names_the_field(client, server):
     for field, value in {
         "functions": [],
@@ -201,6 +239,9 @@ def test_what_a_client_cannot_have_is_a_400_that_names_the_field(client, server)
         assert (status, found["error"]["param"], found["error"]["type"]) == (400, field, "invalid_request_error"), found
     for field, value in {"suffix": "x", "best_of": 2, "prompt": [], "logprobs": 21, "max_tokens": 0}.items():
         status, _headers, found = server.ask("/v1/completions", {"prompt": "x"} | {field: value})
+        assert (status, found["error"]["param"]) == (400, field), found
+    for field, value in {"tools": [{"type": "web_search"}], "reasoning": {}, "input": [], "background": True}.items():
+        status, _headers, found = server.ask("/v1/responses", {"input": "x"} | {field: value})
         assert (status, found["error"]["param"]) == (400, field), found
     for body in (b"{", b"[]", b"null", b"\xff"):
         assert server.ask("/v1/completions", body)[0] == 400

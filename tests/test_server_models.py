@@ -6,11 +6,13 @@ import time
 
 import pytest
 
+from itrex_chat.chat.messages import Message
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.server.answering import Asked
+from itrex_chat.server.conversations import Conversations
 from itrex_chat.server.driver import Turns
 from itrex_chat.server.errors import ApiError
 from itrex_chat.server.models import Model, Models
@@ -181,3 +183,18 @@ def test_turns_are_taken_in_the_order_in_which_they_were_asked_for():
     for thread in threads:
         thread.join()
     assert order == list(range(5))
+
+
+def test_conversations_are_forgotten_where_there_are_too_many_or_too_much_in_them():
+    kept = Conversations(most=3, characters=100)
+    for number in range(5):
+        kept.keep(f"resp_{number}", [Message("user", "x" * 10)], {"id": number})
+    assert kept.find("resp_2").response == {"id": 2}  # and is the newest now
+    kept.keep("resp_5", [Message("user", "x" * 75)], {"id": 5})
+    assert kept.find("resp_2") and kept.find("resp_5")
+    for name in ("resp_0", "resp_3", "resp_6"):
+        with pytest.raises(ApiError):
+            kept.find(name)
+    kept.forget("resp_2")
+    kept.keep("resp_7", [Message("user", "x" * 25)], {"id": 7})
+    assert kept.find("resp_5") and kept.find("resp_7")

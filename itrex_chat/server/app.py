@@ -13,9 +13,15 @@ from starlette.exceptions import HTTPException
 
 from itrex_chat import __version__
 from itrex_chat.foundation.language import _
-from itrex_chat.server import answering, chat, completions, errors
+from itrex_chat.server import answering, chat, completions, errors, responses
 from itrex_chat.server.errors import ApiError
-from itrex_chat.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from itrex_chat.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    ResponsesRequest,
+    TokenizeRequest,
+)
 from itrex_chat.server.service import Service
 from itrex_chat.server.streaming import Reply
 
@@ -56,6 +62,19 @@ def _add_openai(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", response_model=None)
     async def text_completions(asked: CompletionRequest, request: Request) -> Reply:
         return Reply(completions.made(asked, service, request.state.record), asked.stream)
+
+    @app.post("/v1/responses", response_model=None)
+    async def create_response(asked: ResponsesRequest, request: Request) -> Reply:
+        return Reply(responses.made(asked, service, request.state.record), asked.stream)
+
+    @app.get("/v1/responses/{name}")
+    async def response(name: str) -> dict[str, Any]:
+        return service.conversations.find(name).response
+
+    @app.delete("/v1/responses/{name}")
+    async def delete_response(name: str) -> dict[str, Any]:
+        service.conversations.forget(name)
+        return {"id": name, "object": "response", "deleted": True}
 
 
 def _add_tokenizer(app: FastAPI, service: Service) -> None:

@@ -122,6 +122,52 @@ class CompletionRequest(Generation):
         return list(self.prompt)  # type: ignore[arg-type]
 
 
+class InputText(Strict):
+    type: Literal["input_text"]
+    text: str
+
+
+class OutputText(Strict):
+    """Of an answer that a client sends back."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: Annotated[list[Any], Field(max_length=0)] = []
+    logprobs: Annotated[list[Any], Field(max_length=0)] = []
+
+
+class InputItem(Strict):
+    """A message of a conversation."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Annotated[InputText | OutputText, Field(discriminator="type")]]
+    id: str | None = None
+    status: Literal["completed", "incomplete", "in_progress"] | None = None
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class TextOptions(Strict):
+    format: PlainText | None = None
+
+
+class ResponsesRequest(Sampling):
+    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=4096)]
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    store: bool = True
+    stream: bool = False
+    text: TextOptions | None = None
+    truncation: Literal["disabled"] = "disabled"
+    tool_choice: Literal["none", "auto"] | None = None  # of no tools
+    tools: Annotated[list[Any], Field(max_length=0)] = []
+    metadata: Annotated[dict[str, str], Field(max_length=16)] = {}
+
+
 class TokenizeRequest(Strict):
     """A text, or a conversation as the model is asked it."""
 

@@ -1,10 +1,11 @@
 """What all routes share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from itrex_chat.generation.response import Response
+from itrex_chat.server.conversations import Conversations
 from itrex_chat.server.limits import Limits
 from itrex_chat.server.metrics import Metrics
 from itrex_chat.server.models import Model, Models
@@ -17,6 +18,7 @@ class Service:
     models: Models
     limits: Limits
     metrics: Metrics
+    conversations: Conversations = field(default_factory=Conversations)
     draining: bool = False
 
     def default_tokens(self, model: Model) -> int:
