@@ -41,7 +41,17 @@ HEAVY = {
         "safetensors",
     ),
     *("sentencepiece", "tiktoken", "gguf", "huggingface_hub", "modelscope", "modelscope_hub", "sacrebleu", "pydantic"),
-    *("jinja2", "markupsafe", "filelock", "psutil", "fastapi", "starlette", "uvicorn", "prometheus_client"),
+    *(
+        "jinja2",
+        "markupsafe",
+        "filelock",
+        "psutil",
+        "fastapi",
+        "starlette",
+        "uvicorn",
+        "prometheus_client",
+        "llguidance",
+    ),
 }
 FOREIGN = {"--kl-divergence"}  # llama.cpp's
 

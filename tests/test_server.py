@@ -3,8 +3,10 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import openai
+import pydantic
 import pytest
 from moments import until
 from served import MODEL, serving
@@ -219,11 +221,37 @@ def test_the_events_of_a_response_build_it_up(client):
     assert (last.type, last.response.incomplete_details.reason) == ("response.incomplete", "max_output_tokens")
 
 
+class Person(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    name: str
+    age: int
+    likes: list[Literal["tea", "coffee"]]
+
+
+def test_an_answer_follows_a_schema(client):
+    asked = told("Make up a person.", max_tokens=200, temperature=1.0, n=4, seed=1)
+    answer = client.chat.completions.parse(**asked, response_format=Person)
+    assert [choice.finish_reason for choice in answer.choices] == ["stop"] * 4
+    assert all(isinstance(choice.message.parsed, Person) for choice in answer.choices)
+    form = {
+        "type": "json_schema",
+        "name": "sum",
+        "schema": {"type": "object", "properties": {"sum": {"const": 4}}, "required": ["sum"]},
+    }
+    response = client.responses.create(model=MODEL, input="2 + 2?", text={"format": form})
+    assert json.loads(response.output_text)["sum"] == 4
+    free = client.chat.completions.create(
+        **told("A JSON object with a colour.", max_tokens=200, temperature=1.0, seed=3),
+        response_format={"type": "json_object"},
+    )
+    assert free.choices[0].finish_reason == "length" or isinstance(json.loads(free.choices[0].message.content), dict)
+
+
 def test_what_a_client_cannot_have_is_a_400_that_names_the_field(client, server):
     for field, value in {
         "functions": [],
         "tools": [{"type": "function", "function": {"name": "f"}}],
-        "response_format": {"type": "json_object"},
+        "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "tea"}}},
         "n": 0,
         "max_tokens": "8",
         "temperature": -1,

@@ -37,6 +37,9 @@ class ChatTokenizer(AnswerTokenizer, Protocol):
     def token_bytes(self, ids: list[int]) -> list[bytes]:
         """What each id stands for by itself, in UTF-8 where it is whole characters; a control token's name."""
 
+    def control_ids(self) -> list[int]:
+        """The ids that stand for no text; not all of them need to be among `stop_ids`."""
+
     def prompt(self, messages: list[Message]) -> list[int]:
         """The ids that ask the model to answer a conversation. Raises TokenizerError."""
 

@@ -75,6 +75,9 @@ class _Served:
     def token_bytes(self, ids: list[int]) -> list[str]:
         return [piece.decode("latin-1") for piece in self.tokenizer.token_bytes(ids)]
 
+    def control_ids(self) -> list[int]:
+        return self.tokenizer.control_ids()
+
     def prompt(self, messages: list[tuple[str, str]]) -> list[int]:
         return self.tokenizer.prompt([Message(role, content) for role, content in messages])
 

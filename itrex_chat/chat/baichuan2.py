@@ -56,6 +56,12 @@ class Baichuan2Tokenizer:
     def token_bytes(self, ids: list[int]) -> list[bytes]:
         return [piece_bytes(self._pieces, token) for token in ids]
 
+    def control_ids(self) -> list[int]:
+        """Those of its published tokenizer, and all that are reserved."""
+        names = [self._pieces.id_to_piece(token) for token in range(self._pieces.vocab_size())]
+        reserved = [token for token, name in enumerate(names) if CONTROL.match(name)]
+        return sorted({*self._special.values(), USER, ASSISTANT, *reserved})
+
     def prompt(self, messages: list[Message]) -> list[int]:
         system = self._chat.system
         if messages[0].role == "system":

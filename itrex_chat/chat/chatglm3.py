@@ -31,6 +31,9 @@ class ChatGLM3Tokenizer:
         names = {token: name.encode() for name, token in self._control.items()}
         return [names.get(token) or piece_bytes(self._pieces, token) for token in ids]
 
+    def control_ids(self) -> list[int]:
+        return [*(token for token in range(3) if token < self._pieces.vocab_size()), *self._control.values()]
+
     def prompt(self, messages: list[Message]) -> list[int]:
         if self._chat.system and messages[0].role != "system":
             messages = [Message("system", self._chat.system), *messages]

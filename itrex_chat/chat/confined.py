@@ -65,6 +65,9 @@ class ConfinedTokenizer:
         pieces = self._asked("token_bytes", TEXT_OF_TOKEN * (len(ids) + 1), ids=ids)
         return [piece.encode("latin-1") for piece in pieces]
 
+    def control_ids(self) -> list[int]:
+        return self._asked("control_ids", VOCABULARY)
+
     def prompt(self, messages: list[Message]) -> list[int]:
         plain = [(message.role, message.content) for message in messages]
         return self._asked("prompt", PROMPT, PROMPT_OF_TEXT, messages=plain)

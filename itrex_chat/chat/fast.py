@@ -63,6 +63,10 @@ class FastTokenizer:
     def token_bytes(self, ids: list[int]) -> list[bytes]:
         return [self._bytes_of(token) for token in ids]
 
+    def control_ids(self) -> list[int]:
+        found = self._tokenizer.get_added_tokens_decoder()
+        return [number for number, token in found.items() if token.special]
+
     def prompt(self, messages: list[Message]) -> list[int]:
         if self._chat.system and messages[0].role != "system":
             messages = [Message("system", self._chat.system), *messages]

@@ -44,6 +44,9 @@ class QwenTokenizer:
             for token in ids
         ]
 
+    def control_ids(self) -> list[int]:
+        return [self._end_of_text, self._start, self._end]
+
     def prompt(self, messages: list[Message]) -> list[int]:
         if messages[0].role != "system":
             messages = [Message("system", self._system), *messages]

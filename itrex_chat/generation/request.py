@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.foundation.language import _
+from itrex_chat.generation.constraint import Constraint
 from itrex_chat.settings.generation import GenerationConfig
 
 MOST_LOGPROBS = 20
@@ -24,6 +25,7 @@ class Request:
     `logprobs`: None, or for how many of the likeliest tokens at each place log-probabilities are wanted beside the chosen one's.
     `prompt_logprobs`: the same for the tokens of the prompt, which is read whole then, whatever is known of it.
     `presence_penalty`, `frequency_penalty`: what is taken from the logits of tokens that the answer has, once and for each time.
+    `constraint`: what the answer has to be; it goes along with this one answer, and nobody drafts for it.
 
     Raises GenerationError for values that cannot be.
     """
@@ -37,6 +39,7 @@ class Request:
     prompt_logprobs: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         texts = isinstance(self.stop, (tuple, list)) and all(isinstance(text, str) and text for text in self.stop)

@@ -14,6 +14,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from itrex_chat.generation.constraint import Constraint
     from itrex_chat.settings.generation import GenerationConfig
 
 
@@ -27,6 +28,7 @@ class Sampler:
     `bias` is added to the logits of its tokens first. Then in the order of transformers' generate: repetition penalty over prompt and
     answer (arXiv:1909.05858), temperature, top-k, top-p (arXiv:1904.09751). Before the temperature, OpenAI's penalties over the
     answer: `presence` is taken from the logits of tokens that it has, `frequency` for each time that it has them.
+    Of all tokens only those that a `constraint` allows can be chosen.
     The same seed and logits give the same tokens.
     """
 
@@ -38,6 +40,7 @@ class Sampler:
         bias: Mapping[int, float] | None = None,
         presence: float = 0.0,
         frequency: float = 0.0,
+        constraint: Constraint | None = None,
     ):
         self._config, self._penalty = config, config.effective_repetition_penalty
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -47,6 +50,7 @@ class Sampler:
         if bias:
             self._bias = torch.zeros(vocab_size)
             self._bias[list(bias)] = torch.tensor(list(bias.values()), dtype=torch.float32)
+        self._constraint = constraint
         self._presence, self._frequency = presence, frequency
         self._counts = torch.zeros(vocab_size) if presence or frequency else None
 
@@ -61,9 +65,11 @@ class Sampler:
         self._seen[token] = True
         if self._counts is not None:
             self._counts[token] += 1
+        if self._constraint is not None:
+            self._constraint.take(token)
 
     def forked(self) -> Sampler:
-        """One that goes on from here for itself, with the same draws."""
+        """One that goes on from here for itself, with the same draws; not with a constraint."""
         other = copy.copy(self)
         other._seen, other._generator = self._seen.clone(), torch.Generator()
         other._generator.set_state(self._generator.get_state())
@@ -72,6 +78,8 @@ class Sampler:
 
     def pick(self, logits: torch.Tensor) -> int:
         """As `choose`, without noting the token: another one may follow."""
+        if self._constraint is not None:
+            logits = logits.masked_fill(~self._constraint.allowed(), -math.inf)
         if self._bias is not None:
             logits = logits + self._bias
         if self._penalty != 1.0:

@@ -92,7 +92,10 @@ class Scheduler:
             )
         if self.waiting >= self._most_waiting:
             raise Busy(_("{count} requests wait already; try again later.", count=self._most_waiting))
-        drafter = drafter_of(self.decoder, prompt, request.config, room, self._tokenizer.stop_ids, model)
+        if request.constraint is not None:
+            drafter = model = None
+        else:
+            drafter = drafter_of(self.decoder, prompt, request.config, room, self._tokenizer.stop_ids, model)
         ticket = Ticket(request, room, drafter, model)
         self._coming.append(ticket)
         return ticket

@@ -87,7 +87,13 @@ class Sequence:
         self._draft: list[int] = []
         request = request or Request(prompt, config)
         self._sampler = Sampler(
-            config, prompt, vocabulary, request.logit_bias, request.presence_penalty, request.frequency_penalty
+            config,
+            prompt,
+            vocabulary,
+            request.logit_bias,
+            request.presence_penalty,
+            request.frequency_penalty,
+            request.constraint,
         )
         self._stop_ids, self._stops = tokenizer.stop_ids, StopStrings(request.stop)
         # with stop strings, text is looked at after each token, so that the answer does not depend on time

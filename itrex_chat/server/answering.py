@@ -10,6 +10,7 @@ from itrex_chat.chat.messages import Message, as_messages
 from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
+from itrex_chat.generation.constraint import Constraint
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.server import errors
@@ -61,8 +62,11 @@ def requests(
     tokens: tuple[str, int],
     logprobs: int | None,
     prompt_logprobs: int | None = None,
+    schema: dict | None = None,
+    schema_field: str = "",
 ) -> list[Request]:
-    """What is asked of the scheduler: for each prompt its `n` choices. `tokens`: the field that bounds an answer, and its value."""
+    """What is asked of the scheduler: for each prompt its `n` choices. `tokens`: the field that bounds an answer, and its value.
+    `schema`: of JSON that an answer has to be. Waits for the tokenizer."""
     field, count = tokens
     if limits.tokens is not None and count > limits.tokens:
         raise refused(_("{field} is at most {most} here.", field=field, most=limits.tokens), field)
@@ -77,6 +81,12 @@ def requests(
                 code="context_length_exceeded",
             )
     config = settings(asked, model.recipe.generation, count)
+    constraint: Callable[[], Constraint | None] = lambda: None
+    if schema is not None:
+        try:
+            constraint = model.grammars().json(schema)
+        except ItrexChatError as error:
+            raise refused(str(error), schema_field) from None
     try:
         return [
             Request(
@@ -89,6 +99,7 @@ def requests(
                 prompt_logprobs=None if choice else prompt_logprobs,
                 presence_penalty=asked.presence_penalty,
                 frequency_penalty=asked.frequency_penalty,
+                constraint=constraint(),
             )
             for prompt in prompts
             for choice in range(asked.n)

@@ -24,7 +24,19 @@ async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> 
         field = "max_tokens" if asked.max_tokens else "max_completion_tokens"
         count = asked.max_completion_tokens or asked.max_tokens or service.default_tokens(model)
         top = (asked.top_logprobs or 0) if asked.logprobs else None
-        wanted = answering.requests(asked, model, service.limits, [prompt], (field, count), top)
+        schema = asked.response_format.schema_of if asked.response_format else None
+        wanted = await answering.aside(
+            lambda: answering.requests(
+                asked,
+                model,
+                service.limits,
+                [prompt],
+                (field, count),
+                top,
+                schema=schema,
+                schema_field="response_format",
+            )
+        )
         group = await Asked.of(model, wanted)
         head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",

@@ -15,6 +15,7 @@ from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import Busy, ItrexChatError, MemoryShortage
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
+from itrex_chat.generation.grammar import Grammars
 from itrex_chat.server.driver import Driver, Turns
 from itrex_chat.server.errors import ApiError, unavailable
 from itrex_chat.server.vocabulary import Vocabulary
@@ -36,6 +37,7 @@ class Model:
     loading: "asyncio.Task[None] | None" = None
     _driver: Driver | None = None
     _vocabulary: Vocabulary | None = None
+    _grammars: Grammars | None = None
 
     @property
     def name(self) -> str:
@@ -63,6 +65,12 @@ class Model:
         assert self._vocabulary
         return self._vocabulary
 
+    def grammars(self) -> Grammars:
+        """What constrains its answers. The first call takes a second."""
+        if self._grammars is None:
+            self._grammars = Grammars(self.tokenizer, self.driver.scheduler.decoder.config.vocab_size)
+        return self._grammars
+
     @property
     def context(self) -> int:
         """Tokens of a prompt and its answer."""
@@ -73,7 +81,7 @@ class Model:
         self._driver, self._vocabulary = driver, Vocabulary(cast(ChatTokenizer, driver.session.tokenizer))
 
     async def unload(self) -> None:
-        driver, self._driver, self._vocabulary = self._driver, None, None
+        driver, self._driver, self._vocabulary, self._grammars = self._driver, None, None, None
         if driver:
             await driver.close()
             del driver

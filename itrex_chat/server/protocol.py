@@ -76,6 +76,42 @@ class Turn(Strict):
 class PlainText(Strict):
     type: Literal["text"]
 
+    @property
+    def schema_of(self) -> None:
+        return None
+
+
+class JsonObject(Strict):
+    type: Literal["json_object"]
+
+    @property
+    def schema_of(self) -> dict[str, Any]:
+        return {"type": "object"}
+
+
+class Schema(Strict):
+    name: str
+    description: str | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool = True  # it always is
+
+
+class JsonSchema(Strict):
+    type: Literal["json_schema"]
+    json_schema: Schema
+
+    @property
+    def schema_of(self) -> dict[str, Any]:
+        return self.json_schema.schema_
+
+
+class FlatJsonSchema(Schema):
+    type: Literal["json_schema"]
+
+    @property
+    def schema_of(self) -> dict[str, Any]:
+        return self.schema_
+
 
 class ChatRequest(Generation):
     messages: Annotated[list[Turn], Field(min_length=1, max_length=4096)]
@@ -83,7 +119,7 @@ class ChatRequest(Generation):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    response_format: PlainText | None = None
+    response_format: Annotated[PlainText | JsonObject | JsonSchema, Field(discriminator="type")] | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -151,7 +187,7 @@ class InputItem(Strict):
 
 
 class TextOptions(Strict):
-    format: PlainText | None = None
+    format: Annotated[PlainText | JsonObject | FlatJsonSchema, Field(discriminator="type")] | None = None
 
 
 class ResponsesRequest(Sampling):

@@ -24,7 +24,13 @@ async def made(asked: ResponsesRequest, service: Service, record: dict[str, Any]
         record["model"] = model.name
         prompt = await answering.aside(lambda: answering.chat_ids(model, messages))
         count = ("max_output_tokens", asked.max_output_tokens or service.default_tokens(model))
-        wanted = answering.requests(_generation(asked), model, service.limits, [prompt], count, None)
+        form = asked.text.format if asked.text else None
+        schema = form.schema_of if form else None
+        wanted = await answering.aside(
+            lambda: answering.requests(
+                _generation(asked), model, service.limits, [prompt], count, None, schema=schema, schema_field="text"
+            )
+        )
         group = await Asked.of(model, wanted)
         told = _Told(asked, model.name, f"resp_{secrets.token_hex(16)}", f"msg_{secrets.token_hex(16)}")
         try:
@@ -86,6 +92,7 @@ class _Told:
     def response(self, response: Response | None, used: dict[str, Any] | None) -> dict[str, Any]:
         """The response object; without an answer, as it is at the beginning."""
         asked = self._asked
+        form = asked.text.format if asked.text else None
         complete = response is not None and response.finish_reason in COMPLETED
         status = "in_progress" if response is None else "completed" if complete else "incomplete"
         return {
@@ -103,7 +110,7 @@ class _Told:
             "previous_response_id": asked.previous_response_id,
             "store": asked.store,
             "temperature": asked.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}},
             "tool_choice": "none",
             "tools": [],
             "top_p": asked.top_p,
