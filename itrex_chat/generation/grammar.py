@@ -1,5 +1,6 @@
 """Answers that follow a JSON schema, through llguidance: it walks over the vocabulary and the schema's grammar at once."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,14 @@ from itrex_chat.foundation.language import _
 
 # Spaces between parts as people write them; without a bound a model may go on with them for ever.
 SPACES = {"whitespace_pattern": r"[\x20\x0A]{0,16}", "lenient": False}
+# Of what a schema may take: milliseconds for a token, tens of MB.
+BOUNDS: dict[str, Any] = {
+    "initial_lexer_fuel": 500_000,
+    "step_lexer_fuel": 100_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 200_000,
+    "precompute_large_lexemes": False,
+}
 
 
 class Grammars:
@@ -21,17 +30,16 @@ class Grammars:
     def __init__(self, tokenizer: ChatTokenizer, size: int):
         from llguidance import LLTokenizer, TokenizerWrapper
 
-        words = _Words(tokenizer, size)
-        self._tokenizer = LLTokenizer(
-            TokenizerWrapper(words), size, sorted(tokenizer.stop_ids), LLTokenizer.json_slices()
-        )
+        ends = sorted(token for token in tokenizer.stop_ids if token < size)
+        words = TokenizerWrapper(_Words(tokenizer, size, ends))
+        self._tokenizer = LLTokenizer(words, size, ends, LLTokenizer.json_slices())
         self._size = size
 
     def json(self, schema: dict[str, Any]) -> Callable[[], "JsonConstraint"]:
         """What makes constraints for answers that are JSON of a schema. Raises GenerationError for one that cannot be followed."""
         from llguidance import LLMatcher, LLParserLimits
 
-        limits = LLParserLimits(verbose_errors=False)
+        limits = LLParserLimits(verbose_errors=False, **BOUNDS)
         try:
             grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACES)  # type: ignore[arg-type]
         except (ValueError, RecursionError) as error:
@@ -59,16 +67,33 @@ class JsonConstraint:
 
 
 class _Words:
-    """A vocabulary as llguidance takes it."""
+    """A vocabulary as llguidance takes it, which asks for the tokens of text that a schema leaves no choice about."""
 
-    def __init__(self, tokenizer: ChatTokenizer, size: int):
+    def __init__(self, tokenizer: ChatTokenizer, size: int, ends: list[int]):
         self.tokens = tokenizer.token_bytes(list(range(size)))
-        self.special_token_ids = sorted({*tokenizer.control_ids(), *tokenizer.stop_ids})
-        self.eos_token_id, self.bos_token_id = min(tokenizer.stop_ids), None
-        self._tokenizer = tokenizer
+        self.special_token_ids = sorted({*(token for token in tokenizer.control_ids() if token < size), *ends})
+        self.eos_token_id, self.bos_token_id = ends[0], None
+        self._tokenizer, special = tokenizer, {*self.special_token_ids}
+        self._ids = {piece: token for token, piece in enumerate(self.tokens) if piece and token not in special}
+        self._longest = max(map(len, self._ids))
 
-    def __call__(self, text: bytes | str) -> list[int]:
-        return self._tokenizer.encode(text if isinstance(text, str) else text.decode("utf-8", "replace"))
+    def __call__(self, text: bytes) -> list[int]:
+        with contextlib.suppress(UnicodeDecodeError, IndexError):
+            ids = self._tokenizer.encode(text.decode())
+            if b"".join(self.tokens[token] for token in ids) == text:
+                return ids
+        return self._matched(text)  # some begin every text with a space
+
+    def _matched(self, text: bytes) -> list[int]:
+        """The longest token that the text begins with, and so on; what no token has is left out."""
+        ids, at = list[int](), 0
+        while at < len(text):
+            ends = range(min(len(text), at + self._longest), at, -1)
+            found = next((end for end in ends if text[at:end] in self._ids), None)
+            if found:
+                ids.append(self._ids[text[at:found]])
+            at = found or at + 1
+        return ids
 
 
 def _unusable(reason: str) -> GenerationError:
