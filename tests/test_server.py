@@ -179,6 +179,8 @@ def test_texts_become_tokens_and_tokens_texts(server):
         status, _headers, found = server.ask("/tokenize", {"model": MODEL, "prompt": text, "return_token_strs": True})
         assert status == 200 and found["count"] == len(found["tokens"]) == len(found["token_strs"])
         assert server.ask("/detokenize", {"tokens": found["tokens"]})[2] == {"prompt": text}
+    [end] = server.ask("/tokenize", {"prompt": "<|im_end|>"})[2]["tokens"]
+    assert server.ask("/tokenize", {"messages": [{"role": "user", "content": "Hi"}]})[2]["tokens"].count(end) >= 1
     info = server.ask("/tokenizer_info")[2]
     assert info["eos_token"] == "<|im_end|>" and "messages" in info["chat_template"]
 

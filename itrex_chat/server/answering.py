@@ -128,6 +128,14 @@ def text_ids(model: Model, text: str) -> list[int]:
     return model.tokenizer.encode(encodable(text))
 
 
+def named_ids(model: Model, text: str) -> list[int]:
+    """As `text_ids`; a text that is the name of a control token and nothing else is that token."""
+    control = model.tokenizer.control_ids()
+    names = {name: token for token, name in zip(control, model.tokenizer.token_bytes(control))}
+    token = names.get(encodable(text).encode())
+    return text_ids(model, text) if token is None else [token]
+
+
 def _check_length(model: Model, characters: int, field: str) -> None:
     if characters > model.context * LONGEST_TOKEN:
         raise refused(

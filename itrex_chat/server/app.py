@@ -85,7 +85,7 @@ def _add_tokenizer(app: FastAPI, service: Service) -> None:
                 messages = answering.conversation(asked.messages)
                 ids = await answering.aside(lambda: answering.chat_ids(model, messages))
             else:
-                ids = await answering.aside(lambda: answering.text_ids(model, asked.prompt or ""))
+                ids = await answering.aside(lambda: answering.named_ids(model, asked.prompt or ""))
             texts = None
             if asked.return_token_strs:
                 await answering.aside(lambda: model.vocabulary.learn((), ids))
