@@ -22,7 +22,9 @@ from itrex_chat.generation.loop import generate
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.scheduler import Scheduler, Ticket
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.kernels import KERNELS
+from itrex_chat.quality.scoring import predictions
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.generation import GenerationConfig
 
@@ -135,6 +137,38 @@ def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_where_they_differ
         finish(scheduler)
         assert ticket.response.token_ids == alone(quantized, tokenizer, prompt).token_ids
         assert ticket.response.cached_tokens == cached
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_the_log_probabilities_of_a_prompt_are_those_of_measuring(native, quantized, tokenizer):
+    """And nothing that others are answered with changes by it."""
+    decoder = quantized if native else dataclasses.replace(quantized, native_pass=None)
+    scheduler, prompt = scheduler_of(decoder, tokenizer), text(300, 9)
+    for _time in range(2):  # the second time it is known
+        others = [scheduler.add(Request(each, GREEDY)) for each in (prompt[:150], prompt)]
+        scored = scheduler.add(Request(prompt, GREEDY, prompt_logprobs=2))
+        finish(scheduler)
+        assert scored.response.cached_tokens == 0
+        passage = Passage("texts", "one", tuple(prompt), 1)
+        for start, logprobs, targets in predictions(decoder, passage):
+            found = scored.response.prompt_logprobs[start : start + len(targets)]
+            assert [entry.token for entry in found] == targets.tolist()
+            own = logprobs.gather(1, targets[:, None])[:, 0]
+            assert torch.allclose(torch.tensor([entry.logprob for entry in found]), own, rtol=0, atol=1e-5)
+            assert [entry.top[0][0] for entry in found] == logprobs.argmax(-1).tolist()
+        for ticket in others:
+            assert ticket.response.token_ids == alone(decoder, tokenizer, ticket.request.prompt).token_ids
+        assert len(scored.response.prompt_logprobs) == 299
+
+
+def test_penalties_count_what_the_answer_has(quantized, tokenizer):
+    plain = Request(PROMPTS[2], GenerationConfig(max_new_tokens=30))
+    for penalty in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}):
+        scheduler = scheduler_of(quantized, tokenizer)
+        first, second = scheduler.add(plain), scheduler.add(dataclasses.replace(plain, **penalty))
+        finish(scheduler)
+        one, other = first.response.token_ids, second.response.token_ids
+        assert one[0] == other[0] and len(set(other)) >= len(set(one))
 
 
 def test_the_next_turn_of_a_conversation_reads_only_what_is_new(quantized, tokenizer):

@@ -6,14 +6,17 @@ import socket
 import time
 
 import pytest
+import uvicorn
 from moments import until
 from served import MODEL, serving
+from uvicorn.server import ServerState
 
 from itrex_chat import serve
 from itrex_chat.server.access import Access
 from itrex_chat.server.limits import Limits
 from itrex_chat.server.metrics import Metrics
 from itrex_chat.server.models import Models
+from itrex_chat.server.running import _bounded
 from itrex_chat.server.safety import Guard
 from itrex_chat.server.service import Service
 
@@ -241,6 +244,31 @@ def test_a_body_that_does_not_come_in_time_is_not_waited_for():
 
     guarded(Limits(body_seconds=0.1), None, receive, send)
     assert sent[0]["status"] == 408 and json.loads(sent[1]["body"])["error"]["code"] == "timeout"
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_a_request_that_does_not_begin_or_go_on_is_not_waited_for(sent):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def whole() -> bytes:
+        config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_keep_alive=60)
+        state, loop = ServerState(), asyncio.get_running_loop()
+        made = _bounded(Limits(head_seconds=0.1))
+        server = await loop.create_server(lambda: made(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(sent)
+        received = b""
+        if b"Host" in sent:  # and the beginning of another one behind it
+            received = await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"GET")
+        await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        server.close()
+        return received
+
+    assert asyncio.run(whole()).startswith(b"HTTP/1.1 204") == (b"Host" in sent)
 
 
 def test_a_client_that_reads_nothing_is_not_waited_for():

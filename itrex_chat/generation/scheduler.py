@@ -260,7 +260,7 @@ class Scheduler:
             self._pass(decoding, self._shared_out(reading, budget))
             return
         for some in self._apart(reading + decoding):
-            prompts = [(sequence, PREFILL_STEP) for sequence in some if sequence.reads_prompt]
+            prompts = [(sequence, _step(sequence)) for sequence in some if sequence.reads_prompt]
             self._pass([sequence for sequence in some if not sequence.reads_prompt], prompts)
 
     def _apart(self, sequences: list[Sequence]) -> list[list[Sequence]]:
@@ -269,7 +269,7 @@ class Scheduler:
         most = left = self.decoder.independent_tokens
         alone, few = list[list[Sequence]](), [list[Sequence]()]
         for sequence in sequences:
-            if (rows := sequence.next_rows(PREFILL_STEP)) > most:
+            if (rows := sequence.next_rows(_step(sequence))) > most:
                 alone.append([sequence])
                 continue
             if rows > left:
@@ -383,6 +383,16 @@ class Scheduler:
     def _keep(self, sequence: Sequence, ids: list[int]) -> None:
         """Keep what a sequence has read, for others that begin like it."""
         if not self.decoder.cuts_anywhere:  # only what any other prompt has in the same passes
+            if sequence.scores_prompt:
+                return
             ids = ids[: len(sequence.prompt) // PREFILL_STEP * PREFILL_STEP]
         ids = ids[: sequence.place.length]
         self._prefixes.keep(self._kind(sequence.prompt), ids, sequence.place.pages)
+
+
+def _step(sequence: Sequence) -> int:
+    """How many tokens of its prompt a sequence reads in a pass, where it matters where a prompt is cut: one whose tokens are
+    scored in the same passes as `quality/passages.py` has."""
+    if not sequence.scores_prompt:
+        return PREFILL_STEP
+    return min(PROMPT_LOGITS, max(len(sequence.prompt) - 1 - sequence.place.length, 1))

@@ -64,14 +64,28 @@ def serve(service: Service, access: Access, at: socket.socket) -> None:
 
 def _bounded(limits: Limits) -> type[H11Protocol]:
     class Bounded(H11Protocol):
-        """Closes connections whose first request does not begin in time."""
+        """Closes connections on which a request does not begin in time, or its head does not end. What is written is sent at once: asyncio does not
+        see to that for sockets of create_server, and a reply would wait 40 ms for the client to acknowledge its head."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.loop.call_later(limits.head_seconds, self._close_without_request)
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._expect_request()
 
-        def _close_without_request(self) -> None:
-            if not vars(self).get("cycle") and not self.transport.is_closing():
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self._between_requests():
+                self._expect_request()
+
+        def _between_requests(self) -> bool:
+            cycle: Any = self.cycle
+            return cycle is None or cycle.response_complete
+
+        def _expect_request(self) -> None:
+            self.loop.call_later(limits.head_seconds, self._close_without, self.cycle)
+
+        def _close_without(self, before: Any) -> None:
+            if self.cycle is before and self._between_requests() and not self.transport.is_closing():
                 self.transport.close()
 
     return Bounded
