@@ -1,6 +1,8 @@
 """The server: OpenAI's API as its clients know it, and answers that are those that one gets alone."""
 
 import json
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -9,7 +11,7 @@ import openai
 import pydantic
 import pytest
 from moments import until
-from served import MODEL, serving
+from served import MODEL, ROOT, serving
 
 from itrex_chat.jobs.passage import Passage
 from itrex_chat.neuralchat.chatbot import load_chatbot
@@ -343,3 +345,14 @@ def test_a_full_queue_is_told_with_the_time_to_come_back(package_cache):
         status, headers, found = server.ask("/v1/chat/completions", STORY)
         assert status == 503 and found["error"]["code"] == "shutting_down" and headers["retry-after"] == "5"
         assert not ended.is_set() and server.ended() == 0 and ended.wait(10)
+
+
+def test_the_benchmark_of_clients_measures_this_server(server):
+    run = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "clients.py", f"http://127.0.0.1:{server.port}/v1#{MODEL}"]
+        + ["--counts", "1", "2", "--rounds", "1", "--tokens", "2"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert [line.split("|")[2].strip() for line in run.stdout.splitlines()[2:]] == ["1", "2"]
