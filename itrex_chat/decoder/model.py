@@ -129,7 +129,7 @@ class Decoder:
         ids = chunks[0].ids if len(chunks) == 1 else [token for chunk in chunks for token in chunk.ids]
         for chunk in chunks:
             cache.reserve(chunk.row, len(chunk.ids))
-        x = self.embedding[torch.tensor(ids)].float()
+        x = self._embedded(ids)
         rows = self._rows(spans, cache)
         if self.native_pass and self._is_step(len(ids), rows):
             wanted = [row for span, chunk in zip(spans, chunks) for row in range(span.last - chunk.logits, span.last)]
@@ -173,6 +173,16 @@ class Decoder:
     def linears(self) -> list[Linear]:
         return [*(linear for block in self.blocks for linear in block.linears()), self.head]
 
+    def _embedded(self, ids: list[int]) -> torch.Tensor:
+        """The embeddings of tokens, float32 [tokens, hidden]. Those of a step one by one: for more values at a time torch
+        wakes its own threads, which then wait beside ours, by spinning where it was imported before this package."""
+        if len(ids) > STEP_ROWS:
+            return self.embedding[torch.tensor(ids)].float()
+        x = torch.empty(len(ids), self.embedding.shape[1])
+        for row, token in zip(x, ids):
+            row.copy_(self.embedding[token])
+        return x
+
     def _is_step(self, count: int, rows: Rows) -> bool:
         """Whether so many tokens are read in one call. Its memory grows with them and with the positions before them."""
         return count <= FEW_ROWS or (self.cuts_anywhere and count <= STEP_ROWS and count * rows.end <= MOST_IN_STEP)
@@ -193,8 +203,8 @@ class Decoder:
             positions = torch.arange(span.start, span.end)
             angles = cache.angles(span.row)[span.start : span.end]
         else:
-            counts = torch.tensor([span.last - span.first for span in spans])
-            sequences = torch.tensor([span.row for span in spans]).repeat_interleave(counts)
+            # not repeat_interleave, which wakes torch's threads; they wait beside ours
+            sequences = torch.tensor([span.row for span in spans for _row in range(span.first, span.last)])
             positions = torch.cat([torch.arange(span.start, span.end) for span in spans])
             angles = torch.cat([cache.angles(span.row)[span.start : span.end] for span in spans])
         return Rows(sequences, positions, max(span.end for span in spans), angles, self._log_n_scale(positions))

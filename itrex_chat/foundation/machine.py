@@ -33,7 +33,7 @@ def available_memory() -> int:
     import psutil
 
     left = [psutil.virtual_memory().available]
-    for folder in _memory_groups():
+    for folder in _groups("memory"):
         for limit, usage, prefix in (
             ("memory.max", "memory.current", ""),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
@@ -45,13 +45,13 @@ def available_memory() -> int:
     return max(0, min(left))
 
 
-def _memory_groups() -> list[Path]:
-    """The folders of the control groups that limit this process' memory: its own, and those that they are in."""
-    folders = [CGROUP, CGROUP / "memory"]  # in a container, its own
+def _groups(kind: str) -> list[Path]:
+    """The folders of the control groups that limit this process' "memory" or "cpu": its own, and those that they are in."""
+    folders = [CGROUP, CGROUP / kind]  # in a container, its own
     for line in _lines(OWN_GROUPS):
         _hierarchy, kinds, path = (line.strip().split(":", 2) + ["", ""])[:3]
-        if kinds in ("", "memory"):
-            own = (CGROUP / kinds / path.lstrip("/")).resolve()
+        if not kinds or kind in kinds.split(","):
+            own = (CGROUP / (kind if kinds else "") / path.lstrip("/")).resolve()
             folders += [each for each in (own, *own.parents) if each.is_relative_to(CGROUP)]
     return list(dict.fromkeys(folders))
 
@@ -122,10 +122,15 @@ def instructions() -> list[str]:
 
 
 def _cpu_quota() -> int | None:
-    fields = (_lines(CGROUP / "cpu.max") or [""])[0].split()
-    if len(fields) == 2 and fields[0].isdigit():
-        return max(1, round(int(fields[0]) / int(fields[1])))
-    return None
+    """The cores that control groups, of either version, allow to be used at a time, at least one."""
+    quotas = []
+    for folder in _groups("cpu"):
+        fields = (_lines(folder / "cpu.max") or [""])[0].split()
+        if len(fields) != 2:
+            fields = [*_lines(folder / "cpu.cfs_quota_us")[:1], *_lines(folder / "cpu.cfs_period_us")[:1]]
+        if len(fields) == 2 and all(field.strip().isdigit() for field in fields) and int(fields[1]):
+            quotas.append(max(1, round(int(fields[0]) / int(fields[1]))))
+    return min(quotas, default=None)
 
 
 def _number(path: Path) -> int | None:
