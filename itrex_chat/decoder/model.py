@@ -173,7 +173,7 @@ class Decoder:
     def linears(self) -> list[Linear]:
         return [*(linear for block in self.blocks for linear in block.linears()), self.head]
 
-    def _embedded(self, ids: list[int]) -> torch.Tensor:
+    def _embedded(self, ids: Sequence[int]) -> torch.Tensor:
         """The embeddings of tokens, float32 [tokens, hidden]. Those of a step one by one: for more values at a time torch
         wakes its own threads, which then wait beside ours, by spinning where it was imported before this package."""
         if len(ids) > STEP_ROWS:
