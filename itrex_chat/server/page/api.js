@@ -16,6 +16,10 @@ export function useKey(key) {
   sessionStorage.setItem(KEPT, key);
 }
 
+export function hasKey() {
+  return Boolean(sessionStorage.getItem(KEPT));
+}
+
 async function ask(path, options = {}) {
   const key = sessionStorage.getItem(KEPT);
   const headers = { ...options.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };

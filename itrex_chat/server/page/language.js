@@ -33,14 +33,15 @@ export function number(value, digits = 0) {
 // A probability of which one sees how small it is.
 export function percent(logprob) {
   const value = Math.exp(logprob) * 100;
-  if (value === 0) return "0 %";
+  if (value === 0) return "0\u202f%";
   const digits = value >= 99.95 ? 2 : value >= 1 ? 1 : value >= 0.001 ? Math.min(3, 1 - Math.floor(Math.log10(value))) : null;
-  return `${digits === null ? value.toExponential(0) : number(value, digits)} %`;
+  return `${digits === null ? value.toExponential(0) : number(value, digits)}\u202f%`;
 }
 
 // Says everything below a node that has its text by a key.
 export function say(root) {
   for (const node of root.querySelectorAll("[data-text]")) node.textContent = t(node.dataset.text);
+  for (const node of root.querySelectorAll("[data-title]")) node.title = t(node.dataset.title);
   for (const node of root.querySelectorAll("[data-placeholder]")) node.placeholder = t(node.dataset.placeholder);
   for (const node of root.querySelectorAll("[data-label]")) {
     node.setAttribute("aria-label", t(node.dataset.label));

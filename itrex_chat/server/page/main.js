@@ -1,12 +1,13 @@
 // The page: columns, the conversation, and what one asks.
 
-import { models, questionSets, Refused, useKey } from "./api.js";
+import { hasKey, models, questionSets, Refused, useKey } from "./api.js";
 import { byId, node, variantOf } from "./dom.js";
 import { number, otherLanguage, say, spoken, t } from "./language.js";
 import { markdown, save } from "./markdown.js";
 import { Round } from "./round.js";
 
 const MOST_COLUMNS = 6;
+const EXAMPLES = 5;
 const THEME = "itrex_chat.theme";
 let offered = [];
 let sets = [];
@@ -21,7 +22,7 @@ async function begin() {
     offered = await models();
     sets = await questionSets();
   } catch (error) {
-    if (error.status === 401) return byId("key").showModal();
+    if (error.status === 401) return askForKey();
     return complain(error);
   }
   if (!offered.length) return complain(new Refused(t("noModels")));
@@ -29,6 +30,11 @@ async function begin() {
   columns = usual().map((model) => ({ model }));
   show();
   byId("question").focus();
+}
+
+function askForKey() {
+  byId("key-wrong").hidden = !hasKey();
+  byId("key").showModal();
 }
 
 // FP32 beside the first quantized variant of the first model; where there is only one, that.
@@ -85,6 +91,11 @@ function showSets() {
   });
   byId("sets").replaceChildren(node("option", { value: "" }, t("setsFirst")), ...groups);
   byId("sets").hidden = !sets.length;
+  const examples = sets.find((set) => set.language === spoken())?.questions.slice(0, EXAMPLES) ?? [];
+  byId("examples").replaceChildren(...examples.map((each) => {
+    const ask = () => { byId("question").value = each.text; send(); };
+    return node("button", { type: "button", onclick: ask }, each.text);
+  }));
 }
 
 function showState() {
@@ -134,7 +145,7 @@ async function answer(round) {
   byId("status").textContent = done
     .map((each) => t("done", { name: each.model, count: each.count, speed: number(each.speed ?? 0, 1) }))
     .join(" ");
-  if (round.answers.some((each) => each.status === 401)) byId("key").showModal();
+  if (round.answers.some((each) => each.status === 401)) askForKey();
 }
 
 function send() {
@@ -220,8 +231,8 @@ function listen() {
   byId("key-form").addEventListener("submit", () => {
     useKey(byId("key-value").value.trim());
     byId("key-value").value = "";
-    if (!columns.length) begin();
   });
+  byId("key").addEventListener("close", () => { if (!columns.length) begin(); });
 }
 
 document.documentElement.dataset.theme = localStorage.getItem(THEME) ?? "";
