@@ -45,6 +45,6 @@ export function say(root) {
   for (const node of root.querySelectorAll("[data-placeholder]")) node.placeholder = t(node.dataset.placeholder);
   for (const node of root.querySelectorAll("[data-label]")) {
     node.setAttribute("aria-label", t(node.dataset.label));
-    node.title = t(node.dataset.label);
+    if (node.matches("button, select")) node.title = t(node.dataset.label);
   }
 }
