@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import random
 import re
 import threading
 from contextlib import contextmanager
@@ -85,7 +86,7 @@ def opened(server, browser):
 def tokens_of(server, model: str, count: int) -> list[dict]:
     """An answer's entries, as a client gets them."""
     asked = {"messages": [{"role": "user", "content": POLITE}], "model": model, "max_tokens": count}
-    reply = server.chat(**asked | {"text": POLITE, "logprobs": True, "top_logprobs": 8})
+    reply = server.chat(**asked | {"text": POLITE, "logprobs": True, "top_logprobs": 20})
     return reply["choices"][0]["logprobs"]["content"]
 
 
@@ -109,6 +110,7 @@ def test_both_variants_answer_side_by_side_and_their_first_difference_is_marked_
     for side, value in zip(sides, (wide[parted]["logprob"], other["logprob"])):
         assert f"gave it {100 * math.exp(value):.1f}\u202f%" in side
     assert [len(side.find_elements(CSS, "tr")) for side in shown.all(".side")] == [8, 8]
+    assert re.search(rf"KL from the first column ≥ \d.*over {parted + 1} tokens", shown.texts(".foot")[1])
     shown.press(".answer:last-child .token", parted + 1)
     assert "another one up to here" in shown.texts(".side")[0] and "gave it" in shown.texts(".side")[1]
     assert browser.value("document.documentElement.scrollWidth") == width
@@ -204,6 +206,30 @@ def test_what_people_and_models_say_stays_text(opened, browser):
     assert said == f"{HOSTILE}你"  # a character of two tokens, too
     assert browser.value("document.title") == "itrex_chat" and opened.all("main img, main script, main b") == []
     opened.is_clean()
+
+
+def test_the_divergence_that_is_told_is_a_lower_bound_and_exact_where_all_tokens_are_named(opened, browser):
+    source, wrong = random.Random(7), []
+    for named in (3, 8, 40):
+        p = [source.expovariate(1) ** 3 for _token in range(40)]
+        q = [value * math.exp(source.gauss(0, 0.5)) for value in p]
+        p, q = ([value / sum(side) for value in side] for side in (p, q))
+        exact = sum(one * math.log(one / other) for one, other in zip(p, q))
+        sides = [
+            {"key": str(best[0]), "logprob": math.log(side[best[0]]), "top": [
+                {"key": str(token), "logprob": math.log(side[token])} for token in best[:named]
+            ]}
+            for side in (p, q)
+            for best in [sorted(range(40), key=lambda token, side=side: -side[token])]
+        ]  # fmt: skip
+        bound = browser.driver.execute_async_script(
+            "const [p, q, done] = arguments; "
+            "import('/page/divergence.js').then(({ divergence }) => done(divergence(p, q)));",
+            *sides,
+        )
+        if not (0 < bound <= exact + 1e-9 and (named < 40 or bound == pytest.approx(exact))):
+            wrong.append((named, bound, exact))
+    assert wrong == []
 
 
 def test_the_conversation_is_saved_as_markdown_whose_fences_nothing_closes(opened, browser):

@@ -11,6 +11,7 @@ export class Answer {
     this.state = "waiting";
     this.common = 0; // tokens that are known to be the first column's
     this.difference = null;
+    this.divergences = []; // from the first column, in nats, of the tokens whose beginnings are the same
     this.figures = node("span", { class: "figures" });
     this.said = node("div", { class: "said", tabIndex: 0, role: "group" });
     this.foot = node("p", { class: "foot" });
@@ -89,7 +90,13 @@ export class Answer {
     if (this.state === "failed") lines.push(t("failed", { reason: this.reason }));
     if (this.finish === "length") lines.push(t("cut"));
     if (this.difference) lines.push(t(this.difference.unit, { number: this.difference.number }));
+    if (ended && this.divergences.length) lines.push(this.divergence());
     this.foot.replaceChildren(...lines.map((text) => node("span", {}, text)));
+  }
+
+  divergence() {
+    const sum = this.divergences.reduce((all, nats) => all + nats, 0);
+    return t("divergence", { value: number(sum / this.divergences.length, 3), count: number(this.divergences.length) });
   }
 
   // Marks a token as the first that differs; behind the last one it says that the answer ends.

@@ -1,9 +1,11 @@
 // How likely each variant found one token, and what it could have said instead.
 
 import { commonTokens, sameVocabulary } from "./difference.js";
+import { divergence } from "./divergence.js";
 import { byId, node, tag } from "./dom.js";
-import { percent, t } from "./language.js";
+import { number, percent, t } from "./language.js";
 
+const SHOWN = 8;
 const SIGNS = { " ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍" };
 
 export class Panel {
@@ -68,6 +70,10 @@ export class Panel {
       const value = known ? percent(known.logprob) : t("rare", { value: percent(least), count: entry.top.length });
       say(t("gave", { value }));
       if (entry.key !== token.key) say(t("chose", { token: visible(entry.name) }));
+      const first = this.answers()[0];
+      if (other !== first && sameVocabulary(first, other) && at < other.divergences.length) {
+        say(t("apart", { value: number(divergence(first.tokens[at], entry), 3) }));
+      }
       made.append(alternatives(entry, token.key));
     }
     return made;
@@ -75,7 +81,8 @@ export class Panel {
 }
 
 function alternatives(entry, key) {
-  const listed = entry.top.some((each) => each.key === entry.key) ? entry.top : [entry, ...entry.top];
+  const shown = entry.top.filter((each, place) => place < SHOWN || each.key === key);
+  const listed = shown.some((each) => each.key === entry.key) ? shown : [entry, ...shown];
   const rows = listed.map((each) => {
     const bar = node("span", { class: "bar" });
     bar.style.width = `${Math.max(Math.exp(each.logprob) * 100, 0.5)}%`;

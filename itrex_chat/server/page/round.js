@@ -2,12 +2,13 @@
 
 import { Answer } from "./answer.js";
 import { answer as ask, Refused } from "./api.js";
-import { difference } from "./difference.js";
+import { commonTokens, difference, sameVocabulary } from "./difference.js";
+import { divergence, shade } from "./divergence.js";
 import { node } from "./dom.js";
 import { t } from "./language.js";
 import { Panel } from "./panel.js";
 
-const ALTERNATIVES = 8;
+const ALTERNATIVES = 20; // the most that the API gives
 const STEPS = { ArrowLeft: -1, ArrowRight: 1 };
 
 export class Round {
@@ -63,6 +64,7 @@ export class Round {
     const [first, ...others] = this.answers;
     let earliest = Infinity;
     for (const other of others) {
+      if (sameVocabulary(first, other)) this.measure(first, other);
       const found = difference(first, other);
       if (found?.unit !== other.difference?.unit || found?.number !== other.difference?.number) {
         other.difference = found;
@@ -73,6 +75,17 @@ export class Round {
       earliest = Math.min(earliest, found.first);
     }
     if (earliest < Infinity) first.mark(earliest);
+  }
+
+  // Shades the tokens of an answer by how far its probabilities are from the first one's, as long as both say the same.
+  measure(first, other) {
+    const common = commonTokens(first, other, other.common);
+    const end = Math.min(common + 1, first.tokens.length, other.tokens.length);
+    for (let at = other.divergences.length; at < end; at += 1) {
+      const nats = divergence(first.tokens[at], other.tokens[at]);
+      other.divergences.push(nats);
+      other.tokens[at].span.dataset.shade = shade(nats);
+    }
   }
 
   // Lets its tokens be opened.
