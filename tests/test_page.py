@@ -6,6 +6,7 @@ import math
 import random
 import re
 import threading
+import zipfile
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 
@@ -297,6 +298,12 @@ def test_no_file_asks_for_anything_elsewhere_or_turns_text_into_markup():
         )
     index = files()["index.html"]
     assert not re.search(r"<script(?! type=\"module\" src=)|<style|\son\w+=|\sstyle=", index)
+
+
+def test_the_wheel_carries_the_files(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name.removeprefix("itrex_chat/server/page/"): archive.read(name) for name in archive.namelist()}
+    assert {name: text.encode() for name, text in files().items()}.items() <= packed.items()
 
 
 @contextmanager

@@ -29,7 +29,7 @@ async function begin() {
   complain(null);
   columns = usual().map((model) => ({ model }));
   show();
-  byId("question").focus();
+  if (matchMedia("(pointer: fine)").matches) byId("question").focus(); // elsewhere a keyboard would cover half of the page
 }
 
 function askForKey() {
@@ -206,7 +206,7 @@ function listen() {
     event.preventDefault();
     byId("composer").requestSubmit();
   });
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") running?.abort(); });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape" && !event.isComposing) running?.abort(); });
   byId("stop").onclick = () => running?.abort();
   byId("reset").onclick = reset;
   byId("leave").onclick = leave;
