@@ -1,4 +1,4 @@
-# make demo: quantize the embedded model, ask FP32 and INT4, measure, compare.
+# make demo: quantize the embedded model, ask FP32 and INT4, measure, compare; say how to talk to both in the browser.
 # make test: run the tests. Both set everything up in .venv first.
 # make check: the formatter, the linter and the type checker; they change nothing.
 # make lower: the lower ends of setup.cfg's ranges, in an environment of their own (build/lower), and the tests that use them most.
@@ -17,6 +17,9 @@ demo: .venv/.installed
 	$(RUN) -m itrex_chat.ask --model smollm2-135m --variants fp32,int4
 	$(RUN) -m itrex_chat.measure
 	$(RUN) -m itrex_chat.compare
+	@echo
+	@echo "Talk to both in the browser, at http://127.0.0.1:8000/ :"
+	@echo "    $(RUN) -m itrex_chat.serve --model smollm2-135m --variants fp32,int4"
 
 test: .venv/.installed
 	$(RUN) -m pytest

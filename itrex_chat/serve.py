@@ -76,13 +76,9 @@ def _serve(arguments: argparse.Namespace, variants: list[str], access: "Access")
         )
         metrics.watch(models)
         host, port = at.getsockname()[:2]
-        tell(
-            _(
-                "Listening on {address} with the models {names}.",
-                address=f"http://{f'[{host}]' if ':' in host else host}:{port}/v1",
-                names=", ".join(served.all),
-            )
-        )
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        tell(_("Listening on {address} with the models {names}.", address=f"{address}v1", names=", ".join(served.all)))
+        tell(_("Talk to them in the browser: {address}", address=address))
         running.serve(Service(served, limits, metrics), access, at)
 
 

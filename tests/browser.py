@@ -45,7 +45,8 @@ class Browser:
         service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
         self.driver = webdriver.Chrome(options=options, service=service)
 
-    def open(self, page: Path, width: int, dark: bool = False) -> None:
+    def open(self, page: Path | str, width: int, dark: bool = False) -> None:
+        """A file, or an address."""
         self.driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
@@ -56,7 +57,7 @@ class Browser:
         )
         for log in ("browser", "performance"):
             self.driver.get_log(log)
-        self.driver.get(page.as_uri())
+        self.driver.get(page if isinstance(page, str) else page.as_uri())
 
     def value(self, expression: str):
         return self.driver.execute_script(f"return {expression}")

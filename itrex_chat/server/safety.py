@@ -9,9 +9,10 @@ from itrex_chat.server.access import Access
 from itrex_chat.server.errors import INVALID, ApiError, unavailable
 from itrex_chat.server.journal import answer
 from itrex_chat.server.limits import Limits
+from itrex_chat.server.page import PATHS as PAGE
 from itrex_chat.server.service import Service
 
-OPEN = ("/health", "/health/live", "/health/ready")  # tell nothing but that the server is there
+OPEN = {"/health", "/health/live", "/health/ready", *PAGE}  # tell nothing but that the server is there
 
 
 class Guard:
