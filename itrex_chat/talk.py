@@ -13,6 +13,7 @@ from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
+from itrex_chat.foundation.starting import INTERRUPTED
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.variant import ORDER, PRECISIONS, Variant, titled
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 LARGEST_QUESTION = 8 << 20  # characters from a pipe
 
 
-def talk(voices: "Voices", system: str = "") -> None:
-    """Talk until the user ends it, or answer once what comes through a pipe. Raises ItrexChatError."""
+def talk(voices: "Voices", system: str = "") -> bool:
+    """Talk until the user ends it, or answer once what comes through a pipe; False where that was interrupted.
+
+    Raises ItrexChatError.
+    """
     from itrex_chat.conversation.screen import Screen, has_colours
     from itrex_chat.conversation.talking import Talk
     from itrex_chat.conversation.turns import Conversation
@@ -33,8 +37,7 @@ def talk(voices: "Voices", system: str = "") -> None:
     screen = Screen(conversation)
     going = Talk(Conversation(system), voices, screen)
     if not conversation:
-        going.ask(_question())
-        return
+        return going.ask(_question())
     from itrex_chat.conversation.prompt import Prompt
 
     voices.choose(voices.names)
@@ -46,6 +49,7 @@ def talk(voices: "Voices", system: str = "") -> None:
         )
     )
     going.go_on(Prompt(_history(), ORDER, has_colours(sys.stdout)).read)
+    return True
 
 
 def _history() -> Path:
@@ -65,7 +69,7 @@ def _question() -> str:
     return text.strip()
 
 
-def command(arguments: argparse.Namespace) -> None:
+def command(arguments: argparse.Namespace) -> int:
     from itrex_chat.conversation.voices import Voices, names_in
 
     settings = command_line.settings(arguments)
@@ -77,7 +81,7 @@ def command(arguments: argparse.Namespace) -> None:
     else:
         names = (str(Variant.of(recipe.quantization)),)
     with Voices(recipe, names) as voices:
-        talk(voices, arguments.system)
+        return 0 if talk(voices, arguments.system) else INTERRUPTED
 
 
 def main(argv: list[str] | None = None) -> int:

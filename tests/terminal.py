@@ -58,10 +58,10 @@ class Terminal:
         self.type(f"{line}\r")
         return self.until(text, begin)
 
-    def until_prompt(self) -> None:
-        """Return when a line can be typed."""
+    def until_prompt(self, since: int = 0) -> None:
+        """Return when a line can be typed, at a prompt that came after this place in `seen`."""
         end = time.monotonic() + PATIENCE
-        while self.seen.rfind(READS) <= self.seen.rfind(READ):
+        while self.seen.rfind(READS) <= max(since, self.seen.rfind(READ)):
             assert self._more() and time.monotonic() < end, f"it does not ask: {self.seen}"
 
     def until_answering(self, since: int) -> None:

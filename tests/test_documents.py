@@ -46,6 +46,7 @@ HEAVY = {
         "markupsafe",
         "filelock",
         "psutil",
+        "prompt_toolkit",
         "fastapi",
         "starlette",
         "uvicorn",

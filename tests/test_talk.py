@@ -17,7 +17,9 @@ from itrex_chat.conversation.screen import Screen, has_colours
 from itrex_chat.conversation.talking import Talk
 from itrex_chat.conversation.turns import Conversation, Turn
 from itrex_chat.conversation.voices import Voices, names_in
-from itrex_chat.foundation.errors import ItrexChatError, RecipeError, RunError, SourceError
+from itrex_chat.foundation import machine
+from itrex_chat.foundation.errors import ItrexChatError, MemoryShortage, RecipeError, RunError, SourceError
+from itrex_chat.generation import sequence
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.sources import packages
 
@@ -59,6 +61,13 @@ def test_an_empty_pipe_is_a_sentence(models):
     assert run.stderr == "itrex_chat: Standard input is empty; there is nothing to answer.\n"
 
 
+def test_an_interrupt_of_a_piped_question_is_in_the_exit_code(talk, monkeypatch):
+    going = talk("generation.max_new_tokens", "100")
+    assert going.ask("hello")
+    monkeypatch.setattr(going.screen, "piece", lambda *_given: signal.raise_signal(signal.SIGINT))
+    assert not going.ask("hello")
+
+
 # At a terminal
 
 
@@ -84,8 +93,7 @@ def test_a_conversation_at_a_terminal(embedded, tmp_path):
         terminal.until_prompt()
         begin = len(terminal.seen)
         terminal.type("half a question\x03")  # gives the line up
-        terminal.until("> \r", begin)
-        terminal.until_prompt()
+        terminal.until_prompt(begin)
         terminal.type("\x04")
         assert terminal.ended() == 0 and "Traceback" not in terminal.seen
         assert "\x1b[2mINT4 · " in terminal.seen
@@ -114,9 +122,12 @@ def test_two_variants_answer_one_below_the_other_and_where_they_part_is_marked(e
 def test_a_terminal_that_is_dumb_or_wants_no_colours_gets_none(models):
     with Terminal("itrex_chat.chat", "--model", str(models("qwen2")), NO_COLOR="1", TERM="dumb") as terminal:
         terminal.until("Ctrl-D ends", 0)
-        terminal.asked("/help", "Alt-Enter")
-        terminal.type("\x04")
-        assert terminal.ended() == 0 and "\x1b[2m" not in terminal.seen
+        terminal.until("> ", 0)
+        begin = len(terminal.seen)
+        terminal.type("/help\r")
+        terminal.until("clears the line\r\n> ", begin)
+        terminal.type("/quit\r")
+        assert terminal.ended() == 0 and "\x1b" not in terminal.seen
 
 
 @pytest.mark.parametrize(
@@ -193,7 +204,14 @@ def test_a_variant_that_cannot_be_leaves_the_conversation_as_it_was(talk):
     assert [list(turn.answers) for turn in going.conversation.turns] == [["int4"], ["int8"]]
 
 
+def test_a_variant_that_does_not_fit_is_a_sentence(talk, monkeypatch):
+    monkeypatch.setattr(machine, "available_memory", lambda: 10**6)
+    with pytest.raises(MemoryShortage, match="qwen2-tiny INT4 needs .* of memory, but 1 MB is left"):
+        talk().line("hello")
+
+
 def test_an_interrupt_ends_the_answer_and_keeps_what_came(talk, monkeypatch, capsys):
+    monkeypatch.setattr(sequence, "PAUSE", 0)  # a piece for each token
     going = talk("generation.max_new_tokens", "100")
     piece = going.screen.piece
 
@@ -205,7 +223,7 @@ def test_an_interrupt_ends_the_answer_and_keeps_what_came(talk, monkeypatch, cap
     going.ask("hello")
     assert "stopped; what came is kept" in capsys.readouterr().err
     first = going.conversation.turns[0].answers["int4"]
-    monkeypatch.undo()
+    monkeypatch.setattr(going.screen, "piece", piece)
     going.line("/reset")
     going.ask("hello")
     whole = going.conversation.turns[0].answers["int4"]
@@ -259,7 +277,7 @@ def test_where_answers_part_is_found_however_they_are_cut(other, text, at, cut):
 def test_the_words_around_the_place_have_a_mark():
     parting = Parting("I'm sorry for the\nmisunderstanding, but as a chatbot")
     parting.add("I'm looking")
-    assert parting.excerpts() == ("I'm ▸sorry for the misunders…", "I'm ▸looking")
+    assert parting.excerpts() == ("I'm ▸sorry for the misunderst…", "I'm ▸looking")
 
 
 # Commands

@@ -30,7 +30,7 @@ class Prompt:
             prompt_continuation=GOES_ON,
             enable_history_search=False,
             color_depth=None if colours else ColorDepth.MONOCHROME,
-            output=create_output(sys.stdout if sys.stdout.isatty() else sys.stderr),
+            output=None if sys.stdout.isatty() else create_output(sys.stderr),  # its own knows dumb terminals
         )
 
     def read(self) -> str:

@@ -58,14 +58,15 @@ class Talk:
             self.ask(rest)
         return True
 
-    def ask(self, question: str) -> None:
-        """Raises ItrexChatError; the question is not kept then, unless there is some of an answer."""
+    def ask(self, question: str) -> bool:
+        """Whether all answers are whole. Raises ItrexChatError; the question is not kept then, unless there is some of an
+        answer."""
         self._again = 0
         self.conversation.turns.append(Turn(question))
-        self._answer(self.voices.recipe.generation)
+        return self._answer(self.voices.recipe.generation)
 
-    def _answer(self, config: GenerationConfig) -> None:
-        """Have the last question answered by all that answer, until one is stopped."""
+    def _answer(self, config: GenerationConfig) -> bool:
+        """Have the last question answered by all that answer, until one is stopped; whether none was."""
         turn, first = self.conversation.turns[-1], ""
         try:
             for name in self.voices.names:
@@ -75,10 +76,11 @@ class Talk:
                 stopped = self._from(name, turn, config, parting)
                 if stopped:
                     self.screen.fact(_("stopped; what came is kept") if turn.answers else _("stopped"))
-                    break
+                    return False
                 if parting:
                     self.screen.parted(parting, name, first)
                 first = first or name
+            return True
         finally:
             if not turn.answers:
                 self.conversation.turns.pop()
@@ -182,8 +184,8 @@ class Talk:
                 self.conversation.turns.append(turn)
 
     def _save(self, rest: str) -> None:
-        force = rest.startswith(f"{commands.FORCE} ")
-        path = expanded(_named("save", rest.removeprefix(f"{commands.FORCE} ").strip()))
+        force = rest.partition(" ")[0] == commands.FORCE
+        path = expanded(_named("save", rest.removeprefix(commands.FORCE).strip() if force else rest))
         turns.save(self.conversation, self.voices.recipe.name, path, force)
         self.screen.fact(
             _("{count} questions and answers are in {path}", count=len(self.conversation.turns), path=path)

@@ -1,17 +1,22 @@
 """The variants that answer, loaded when they are first asked."""
 
+import gc
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from itrex_chat.engines import engine_of, open_session
+from itrex_chat.engines import EngineOptions, engine_of, open_session
+from itrex_chat.foundation import machine
 from itrex_chat.foundation.choices import one_of
-from itrex_chat.foundation.errors import EngineError, RecipeError
+from itrex_chat.foundation.errors import EngineError, MemoryShortage, RecipeError
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import ORDER, PRECISIONS, Variant
 
 if TYPE_CHECKING:
     from itrex_chat.engines.session import Session
+
+PROMPT = 1024  # tokens that are planned for beside an answer's; what is left has more
 
 
 def names_in(text: str, option: str) -> tuple[str, ...]:
@@ -34,10 +39,25 @@ class Voices:
         self._sessions: dict[str, Session] = {}
 
     def session(self, name: str) -> "Session":
-        """Raises ItrexChatError."""
+        """Raises ItrexChatError, MemoryShortage among others."""
         if name not in self._sessions:
-            engine_of(name).check(Variant.parse(name))
-            self._sessions[name] = open_session(self.recipe, name)
+            variant, engine, trusted = Variant.parse(name), engine_of(name), dict[str, str]()
+            engine.check(variant)
+            found = engine.on_disk(self.recipe, variant, EngineOptions(), trusted)
+            tokens = PROMPT + self.recipe.generation.max_new_tokens
+            needed, free = engine.memory(found, self.recipe, variant, tokens).least, machine.available_memory()
+            if needed > free:
+                raise MemoryShortage(
+                    _(
+                        "{model} {variant} needs {needed} of memory, but {free} is left; choose another variant or a smaller "
+                        "model.",
+                        model=self.recipe.name,
+                        variant=variant.title,
+                        needed=readable(needed),
+                        free=readable(free),
+                    )
+                )
+            self._sessions[name] = open_session(self.recipe, variant, trusted=trusted, needed=needed)
         return self._sessions[name]
 
     def choose(self, names: tuple[str, ...]) -> None:
@@ -46,6 +66,7 @@ class Voices:
         before, self.names = self.names, names
         for name in self._sessions.keys() - set(names):
             self.drop(name)
+        gc.collect()  # weights go before others come
         try:
             for name in names:
                 self.session(name)
