@@ -16,6 +16,11 @@ from moments import PATIENCE
 SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[a-zA-Z]|[=>])")
 WHERE, THERE = b"\x1b[6n", b"\x1b[1;1R"  # a program asks where the cursor is
 
+# The terminal becomes the process's own, so that Ctrl-C interrupts it. In a process of its own: this one has threads.
+TAKES_IT = (
+    "import fcntl, os, sys, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 READS, READ = "\x1b[?2004h", "\x1b[?2004l"  # pasting is possible in a prompt; it is over
 
 
@@ -26,7 +31,7 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-c", TAKES_IT, "-m", module, *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -34,7 +39,6 @@ class Terminal:
             | {"TERM": "xterm-256color"}
             | variables,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
         self.seen = ""
