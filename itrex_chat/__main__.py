@@ -11,6 +11,7 @@ from itrex_chat.foundation.language import _
 VERBS = (
     "quantize",
     "ask",
+    "chat",
     "serve",
     "measure",
     "compare",
@@ -22,12 +23,18 @@ VERBS = (
     "cache",
     "doctor",
 )
+ELSEWHERE = {"chat": "talk"}  # verbs whose name a room has, and their modules; the room's `__main__.py` calls them
+
+
+def module_of(verb: str) -> str:
+    """The module of a verb, within the package."""
+    return ELSEWHERE.get(verb, verb)
 
 
 def main(argv: list[str] | None = None) -> int:
     verb, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     if verb in VERBS:
-        return import_module(f"itrex_chat.{verb}").main(rest)
+        return import_module(f"itrex_chat.{module_of(verb)}").main(rest)
     command_line.set_streams()
     return command_line.framed(lambda: _usage(verb))
 

@@ -46,6 +46,7 @@ HEAVY = {
         "markupsafe",
         "filelock",
         "psutil",
+        "prompt_toolkit",
         "fastapi",
         "starlette",
         "uvicorn",
@@ -90,7 +91,7 @@ def parse(monkeypatch):
         with monkeypatch.context() as here, contextlib.redirect_stderr(io.StringIO()) as complaint:
             here.setattr(command_line, "run", lambda command, parser, argv: given.append(parser.parse_args(argv)))
             try:
-                importlib.import_module(f"itrex_chat.{verb}").main(list(arguments))
+                importlib.import_module(f"itrex_chat.{entry.module_of(verb)}").main(list(arguments))
             except SystemExit:
                 raise ValueError(complaint.getvalue()) from None
         return given[0]

@@ -140,7 +140,7 @@ def test_an_error_of_the_command_line_is_in_chinese_where_the_locale_is():
 def test_the_help_is_in_chinese(verb, monkeypatch, capsys):
     monkeypatch.setenv("ITREX_CHAT_LANG", "zh")
     with pytest.raises(SystemExit) as ending:
-        import_module(f"itrex_chat.{verb}").main(["--help"])
+        import_module(f"itrex_chat.{entry.module_of(verb)}").main(["--help"])
     shown = capsys.readouterr()
     assert ending.value.code == 0 and shown.err == "" and CHINESE.search(shown.out)
 

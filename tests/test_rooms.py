@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from itrex_chat.__main__ import VERBS
+from itrex_chat.__main__ import VERBS, module_of
 from itrex_chat.settings.variant import ENGINES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +16,8 @@ MODULES = {
     ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
     for file in sorted(PACKAGE.rglob("*.py"))
 }
+
+VERB_MODULES = {module_of(verb) for verb in VERBS}
 
 # From the ground floor up: a room imports from rooms above its line in this table, and of these only from those it names.
 # "" is itrex_chat/__init__.py, which all may import for __version__.
@@ -46,6 +48,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("foundation", "settings", "architecture", "sources", "checkpoints", "quantization", "chat", "artifacts"),
         *("decoder", "generation", "jobs", "engines"),
     ),
+    "conversation": ("foundation", "settings", "chat", "generation", "engines"),
     "quality": ("foundation", "settings", "architecture", "kernels", "artifacts", "decoder", "jobs", "engines"),
     "worker": ("foundation", "settings", "kernels", "chat", "generation", "jobs", "engines", "quality"),
     "runs": ("foundation", "settings", "jobs"),
@@ -61,7 +64,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
 EXCEPTIONS = {
     # To score one layer at a time, a decoder takes single blocks out of an artifact. An engine's session cannot give them
     # (yet): this asks for a method of the session.
-    ("itrex_chat.quality.scoring", "itrex_chat.engines.native.weights")
+    ("itrex_chat.quality.scoring", "itrex_chat.engines.native.weights"),
+    # `python -m itrex_chat.chat` is a verb's command, and the room of that name is older: its `__main__.py` calls the verb.
+    ("itrex_chat.chat.__main__", "itrex_chat.talk"),
 }
 # Modules that name each other's types: (who names it for types alone, whose).
 CIRCLES_OF_TYPES: set[tuple[str, str]] = set()
@@ -121,7 +126,7 @@ def forbidden(module: str, source: str) -> list[str]:
         other = room_of(target)
         if room == other or (module, target) in EXCEPTIONS or module == "itrex_chat.__main__":
             continue
-        if room in VERBS:
+        if room in VERB_MODULES:
             allowed = other in ROOMS and other not in ("engines.native", "engines.itrex")
         elif other == "":
             allowed = True
@@ -169,7 +174,7 @@ def sources() -> dict[str, str]:
 
 
 def test_every_room_of_the_package_has_a_line_in_the_table():
-    rooms = {room_of(module) for module in MODULES} - {*VERBS, "__main__"}
+    rooms = {room_of(module) for module in MODULES} - {*VERB_MODULES, "__main__"}
     assert rooms == ROOMS.keys()
 
 

@@ -23,7 +23,7 @@ from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.units import readable
 from itrex_chat.settings.recipe import Chat
 
-PROCESS = "itrex_chat.chat"
+PROCESS = "itrex_chat.chat.served"
 
 # For any request, and besides for each million bytes of it (seconds) or each byte. Real vocabularies are read in 0.5 s, from
 # GGUF files in 5; 8 MB of text take 8 s and 1.3 GB.

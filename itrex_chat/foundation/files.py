@@ -14,13 +14,15 @@ from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.language import _
 
 LONGEST_NAME = 255  # bytes
+PRIVATE = 0o600  # permissions of what only its owner reads
 LARGEST = 64 << 20  # bytes of what is read as a whole: parsed, it takes many times that
 OF_RUST = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers tell an errno
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes `path`, synced to disk, when the block ends without an error."""
+def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """A temporary path that becomes `path`, synced to disk, when the block ends without an error; `mode` without the umask
+    are its permissions."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".partial")
     os.close(handle)
     partial = Path(name)
@@ -28,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-        os.chmod(partial, 0o666 & ~_umask())
+        os.chmod(partial, mode & ~_umask())
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -76,13 +78,13 @@ def reached(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def write_text(path: Path, text: str) -> None:
-    with replacing(path) as partial:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
+    with replacing(path, mode) as partial:
         partial.write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate becomes a question mark
 
 
-def write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+def write_json(path: Path, value: object, mode: int = 0o666) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n", mode)
 
 
 def sync_folder(folder: Path) -> None:

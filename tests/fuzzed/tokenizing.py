@@ -1,4 +1,4 @@
-"""The tokenizers' processes of cases (`itrex_chat/chat/__main__.py`): forked from one that has everything imported.
+"""The tokenizers' processes of cases (`itrex_chat/chat/served.py`): forked from one that has everything imported.
 
 python -m fuzzed.tokenizing SOCKET SEEDS
 
@@ -100,7 +100,7 @@ def _be(language: str, requests: int, replies: int) -> None:
     sys.stdin = os.fdopen(0, closefd=False)
     code = 1
     try:
-        from itrex_chat.chat.__main__ import main
+        from itrex_chat.chat.served import main
 
         main()
         code = 0
