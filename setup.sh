@@ -1,11 +1,11 @@
 #!/bin/sh
 # Makes .venv and installs this checkout into it, in the versions of requirements.lock. Called by make; safe to call again.
-# ENVIRONMENT, LOCK and EXTRAS name another folder, other versions and other extras (make lower).
+# ENVIRONMENT, LOCK and EXTRAS name another folder, other versions (make lower) and other extras, or none (deploy/Dockerfile).
 set -eu
 cd "$(dirname "$0")"
 ENVIRONMENT=${ENVIRONMENT:-.venv}
 LOCK=${LOCK:-requirements.lock}
-EXTRAS=${EXTRAS:-test,dev}
+EXTRAS=${EXTRAS-test,dev}
 TORCH=$(sed -n 's/^ *\(torch==.*\)$/\1/p' "$LOCK")
 CPU_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -53,6 +53,6 @@ PROBE
 fi
 
 echo "itrex_chat: installing this checkout and what it needs into $ENVIRONMENT"
-"$ENVIRONMENT/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$LOCK" --editable ".[$EXTRAS]" ||
+"$ENVIRONMENT/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$LOCK" --editable ".${EXTRAS:+[$EXTRAS]}" ||
     fail "the packages of setup.cfg could not be installed in the versions of $LOCK. Check the network and run the same command again."
 touch "$ENVIRONMENT/.installed"
