@@ -55,12 +55,12 @@ def one_core() -> Iterator[None]:
     group = GROUPS / f"busy-machine-{os.getpid()}"
     group.mkdir()
     try:
-        (group / "cpu.cfs_period_us").write_text(str(PERIOD))
-        (group / "cpu.cfs_quota_us").write_text(str(PERIOD))
-        (group / "cgroup.procs").write_text(str(os.getpid()))
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD), "utf-8")
+        (group / "cpu.cfs_quota_us").write_text(str(PERIOD), "utf-8")
+        (group / "cgroup.procs").write_text(str(os.getpid()), "utf-8")
         yield
     finally:
-        (GROUPS / "cgroup.procs").write_text(str(os.getpid()))
+        (GROUPS / "cgroup.procs").write_text(str(os.getpid()), "utf-8")
         group.rmdir()
 
 

@@ -62,7 +62,7 @@ def test_a_chatbot_keeps_keys_and_values_as_it_is_told_in_a_pool_of_as_many_byte
     for name in ("fp32", "int8"):
         chatbot = build_chatbot(PipelineConfig(str(models("qwen2")), RtnConfig(), kv_cache=name))
         chatbot.predict("你好", config=GenerationConfig(max_new_tokens=4))
-        pool = chatbot.session._serving().pages
+        pool = chatbot.session.scheduler().pages
         assert pool.kind == name and 0 <= 150_000 - pool.memory.nbytes < pages.page_bytes(pool.config, name)
         counts[name] = pool.count
         facts = chatbot.facts()

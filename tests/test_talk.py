@@ -143,7 +143,7 @@ def test_a_terminal_that_is_dumb_or_wants_no_colours_gets_none(models):
 )
 def test_colours_are_for_terminals_that_have_them(environ, colours):
     ours, theirs = os.openpty()
-    with open(theirs, "w") as terminal, open(os.devnull, "w") as nothing:
+    with open(theirs, "w", encoding="utf-8") as terminal, open(os.devnull, "w", encoding="utf-8") as nothing:
         assert has_colours(terminal, environ) == colours
         assert not has_colours(nothing, environ)
     os.close(ours)
