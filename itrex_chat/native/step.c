@@ -1,8 +1,8 @@
 // One decode step: some rows, each the next token of a sequence, through all blocks of the decoder.
 //
 // All threads go through the layers side by side and meet at barriers. What is small (norms, rounding of activations)
-// each thread computes for itself where rows are few, else for its share of the rows; products are shared out by outputs and attention by heads and chunks of positions, so
-// that no sum depends on the number of threads, nor a row's values on the other rows.
+// each thread computes for itself where rows are few, else for its share of the rows; products are shared out by outputs
+// and attention by heads and chunks of positions, so that no sum depends on the number of threads, nor a row's values on the other rows.
 #include "native.h"
 
 #include <math.h>

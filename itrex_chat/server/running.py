@@ -30,7 +30,12 @@ def listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=256)
     except OSError as error:
         raise RunError(
-            _("{host}:{port} cannot be listened on: {reason}.", host=host, port=port, reason=files.why(error))
+            _(
+                "{host}:{port} cannot be listened on: {reason}. Choose another --port (0 takes a free one) or --host.",
+                host=host,
+                port=port,
+                reason=files.why(error),
+            )
         ) from None
     except (OverflowError, UnicodeError):
         raise RunError(_("{host}:{port} is no address to listen on.", host=host, port=port)) from None

@@ -1,5 +1,6 @@
 """What a kind of input gives: a case, made from a source of randomness alone."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ def linked(path: Path, to: Path) -> Path:
 
 
 def written(path: Path, content: bytes) -> None:
-    """Other content in a file that may be a link."""
+    """Other content in a file that may be a link, or that an earlier change made a folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     path.unlink(missing_ok=True)
     path.write_bytes(content)
