@@ -21,7 +21,8 @@ from itrex_chat.jobs.job import Score
 from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import distributions, intervals, measuring, metrics, scoring
 from itrex_chat.quality import record as quality_record
-from itrex_chat.quality.intervals import Sample
+from itrex_chat.quality.intervals import Estimate, Sample
+from itrex_chat.quality.measuring import Corpus
 from itrex_chat.quality.passages import ANSWERS, of_answers, of_text
 from itrex_chat.quality.store import Parts
 from itrex_chat.runs import asking
@@ -250,10 +251,38 @@ def test_too_few_tokens_of_a_text_are_no_fault_of_the_text(recipe, text, limit):
         measuring.measure(recipe, "fp32", ["int4"], [], [text], limit)
 
 
-def test_a_damaged_record_of_a_measurement_says_how_to_mend_it(tmp_path):
-    (tmp_path / "quality.json").write_text(json.dumps({"format": 1, "models": {"m": {"baseline": "fp32"}}}), "utf-8")
-    with pytest.raises(RunError, match="measure again"):
-        quality_record.read(tmp_path)
+QUALITY = quality_record.ModelQuality(
+    "fp32",
+    1000,
+    {
+        "int4": quality_record.VariantQuality(
+            [Corpus("answers", 1, 2, {"ppl": Estimate(2.5, 2.0)}, 0.01)],
+            {"q": quality_record.AnswerScores([0.5, 0.25], [0.0, 0.1])},
+        )
+    },
+    {"q": quality_record.AnswerTokens(["a", "b"], [0.5, 0.5])},
+)
+
+
+def _places(value, path=()):
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from _places(value[key], (*path, key))
+
+
+def test_a_record_of_a_measurement_is_read_as_it_was_written_and_one_edited_anywhere_says_how_to_mend_it(tmp_path):
+    quality_record.write(tmp_path, {"m": QUALITY})
+    assert quality_record.read(tmp_path) == {"m": QUALITY}
+    written = json.loads((tmp_path / "quality.json").read_text("utf-8"))
+    for *above, last in list(_places(written["models"]["m"]))[1:]:
+        edited = json.loads(json.dumps(written))
+        part = edited["models"]["m"]
+        for key in above:
+            part = part[key]
+        part[last] = {"no": ["such", "thing"]}
+        (tmp_path / "quality.json").write_text(json.dumps(edited), "utf-8")
+        with pytest.raises(RunError, match="measure again"):
+            quality_record.read(tmp_path)
 
 
 # Statistics.

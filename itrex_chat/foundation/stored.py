@@ -1,13 +1,18 @@
 """JSON files that this program wrote, read back: each names the version of its format."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import ItrexChatError, RunError
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 
@@ -41,3 +46,20 @@ def read(path: Path, version: int, made: Callable[[dict], T], error: type[ItrexC
         raise  # a ValueError, too, for some
     except (ValueError, KeyError, TypeError, AttributeError):
         raise error(_("{path} is damaged.", path=path)) from None
+
+
+def checked(kind: type[T], values: Any) -> T:
+    """What values of JSON describe. Raises ValueError where one is missing or of another type.
+
+    In texts, such as the name of a folder that is not UTF-8, a question mark stands for what no JSON can hold.
+    """
+    text = encodable(json.dumps(values, ensure_ascii=False))
+    return adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]  # hashable
+
+
+@functools.cache
+def adapter(kind: Any) -> "TypeAdapter[Any]":
+    """pydantic's view of a type. The help of a verb need not wait for its import."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)

@@ -11,7 +11,6 @@ import numpy as np
 from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus, Measurement
 from itrex_chat.quality.passages import ANSWERS
 
@@ -102,30 +101,11 @@ def read(folder: Path) -> dict[str, ModelQuality]:
         content = stored.parsed_json(files.text_of(path, RunError))
         if content["format"] != FORMAT_VERSION:
             raise RunError(_("{path} was written by another version of this program.", path=path))
-        return {label: _model(values) for label, values in content["models"].items()}
+        return {label: stored.checked(ModelQuality, values) for label, values in content["models"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RunError(
             _("{path} is damaged; measure again: python -m itrex_chat.measure {folder}", path=path, folder=folder)
         ) from None
-
-
-def _model(values: dict) -> ModelQuality:
-    variants = {
-        name: VariantQuality(
-            [_corpus(corpus) for corpus in variant["corpora"]],
-            {id: AnswerScores(**scores) for id, scores in variant["answers"].items()},
-            variant["reason"],
-            variant.get("cache_format", "fp32"),
-        )
-        for name, variant in values["variants"].items()
-    }
-    answers = {id: AnswerTokens(**tokens) for id, tokens in values["answers"].items()}
-    return ModelQuality(values["baseline"], values["reference_bytes"], variants, answers, values["command"])
-
-
-def _corpus(values: dict) -> Corpus:
-    figures = {name: Estimate(**estimate) for name, estimate in values["figures"].items()}
-    return Corpus(**(values | {"figures": figures}))
 
 
 def _probabilities(logs: np.ndarray) -> list[float]:

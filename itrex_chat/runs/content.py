@@ -5,18 +5,14 @@ a field that is None by default is left out of the file while it is.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from itrex_chat.foundation.harmless import encodable
+from itrex_chat.foundation import stored
 from itrex_chat.settings.questions import Question, QuestionSet
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 FORMAT_VERSION: Final = 1
 T = TypeVar("T")
@@ -208,12 +204,8 @@ class Run(Part):
 
 
 def checked(kind: type[T], values: Any) -> T:
-    """What plain values, as JSON has them, describe. Raises ValueError where one is missing or of another type.
-
-    In texts, such as the name of a folder that is not UTF-8, a question mark stands for what no JSON can hold.
-    """
-    text = encodable(json.dumps(plain(values), ensure_ascii=False))
-    return adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]  # hashable
+    """What plain values, as JSON has them, or parts describe. Raises ValueError where one is missing or of another type."""
+    return stored.checked(kind, plain(values))
 
 
 def plain(value: Any) -> Any:
@@ -225,11 +217,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain(each) for key, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-@functools.cache
-def adapter(kind: Any) -> "TypeAdapter[Any]":
-    """pydantic's view of a type. The help of a verb need not wait for its import."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(kind)

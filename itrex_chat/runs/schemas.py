@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from itrex_chat.foundation import files
+from itrex_chat.foundation.stored import adapter
 from itrex_chat.jobs.answer import Answer
-from itrex_chat.runs.content import FORMAT_VERSION, Run, adapter
+from itrex_chat.runs.content import FORMAT_VERSION, Run
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 KINDS = {
