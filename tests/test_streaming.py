@@ -14,6 +14,7 @@ from native_cases import bit_equal
 from safetensors.torch import load_file, save_file
 from test_ask import answers, finished, run
 from test_mapping import CHANGES, converted, is_refused_after, opened
+from test_model_drafts import Eager
 from test_sixteen_bits import read
 
 from itrex_chat import native
@@ -24,7 +25,9 @@ from itrex_chat.engines.native import streaming, weights
 from itrex_chat.engines.native.streaming import Room, Streaming, plan
 from itrex_chat.engines.native.weights import load_dense
 from itrex_chat.foundation.errors import CheckpointError
-from itrex_chat.generation.loop import generate_together
+from itrex_chat.generation import model_drafts
+from itrex_chat.generation.loop import generate, generate_together
+from itrex_chat.generation.model_drafts import DraftModel
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.event import DrafterFacts, Facts, Pace
 from itrex_chat.jobs.forecast import forecast
@@ -68,6 +71,22 @@ def test_weights_that_are_streamed_give_the_logits_of_weights_in_memory(family, 
     for _again in range(3):
         assert all(map(bit_equal, read(decoder), read(resident)))
     assert decoder.weight_bytes() == resident.weight_bytes()
+
+
+def test_an_answer_whose_weights_come_from_disk_is_drafted_from_its_second_token_on(models, monkeypatch):
+    resident = load_dense(opened(models("qwen2")), "fp32")
+    decoder, tokenizer = streamed(models("qwen2"), monkeypatch), load_tokenizer(models("qwen2"), "qwen2")
+    config = GenerationConfig(max_new_tokens=model_drafts.PLAIN)
+    twins = [
+        dataclasses.replace(DraftModel.beside("twin", resident, each), payoff=Eager(1.0))
+        for each in (decoder, resident)
+    ]
+    plain, drafted, quick = (
+        list(generate(each, tokenizer, list(range(5, 30)), config, model=model))[-1]
+        for each, model in ((resident, None), (decoder, twins[0]), (resident, twins[1]))
+    )
+    assert plain.token_ids == drafted.token_ids == quick.token_ids
+    assert drafted.judged_tokens > 0 and drafted.plain_tpot and quick.judged_tokens == 0
 
 
 @pytest.mark.parametrize("kernel", ["native", "reference"])

@@ -20,24 +20,27 @@ from itrex_chat.generation.sampling import NotFinite, Sampler
 from itrex_chat.settings.generation import GenerationConfig
 
 PLAIN = 5  # tokens with which each answer begins without drafts, so that it tells what those take
+PLAIN_STREAMED = 2  # where weights are read from disk, and a pass takes seconds
 PAUSE = 64  # tokens without drafts where they are not worth it
 
 
 @dataclass(frozen=True)
 class DraftModel:
     """A decoder that drafts for another one, called `name`, and what its drafts are worth. Both know the tokens below
-    `vocabulary`."""
+    `vocabulary`; an answer has its first `plain` tokens without drafts."""
 
     name: str
     decoder: Decoder
     vocabulary: int
     payoff: Payoff
+    plain: int = PLAIN
 
     @classmethod
     def beside(cls, name: str, drafter: Decoder, decoder: Decoder) -> "DraftModel":
         """`drafter` for `decoder`."""
         vocabulary = min(drafter.config.vocab_size, decoder.config.vocab_size)
-        return cls(name, drafter, vocabulary, Payoff(drafter.weight_bytes() / decoder.weight_bytes()))
+        payoff = Payoff(drafter.weight_bytes() / decoder.weight_bytes())
+        return cls(name, drafter, vocabulary, payoff, PLAIN_STREAMED if decoder.stream else PLAIN)
 
     def drafter(
         self, prompt: list[int], config: GenerationConfig, room: int, stop_ids: frozenset[int]
@@ -65,7 +68,7 @@ class ModelDrafter:
         self._behind: list[int] = []  # the last of them, which the cache does not hold
         self._sureness: list[float] = []  # the probability that the model gave to each choice
         self._judged = 0  # choices that the payoff has heard of
-        self._resume = PLAIN
+        self._resume = model.plain
         self._given_up = max(prompt) >= model.vocabulary
         if not self._given_up:
             self._sampler = Sampler(config, prompt, model.vocabulary)  # behind the choice of the next place
