@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from threading import RLock
 
 import torch
@@ -16,10 +17,9 @@ import torch
 from itrex_chat.chat import AnswerTokenizer
 from itrex_chat.decoder.model import Chunk, Decoder
 from itrex_chat.decoder.pages import PAGE, Pages, pages_for
-from itrex_chat.decoder.prefixes import Prefixes
-from itrex_chat.decoder.rotary import stretch
 from itrex_chat.foundation.errors import Busy, GenerationError, ItrexChatError
 from itrex_chat.foundation.language import _
+from itrex_chat.generation.admission import Admission
 from itrex_chat.generation.budget import Budget
 from itrex_chat.generation.drafters import drafter_of
 from itrex_chat.generation.model_drafts import DraftModel
@@ -55,14 +55,10 @@ class Scheduler:
         self.decoder, self.pages = decoder, pages
         self._tokenizer, self._most_waiting = tokenizer, waiting
         self._lock = RLock()
-        longest = min(decoder.config.context_length, pages.count * PAGE)
-        self._cache = decoder.new_cache(longest, rows, pages)
-        self._free = [Place(self._cache, row) for row in range(rows - 1, -1, -1)]
+        self._admission = Admission(decoder, pages, rows)
         self._coming: deque[Ticket] = deque()  # from any thread, while another one makes a pass
         self._waiting: deque[Ticket] = deque()
         self._going: list[Ticket] = []
-        self._promised: dict[Ticket, int] = {}  # pages that a sequence may have in all
-        self._prefixes = Prefixes(pages)
         self._budget = Budget()
         self.rows = 0  # tokens in the newest pass
 
@@ -162,7 +158,7 @@ class Scheduler:
             for ticket in [*self._coming, *self._waiting, *self._going]:
                 ticket.cancelled = True
             self._end_some()
-            self._prefixes.clear()
+            self._admission.clear()
 
     def _end_some(self) -> None:
         """End those that were cancelled, and those whose time is over; what came meanwhile waits now."""
@@ -176,78 +172,23 @@ class Scheduler:
 
     def _begin(self) -> None:
         """Begin those that wait, as long as there is a place, and pages for all that they may come to."""
-        while self._waiting and self._free:
-            ticket = self._waiting[0]
-            known, found = self._known(ticket)
-            if self._will_know_more(ticket, found):
-                return
-            for page in known:
-                self.pages.share(page)  # so that they are not given up for this one
-            try:
-                if not self._makes_room(pages_for(ticket.tokens) - found // PAGE):
-                    return
-                self._waiting.popleft()
-                self._start(ticket, known, found)
-            finally:
-                for page in known:
-                    self.pages.release(page)
+        while self._waiting and self._admission.begins(
+            self._waiting[0], self._going, partial(self._sequence, self._waiting[0])
+        ):
+            self._going.append(self._waiting.popleft())
 
-    def _start(self, ticket: Ticket, known: list[int], found: int) -> None:
-        place, request = self._free.pop(), ticket.request
-        ticket.sequence = Sequence(
-            request.prompt,
-            request.config,
+    def _sequence(self, ticket: Ticket, place: Place) -> Sequence:
+        return Sequence(
+            ticket.request.prompt,
+            ticket.request.config,
             ticket.room,
             self._tokenizer,
             place,
             self.decoder.config.vocab_size,
             ticket.drafter,
             ticket.began,
-            request,
+            ticket.request,
         )
-        if found:
-            self._cache.adopt(place.row, known, found)
-            ticket.sequence.cached = found
-        self._promised[ticket] = pages_for(ticket.tokens)
-        self._going.append(ticket)
-
-    def _known(self, ticket: Ticket) -> tuple[list[int], int]:
-        """Pages with the beginning of a prompt, and how many of its tokens; not all of them, for its last one's logits
-        are wanted."""
-        prompt = ticket.request.prompt
-        if ticket.request.prompt_logprobs is not None:
-            return [], 0
-        pages, found = self._prefixes.find(self._kind(prompt), prompt[: len(prompt) - 1])
-        if not self.decoder.cuts_anywhere:
-            found = found // PREFILL_STEP * PREFILL_STEP
-        return pages[: pages_for(found)], found
-
-    def _will_know_more(self, ticket: Ticket, found: int) -> bool:
-        """Whether a prompt that is just being read begins as this one for another page at least."""
-        prompt, step = ticket.request.prompt, PAGE if self.decoder.cuts_anywhere else PREFILL_STEP
-        if ticket.request.prompt_logprobs is not None:
-            return False
-        wanted = prompt[: found // step * step + step]
-        return len(wanted) < len(prompt) and any(
-            other.sequence.reads_prompt
-            and other.request.prompt[: len(wanted)] == wanted
-            and self._kind(other.request.prompt) == self._kind(prompt)
-            for other in self._going
-            if other.sequence
-        )
-
-    def _makes_room(self, count: int) -> bool:
-        """Whether so many pages can be had beside those that were promised; what nobody uses is given up for them."""
-        promised = sum(
-            pages - len(ticket.sequence.place.pages) for ticket, pages in self._promised.items() if ticket.sequence
-        )
-        if self.pages.free + self._prefixes.idle() < promised + count:
-            return False
-        self._prefixes.give_up(promised + count)
-        return True
-
-    def _kind(self, prompt: list[int]) -> float:
-        return stretch(self.decoder.config, len(prompt))
 
     # Passes.
 
@@ -316,7 +257,7 @@ class Scheduler:
             return
         rows = self.rows = sum(len(chunk.ids) for chunk in chunks)
         began = time.perf_counter()
-        logits = self.decoder.read(chunks, self._cache)
+        logits = self.decoder.read(chunks, self._admission.cache)
         seconds = time.perf_counter() - began
         self._budget.took(len(decoding), prompt, seconds)
         for payoff in payoffs if not (decoding and reading) else ():
@@ -326,7 +267,7 @@ class Scheduler:
                 self._take(sequence, found)
         for sequence, _tokens in reading:
             if not sequence.reads_prompt:
-                self._keep(sequence, sequence.prompt)
+                self._admission.keep(sequence, sequence.prompt)
 
     def _payoffs(self, sequences: list[Sequence]) -> list[Payoff]:
         """Those that are told what a pass over these sequences takes."""
@@ -371,23 +312,12 @@ class Scheduler:
         sequence = ticket.sequence
         assert sequence
         if not ticket.error:
-            self._keep(sequence, [*sequence.prompt, *sequence.ids][: sequence.place.length])
+            self._admission.keep(sequence, [*sequence.prompt, *sequence.ids])
             ticket.response = replace(sequence.response(), share=ticket.share)
             if ticket.model:
                 ticket.model.payoff.answered(len(sequence.ids))
-        sequence.place.end()
-        self._free.append(sequence.place)
-        self._promised.pop(ticket)
+        self._admission.release(ticket)
         self._going.remove(ticket)
-
-    def _keep(self, sequence: Sequence, ids: list[int]) -> None:
-        """Keep what a sequence has read, for others that begin like it."""
-        if not self.decoder.cuts_anywhere:  # only what any other prompt has in the same passes
-            if sequence.scores_prompt:
-                return
-            ids = ids[: len(sequence.prompt) // PREFILL_STEP * PREFILL_STEP]
-        ids = ids[: sequence.place.length]
-        self._prefixes.keep(self._kind(sequence.prompt), ids, sequence.place.pages)
 
 
 def _step(sequence: Sequence) -> int:
