@@ -60,6 +60,9 @@ class KeptAnswers:
             needed=model.needed,
             artifact=model.artifact,
         )
+        self.add(name, made)
+
+    def add(self, name: str, made: Made) -> None:
         self._kept[name] = made
         self._size += _size(made)
         while len(self._kept) > self._most or (self._size > self._largest and self._kept):
