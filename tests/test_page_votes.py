@@ -214,3 +214,13 @@ def test_axe_finds_nothing_serious(server, browser, width, dark, language):
     finally:
         browser.driver.execute_script("localStorage.clear()")
     assert {place: each for place, each in found.items() if each} == {}
+
+
+def test_what_a_runs_settings_would_not_tell_is_not_kept(server, runs):
+    before = len(list(runs.iterdir()))
+    for more in ({"n": 2}, {"stop": "."}, {"presence_penalty": 0.5}, {"response_format": {"type": "json_object"}}):
+        name = server.chat(**more)["id"]
+        status, _headers, told = server.ask("/page/runs", {"rounds": [[name]]})
+        assert (status, told["error"]["code"]) == (404, "answer_not_found"), more
+    name = server.chat(stop=None, presence_penalty=0, temperature=0.7)["id"]
+    assert server.ask("/page/runs", {"rounds": [[name]]})[0] == 200 and len(list(runs.iterdir())) == before + 1
