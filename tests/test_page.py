@@ -191,7 +191,7 @@ def test_the_conversation_is_saved_as_markdown_whose_fences_nothing_closes(opene
     saved = browser.value("window.saved")
     assert "## 1. Question\n\n````text\n```\n# No title\n````" in saved
     for model, said in zip((FP32, INT4), opened.texts(".said")):
-        assert re.search(rf"### `{model}`\n\n(```+)text\n{re.escape(said)}\n\1\n", saved)
+        assert re.search(rf"### [AB] `{model}`\n\n(```+)text\n{re.escape(said)}\n\1\n", saved)
 
 
 def test_what_the_server_refuses_is_said_in_its_words(opened):

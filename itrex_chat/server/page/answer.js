@@ -22,7 +22,7 @@ export class Answer {
     this.said = node("div", { class: "said", tabIndex: 0, role: "group" });
     this.foot = node("p", { class: "foot" });
     this.tag = tag(model);
-    const head = node("div", { class: "head" }, node("b", { class: "letter" }, letter), this.tag, this.figures);
+    const head = node("div", { class: "head" }, node("span", { class: "letter" }, letter), this.tag, this.figures);
     this.node = node("article", { class: "answer" }, head, this.said, this.foot);
     this.decoder = new TextDecoder();
     this.tell();
