@@ -18,8 +18,8 @@ from itrex_chat.decoder.pages import PAGE, NoPages, Pages
 from itrex_chat.engines.native.weights import load_dense, load_quantized
 from itrex_chat.foundation.errors import Busy, GenerationError
 from itrex_chat.generation import scheduler as scheduling
-from itrex_chat.generation.loop import generate
 from itrex_chat.generation.budget import Budget
+from itrex_chat.generation.loop import generate
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
 from itrex_chat.generation.scheduler import Scheduler, Ticket

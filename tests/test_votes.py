@@ -3,6 +3,7 @@
 import dataclasses
 import http.client
 import json
+import shutil
 
 import pytest
 from open_page import without_models
@@ -151,6 +152,18 @@ def test_a_vote_can_be_changed_but_is_not_blind_then(tmp_path):
     assert (found.votes, found.for_first, found.for_second, found.blind) == (1, 0, 1, 0)
     assert collected.voted([wide, narrow]).best == (1,)
     assert len(RunRecord.read(tmp_path / name).answers) == 2
+
+
+def test_a_run_of_votes_that_is_full_is_followed_by_another_one_and_one_that_was_removed_by_a_new_one(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("itrex_chat.server.collected.MOST_VOTES", 2)
+    collected = Collected(tmp_path)
+    names = [collected.vote(both(question), (0,), False)[0] for question in ("Hi?", "How?", "Who?")]
+    assert names == [names[0], names[0], f"{names[0]}-2"]
+    shutil.rmtree(tmp_path / names[0])
+    assert collected.vote(both("Hi?"), (1,), False)[0] == names[0]
+    assert [each.best for each in given.votes_of(tmp_path / names[0])] == [(1,)]
 
 
 def test_another_answer_to_the_same_question_is_a_question_of_its_own(tmp_path):

@@ -20,7 +20,7 @@ from itrex_chat.settings.variant import ORDER
 
 VOTES, CONVERSATION = "votes", "page"  # what the names of such runs begin with
 MOST_RUNS, LARGEST = 1000, 2_000_000_000  # runs, bytes of their answers
-MOST_QUESTIONS = 500  # of a run of votes; then there is another one
+MOST_QUESTIONS, MOST_VOTES = 500, 5000  # of a run of votes; then there is another one
 REMEMBERED = 10_000  # votes that can be changed
 
 
@@ -40,7 +40,8 @@ class Collected:
         in `found`, as of `Vote`. An earlier vote on the same answers is replaced; only the first one was blind. Raises
         ApiError, RunError."""
         id = _id(found)
-        if known := self._voted.get(id):
+        known = self._voted.get(id)
+        if known and (known[0] / RUN).exists():
             folder, before = known
             question, blind = before.question, False
         else:
@@ -93,7 +94,8 @@ class Collected:
                 self._check_room()
                 return folder
             models = RunRecord.read(folder).content.models.values()
-            if max((len(facts.questions or ()) for facts in models), default=0) < MOST_QUESTIONS:
+            questions = max((len(facts.questions or ()) for facts in models), default=0)
+            if questions < MOST_QUESTIONS and len(given.votes_of(folder)) < MOST_VOTES:
                 return folder
             number += 1
 
