@@ -44,12 +44,14 @@ def command(arguments: argparse.Namespace) -> None:
 def _serve(arguments: argparse.Namespace, variants: list[str], access: "Access") -> None:
     from itrex_chat.artifacts.cached import cached_models
     from itrex_chat.server import running
+    from itrex_chat.server.collected import Collected
     from itrex_chat.server.journal import note_failure
     from itrex_chat.server.limits import Limits
     from itrex_chat.server.metrics import Metrics
     from itrex_chat.server.models import Models
     from itrex_chat.server.offered import offered
     from itrex_chat.server.service import Service
+    from itrex_chat.server.shares import Shares
 
     with running.listening(arguments.host, arguments.port) as at:
         settings = command_line.settings(arguments)
@@ -79,7 +81,11 @@ def _serve(arguments: argparse.Namespace, variants: list[str], access: "Access")
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
         tell(_("Listening on {address} with the models {names}.", address=f"{address}v1", names=", ".join(served.all)))
         tell(_("Talk to them in the browser: {address}", address=address))
-        running.serve(Service(served, limits, metrics), access, at)
+        running.serve(
+            Service(served, limits, metrics, collected=Collected(arguments.runs), shares=Shares(arguments.runs)),
+            access,
+            at,
+        )
 
 
 def _keys(arguments: argparse.Namespace) -> list[str]:
@@ -165,6 +171,12 @@ def main(argv: list[str] | None = None) -> int:
         default=1800,
         metavar="SECONDS",
         help=_("let go of a model that nobody has asked for so long; default: 1800"),
+    )
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        metavar="FOLDER",
+        help=_("where the page has votes and conversations kept as runs; default: where all runs are, in the cache"),
     )
     parser.add_argument(
         "--grace",

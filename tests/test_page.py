@@ -1,82 +1,30 @@
 """The page at `/` in Chromium, with a real server: what it shows of two variants, and that nothing in it comes from elsewhere."""
 
-import asyncio
 import json
 import math
 import random
 import re
-import threading
 import zipfile
-from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 
 import pytest
-import uvicorn
 from moments import until
+from open_page import CSS, Page, without_models
 from served import serving
 
 from itrex_chat.server import page
 from itrex_chat.server.access import Access
-from itrex_chat.server.app import application
-from itrex_chat.server.journal import Journal
-from itrex_chat.server.limits import Limits
-from itrex_chat.server.metrics import Metrics
-from itrex_chat.server.models import Models
-from itrex_chat.server.safety import Guard
-from itrex_chat.server.service import Service
 
 FP32, INT4 = "smollm2-135m:fp32", "smollm2-135m:int4"
 POLITE = "Rewrite this sentence so that it sounds polite: Give me the report now."
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
-ENDED = '.answer:is([data-state="done"], [data-state="stopped"], [data-state="failed"])'
 KEY = "a-key-of-the-tests"
-CSS = "css selector"  # selenium is imported where it is there
 
 
 @pytest.fixture(scope="module")
 def server(package_cache):
     with serving(package_cache, "--variants", "int4,fp32") as served:
         yield served
-
-
-class Page:
-    """The page of a server, opened anew."""
-
-    def __init__(self, browser, address: str, width: int = 1400, dark: bool = False):
-        self.browser, self.address = browser, address
-        browser.open(f"{address}/", width, dark)
-        until(lambda: browser.value("document.querySelector('#examples button, dialog[open], .notice:not([hidden])')"))
-
-    def all(self, selector: str) -> list:
-        return self.browser.driver.find_elements(CSS, selector)
-
-    def texts(self, selector: str) -> list[str]:
-        return [found.get_property("textContent") for found in self.all(selector)]
-
-    def press(self, selector: str, place: int = 0) -> None:
-        self.browser.driver.execute_script("arguments[0].click()", self.all(selector)[place])
-
-    def fill(self, selector: str, text: str) -> None:
-        self.browser.driver.execute_script(
-            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))",
-            self.all(selector)[0],
-            text,
-        )
-
-    def ask(self, question: str, tokens: int = 16) -> None:
-        """Ask, and wait until all columns have answered."""
-        self.fill("#tokens", str(tokens))
-        self.fill("#question", question)
-        self.press("#send")
-        self.wait()
-
-    def wait(self) -> None:
-        until(lambda: self.all("#send:not([hidden])") and len(self.all(ENDED)) == len(self.all(".answer")))
-
-    def is_clean(self) -> None:
-        """Nothing was said on the console, and nobody else was asked for anything."""
-        assert self.browser.console() == []
-        assert [found for found in self.browser.requests() if not found.startswith((f"{self.address}/", "blob:"))] == []
 
 
 @pytest.fixture
@@ -243,7 +191,7 @@ def test_the_conversation_is_saved_as_markdown_whose_fences_nothing_closes(opene
     saved = browser.value("window.saved")
     assert "## 1. Question\n\n````text\n```\n# No title\n````" in saved
     for model, said in zip((FP32, INT4), opened.texts(".said")):
-        assert re.search(rf"### `{model}`\n\n(```+)text\n{re.escape(said)}\n\1\n", saved)
+        assert re.search(rf"### [AB] `{model}`\n\n(```+)text\n{re.escape(said)}\n\1\n", saved)
 
 
 def test_what_the_server_refuses_is_said_in_its_words(opened):
@@ -304,23 +252,6 @@ def test_the_wheel_carries_the_files(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name.removeprefix("itrex_chat/server/page/"): archive.read(name) for name in archive.namelist()}
     assert {name: text.encode() for name, text in files().items()}.items() <= packed.items()
-
-
-@contextmanager
-def without_models(access: Access):
-    """The address of a server of no models in this process."""
-    metrics = Metrics()
-    service = Service(Models([], {}, None, 1, 1.0, metrics.passed, lambda name, error: None), Limits(), metrics)
-    app = Journal(Guard(application(service), service, access), metrics)
-    running = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
-    thread = threading.Thread(target=lambda: asyncio.run(running.serve()))
-    thread.start()
-    try:
-        until(lambda: running.started or not thread.is_alive())
-        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        running.should_exit = True
-        thread.join()
 
 
 def test_where_a_key_is_needed_the_page_asks_for_it_and_keeps_it_in_its_tab(browser):

@@ -57,7 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "sweeps": ("foundation", "settings", "artifacts", "jobs", "quality"),
     "comparison": ("foundation", "settings", "jobs", "engines", "quality", "runs", "ratings"),
     "report": ("foundation", "settings", "jobs", "engines", "quality", "ratings", "sweeps", "comparison"),
-    "server": ("foundation", "settings", "sources", "chat", "generation", "engines"),
+    "server": ("foundation", "settings", "sources", "chat", "generation", "jobs", "engines", "runs", "ratings"),
     "neuralchat": ("foundation", "settings", "chat", "decoder", "generation", "engines"),
 }
 # Imports that the table forbids, each with its reason.

@@ -18,6 +18,7 @@ from itrex_chat.decoder.pages import PAGE, NoPages, Pages
 from itrex_chat.engines.native.weights import load_dense, load_quantized
 from itrex_chat.foundation.errors import Busy, GenerationError
 from itrex_chat.generation import scheduler as scheduling
+from itrex_chat.generation.budget import Budget
 from itrex_chat.generation.loop import generate
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
@@ -426,3 +427,13 @@ def test_a_pass_that_finds_no_page_reads_nothing(decoder):
     assert cache.lengths == [40, 0] and pages.free == 0
     cache.end_row(0)
     assert pages.free == 1
+
+
+def test_a_pass_over_prompts_alone_takes_about_a_second_at_most_and_no_less_than_what_is_worth_it():
+    slow, fast = Budget(), Budget()
+    for _pass in range(5):
+        slow.took(0, slow.prompt_tokens(0), slow.prompt_tokens(0) / 100)  # at 100 tokens a second
+        fast.took(0, fast.prompt_tokens(0), fast.prompt_tokens(0) / 10_000)
+    assert (slow.prompt_tokens(0), fast.prompt_tokens(0)) == (100, 1024)
+    slow.took(0, 100, 100.0)
+    assert slow.prompt_tokens(0) == 64

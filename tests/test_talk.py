@@ -231,6 +231,26 @@ def test_an_interrupt_ends_the_answer_and_keeps_what_came(talk, monkeypatch, cap
     assert whole.startswith(first) and len(first) < len(whole)
 
 
+def test_an_interrupt_ends_the_reading_of_a_long_prompt_between_two_passes(talk, monkeypatch, capsys):
+    going = talk()
+    scheduler = going.voices.session("int4").scheduler()
+    read, passes = scheduler._pass, []
+
+    def interrupted(decoding, reading):
+        passes.append(reading[0][1])
+        read(decoding, reading)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(scheduler, "_pass", interrupted)
+    question = "hello " * 80
+    assert not going.ask(question)
+    assert len(passes) == 1 and going.conversation.turns == [] and not scheduler.going
+    assert capsys.readouterr().err.endswith("stopped\n")
+    monkeypatch.undo()
+    assert going.ask(question)  # by the session that is there, from where it was stopped
+    assert going.voices.session("int4").scheduler() is scheduler
+
+
 def test_a_variant_goes_on_from_its_own_answers():
     conversation = Conversation(
         "Be brief.", [Turn("a", {"fp32": "f", "int4": "i"}), Turn("b", {"fp32": "g"}), Turn("c")]

@@ -17,9 +17,10 @@ from itrex_chat.jobs.answer import Answer
 from itrex_chat.quality import record as quality_record
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.ratings import judgements
-from itrex_chat.ratings.given import ratings_of
+from itrex_chat.ratings.given import ratings_of, votes_of
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.summary import Rated, summary
+from itrex_chat.ratings.votes import Vote, tally
 from itrex_chat.runs.content import BuildStatistics, Load, Machine, ModelRun, VariantRun
 from itrex_chat.runs.identity import differences
 from itrex_chat.runs.record import RunRecord, variants_of
@@ -54,11 +55,12 @@ def compare(records: list[RunRecord]) -> Comparison:
     quality: dict[str, ModelQuality] = {}
     judged: dict[str, dict[str, list[Judged]]] = {}
     models: dict[str, Parts] = {}
-    ratings, commands = [], []
+    ratings, commands, votes = [], [], list[Vote]()
     for record in records:
         measured = quality_record.read(record.folder)
         quality |= measured
         ratings += ratings_of(record.folder)
+        votes += votes_of(record.folder)
         judged |= judgements.read(record.folder)
         commands += record.content.commands or []
         commands += [found.command for found in measured.values() if found.command]
@@ -78,6 +80,7 @@ def compare(records: list[RunRecord]) -> Comparison:
         compared,
         _absent(records, compared),
         list(dict.fromkeys(commands)),
+        tally(votes, [*ORDER, ONLINE]),
     )
 
 

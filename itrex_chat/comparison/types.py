@@ -10,6 +10,7 @@ from itrex_chat.quality.record import ModelQuality
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.pairs import Pair
 from itrex_chat.ratings.summary import Rated
+from itrex_chat.ratings.votes import Voted
 
 SCHEMA_VERSION = 4
 
@@ -131,6 +132,7 @@ class Comparison:
     models: list[ModelComparison]
     absent: list[str]  # models of the runs without any answer
     commands: list[str]  # that make these runs again
+    votes: list[Voted] = dataclasses.field(default_factory=list)  # by people, for each two that they saw together
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -15,6 +15,7 @@ from itrex_chat.foundation.places import expanded
 from itrex_chat.foundation.units import readable
 from itrex_chat.generation.request import Request
 from itrex_chat.generation.response import Response
+from itrex_chat.generation.sequence import CANCELLED
 from itrex_chat.settings.generation import GenerationConfig
 from itrex_chat.settings.variant import titled
 
@@ -94,10 +95,10 @@ class Talk:
         text, response, stop = "", None, Stop()
         try:
             with stop:
-                answer = session.answer(Request(prompt, config))
+                answer = session.answer(Request(prompt, config), lambda: stop.asked)
                 for piece in answer:
                     if isinstance(piece, Response):
-                        response = piece
+                        response = None if piece.finish_reason == CANCELLED else piece
                         break
                     text += piece
                     self.screen.piece(piece, parting)

@@ -1,7 +1,7 @@
 """A session: one variant of a model, loaded and ready to answer, wherever it runs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -40,9 +40,10 @@ class Session(ABC):
     def stream(self, prompt: list[int], config: GenerationConfig) -> Iterator[str | Response]:
         """Pieces of the answer to a prompt as they are finished, and last the Response. Raises GenerationError."""
 
-    def answer(self, request: Request) -> Iterator[str | Response]:
+    def answer(self, request: Request, stopped: Callable[[], bool] = lambda: False) -> Iterator[str | Response]:
         """As `stream`, with all that can be asked, for conversations that go on and several that go on at a time: where the
-        engine can, what is known from an earlier prompt is not read again. From any thread. Raises GenerationError, and
+        engine can, what is known from an earlier prompt is not read again, and the answer is "cancelled" as soon as `stopped`
+        says so, while the prompt is read, too. From any thread. Raises GenerationError, and
         EngineError where the engine cannot do what is asked."""
         if request != Request(request.prompt, request.config):
             raise EngineError(

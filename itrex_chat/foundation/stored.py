@@ -63,3 +63,11 @@ def adapter(kind: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
+
+
+def format_of(path: Path) -> object:
+    """The number of a file's format; None where there is none, which `read` puts into words."""
+    try:
+        return parsed_json(files.text_of(path, ValueError))["format"]
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,6 +1,9 @@
-"""How much of prompts a pass reads beside running answers, which are to keep half of their speed."""
+"""How much of prompts a pass reads: beside running answers, which are to keep half of their speed, and without any, so that one
+need not wait long for its end, to stop it for instance."""
 
 FIRST, LEAST, MOST = 8, 2, 1024  # tokens of prompts in a pass
+FIRST_ALONE, LEAST_ALONE = 256, 64  # the same, where there are no answers
+LONGEST = 1.0  # seconds of a pass over prompts alone
 SLOWER = 1.85  # times as long as without a prompt that a pass may take
 NEWEST = 0.2  # of a mean
 
@@ -10,14 +13,17 @@ class Budget:
 
     def __init__(self) -> None:
         self._alone: dict[int, float] = {}  # seconds of a pass of so many answers, without a prompt
-        self._budget = FIRST
+        self._budget, self._alone_budget = FIRST, FIRST_ALONE
 
     def prompt_tokens(self, answers: int) -> int:
         """How many tokens of prompts the next pass reads beside so many answers."""
-        return self._budget if answers else MOST
+        return self._budget if answers else self._alone_budget
 
     def took(self, answers: int, prompt: int, seconds: float) -> None:
         if not answers:
+            if prompt >= LEAST_ALONE and seconds > 0:
+                most = round(min(prompt * LONGEST / seconds, 4 * prompt))
+                self._alone_budget = min(max(most, LEAST_ALONE), MOST)
             return
         if not prompt:
             before = self._alone.get(answers, seconds)

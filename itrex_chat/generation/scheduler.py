@@ -7,7 +7,7 @@ is cut (`Decoder.cuts_anywhere`); where they do, a prompt is read in passes of i
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from threading import RLock
@@ -105,11 +105,13 @@ class Scheduler:
             finally:
                 self._lock.release()
 
-    def stream(self, ticket: Ticket) -> Iterator[str | Response]:
+    def stream(self, ticket: Ticket, stopped: Callable[[], bool] = lambda: False) -> Iterator[str | Response]:
         """Pieces of its text as they are finished, and last the Response. Whoever asks makes the passes, for all. One that
-        is not asked to the end is cancelled. Raises GenerationError."""
+        is not asked to the end is cancelled, and between two passes one for which `stopped` says so. Raises GenerationError."""
         try:
             while True:
+                if stopped():
+                    self.cancel(ticket)
                 done = ticket.done
                 yield from ticket.taken_pieces()
                 if done:

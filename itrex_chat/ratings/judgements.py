@@ -76,19 +76,11 @@ def _judges(run: Path) -> dict[str, Models]:
     path = run / FILE
     if not path.exists():
         return {}
-    if _format(path) == ONE_JUDGE:
+    if stored.format_of(path) == ONE_JUDGE:
         return stored.read(path, ONE_JUDGE, lambda content: {_text(content["judge"]): _models(content["models"])})
     return stored.read(
         path, FORMAT_VERSION, lambda content: {judge: _models(models) for judge, models in content["judges"].items()}
     )
-
-
-def _format(path: Path) -> object:
-    """The number of the file's format; None where there is none, which `stored.read` puts into words."""
-    try:
-        return stored.parsed_json(files.text_of(path, ValueError))["format"]
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _models(content: dict[str, Any]) -> Models:

@@ -8,7 +8,7 @@ from itrex_chat.foundation.harmless import for_markdown, for_markdown_line, for_
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.report.drafting import agreement_of, rate
-from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows
+from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows, vote_rows
 from itrex_chat.report.sentences import absent, disturbed, missing, provenance, remarks
 from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.verdict import verdicts
@@ -36,6 +36,8 @@ def as_markdown(comparison: Comparison) -> str:
     ]
     for model in comparison.models:
         parts += _model(model)
+    if rows := vote_rows(comparison.votes):
+        parts += ["## " + _("Votes by people"), _table(rows, 2)]
     parts += map(for_markdown, absent(comparison))
     if comparison.commands:
         parts += ["## " + _("Commands"), "\n".join(map(_code, comparison.commands))]
@@ -50,6 +52,11 @@ def _code(command: str) -> str:
 def chosen_how(generation: dict[str, Any]) -> str:
     if not generation["do_sample"]:
         return _("greedy decoding")
+    if generation["seed"] is None:
+        return _(
+            "sampled (temperature {temperature}, each answer with a seed of its own)",
+            temperature=generation["temperature"],
+        )
     return _(
         "sampled (temperature {temperature}, seed {seed})",
         temperature=generation["temperature"],
@@ -74,11 +81,12 @@ def _model(model: ModelComparison) -> list[str]:
     return parts
 
 
-def _table(rows: list[list[str]]) -> str:
-    heading, *rest = rows  # the first column and row may name files; the other cells are this program's own
+def _table(rows: list[list[str]], names: int = 1) -> str:
+    """`names`: columns that may name files, as the first row may; the other cells are this program's own."""
+    heading, *rest = rows
     heading, rest = (
         [for_markdown_line(cell) for cell in heading],
-        [[for_markdown_line(row[0]), *row[1:]] for row in rest],
+        [[*map(for_markdown_line, row[:names]), *row[names:]] for row in rest],
     )
     return "\n".join([_row(heading), "|---" + "|--:" * (len(heading) - 1) + "|", *(_row(row) for row in rest)])
 

@@ -17,7 +17,7 @@ from itrex_chat.report import charts
 from itrex_chat.report.charts import Bar
 from itrex_chat.report.drafting import rate
 from itrex_chat.report.markdown import chosen_how, likeness
-from itrex_chat.report.quality_tables import estimate, judged_lines, quality_tables, rating_rows, small
+from itrex_chat.report.quality_tables import estimate, judged_lines, quality_tables, rating_rows, small, vote_rows
 from itrex_chat.report.sentences import absent, disturbed, missing, provenance, remarks
 from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.texts import parted
@@ -40,6 +40,7 @@ def as_html(comparison: Comparison) -> str:
         overview=[row for model in comparison.models for row in _overview(model)],
         models=[_model(model) for model in comparison.models],
         absent=absent(comparison),
+        votes=vote_rows(comparison.votes),
         environment=_environment_rows(comparison),
     )
 

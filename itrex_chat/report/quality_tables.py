@@ -10,6 +10,7 @@ from itrex_chat.quality.record import ModelQuality
 from itrex_chat.ratings.criteria import criterion_title
 from itrex_chat.ratings.judgements import Judged
 from itrex_chat.ratings.summary import Rated
+from itrex_chat.ratings.votes import Voted
 from itrex_chat.settings.variant import titled
 
 BRIEF = ("ppl_base", "ppl_ratio", "same_top", "kld_mean", "kld_median", "kld_99", "dp_rms")
@@ -99,6 +100,32 @@ def rating_rows(baseline: str, variant: str, rated: list[Rated]) -> list[list[st
             str(row.ratings),
         ]
         for row in rated
+    ]
+
+
+def vote_rows(votes: list[Voted]) -> list[list[str]]:
+    """A heading and a row for each two that people voted on; none where nobody has voted."""
+    if not votes:
+        return []
+    heading = [
+        "A",
+        "B",
+        _("A better"),
+        _("B better"),
+        _("equal"),
+        _("both bad"),
+        _("blind"),
+        _("for B, of those decided"),
+    ]
+    return [heading] + [
+        [
+            f"{found.first_model} {titled(found.first)}",
+            f"{found.second_model} {titled(found.second)}",
+            *(str(count) for count in (found.for_first, found.for_second, found.equal, found.bad)),
+            f"{found.blind} / {found.votes}",
+            estimate(found.preferred, lambda v: f"{100 * v:.0f} %") if found.preferred else "–",
+        ]
+        for found in votes
     ]
 
 

@@ -7,7 +7,7 @@ from itrex_chat.comparison.likeness import equal_characters
 from itrex_chat.foundation.harmless import for_terminal
 from itrex_chat.foundation.language import _
 from itrex_chat.report.markdown import likeness
-from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows
+from itrex_chat.report.quality_tables import judged_lines, quality_tables, rating_rows, vote_rows
 from itrex_chat.report.sentences import absent, disturbed, missing, provenance, remarks
 from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.verdict import verdicts
@@ -17,6 +17,8 @@ from itrex_chat.settings.variant import titled
 def as_text(comparison: Comparison) -> str:
     """Answers first, then the figures, so that these are what remains on the screen."""
     lines = [line for model in comparison.models for line in _model(model)]
+    if rows := vote_rows(comparison.votes):
+        lines += [_("Votes by people"), *aligned(rows), ""]
     return for_terminal("\n".join([*lines, *absent(comparison)]))
 
 

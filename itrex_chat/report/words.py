@@ -40,6 +40,8 @@ def words() -> dict[str, str]:
         ),
         "ratings": _("Ratings by people"),
         "ratings_note": _("One to five stars, given without knowing the variant. Speed is measured, not rated."),
+        "votes": _("Votes by people"),
+        "votes_note": _("Which answer somebody found better. In brackets: 95 % interval, counted by questions."),
         "environment": _("Environment"),
         "commands": _("Commands"),
         "commands_note": _(

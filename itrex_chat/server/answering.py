@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import secrets
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeVar
 
@@ -151,10 +152,18 @@ def _check_length(model: Model, characters: int, field: str) -> None:
 
 class Asked:
     """Requests that are being answered. Iterate for (number, Piece) and, once for each, (number, Response), in the order in
-    which they come. Raises ApiError. Whoever leaves cancels what is not complete."""
+    which they come. Raises ApiError. Whoever leaves cancels what is not complete. `together`: how many answers of this
+    process were being made at a time at most, these among them: they share its processors."""
+
+    _going: "weakref.WeakSet[Asked]" = weakref.WeakSet()
 
     def __init__(self, driver: Driver, count: int, queue: Coming, answers: list[Answer]):
         self._driver, self._left, self._queue, self._answers = driver, count, queue, answers
+        self.together = 0
+        self._going.add(self)
+        count = sum(each._left for each in self._going)
+        for each in self._going:
+            each.together = max(each.together, count)
 
     @classmethod
     async def of(cls, model: Model, asked: Sequence[Request]) -> "Asked":
@@ -182,6 +191,8 @@ class Asked:
                 raise errors.of(piece) if isinstance(piece, ItrexChatError) else piece
             if isinstance(piece, Response):
                 self._left -= 1
+                if not self._left:
+                    self._going.discard(self)
                 if piece.finish_reason not in FINISHED:
                     raise errors.unavailable(_("The server stops; ask again later."), "shutting_down")
             yield number, piece
@@ -197,6 +208,7 @@ class Asked:
         self.cancel()
 
     def cancel(self) -> None:
+        self._going.discard(self)
         for answer in self._answers:
             self._driver.cancel(answer)
 

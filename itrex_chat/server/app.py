@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from itrex_chat import __version__
 from itrex_chat.foundation.language import _
-from itrex_chat.server import answering, chat, completions, errors, page, responses
+from itrex_chat.server import answering, chat, collecting, completions, errors, page, responses
 from itrex_chat.server.errors import ApiError
 from itrex_chat.server.protocol import (
     ChatRequest,
@@ -44,6 +44,7 @@ def application(service: Service) -> FastAPI:
     _add_tokenizer(app, service)
     _add_state(app, service)
     app.include_router(page.router())
+    app.include_router(collecting.router(service))
     return app
 
 

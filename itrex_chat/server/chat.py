@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any
 
@@ -37,16 +37,19 @@ async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> 
                 schema_field="response_format",
             )
         )
+        began = time.perf_counter()
         group = await Asked.of(model, wanted)
+        name = f"chatcmpl-{secrets.token_hex(12)}"
         head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "id": name,
             "object": "chat.completion.chunk" if asked.stream else "chat.completion",
             "created": int(time.time()),
             "model": model.name,
         }
+        keep = partial(service.kept.keep, name, asked, model, messages, wanted, group, began)
         try:
             if asked.stream:
-                async for event in _events(asked, model, group, head, prompt, service, record):
+                async for event in _events(asked, model, group, head, prompt, service, record, keep):
                     yield event
                 return
             responses = await group.responses()
@@ -55,6 +58,7 @@ async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> 
                 await answering.aside(
                     lambda: model.vocabulary.learn(entry for each in responses for entry in each.logprobs or ())
                 )
+            keep(responses)
             choices = [_choice(model, number, response) for number, response in enumerate(responses)]
             yield head | {"choices": choices, "usage": answering.usage([prompt], responses)}
         finally:
@@ -84,6 +88,7 @@ async def _events(
     prompt: list[int],
     service: Service,
     record: dict[str, Any],
+    keep: Callable[[list[Response]], None],
 ) -> AsyncGenerator[Any, None]:
     with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
     rest = {"usage": None} if with_usage else {}
@@ -109,6 +114,7 @@ async def _events(
             responses[number] = piece
             yield chunk(number, {}, FINISHED[piece.finish_reason])
     ordered = [responses[number] for number in range(asked.n)]
+    keep(ordered)
     told = answering.usage([prompt], ordered)
     service.tell(record, ordered, told)
     if with_usage:

@@ -16,6 +16,7 @@ from itrex_chat.foundation.errors import Busy, ItrexChatError, MemoryShortage
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.generation.grammar import Grammars
+from itrex_chat.jobs.event import ArtifactFacts
 from itrex_chat.server.driver import Driver, Turns
 from itrex_chat.server.errors import ApiError, unavailable
 from itrex_chat.server.vocabulary import Vocabulary
@@ -26,11 +27,12 @@ from itrex_chat.settings.variant import Variant
 @dataclass(eq=False)
 class Model:
     """A variant of a model that can be asked under its `name`. `needed`: bytes of memory to load it. The driver is there
-    while it is loaded, `users` of it are being answered."""
+    while it is loaded, `users` of it are being answered. `artifact`: what it is loaded from, where it is quantized."""
 
     recipe: Recipe
     variant: Variant
     needed: int
+    artifact: ArtifactFacts | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     users: int = 0
     used: float = field(default_factory=time.monotonic)

@@ -28,7 +28,11 @@ def offered(recipes: Sequence[Recipe], variants: Sequence[str]) -> tuple[list[Mo
         found = prepare(recipe, [Variant.parse(name) for name in names], tokens, EngineOptions(), trusted)
         for problem in found.problems.values():
             tell(problem)
-        models += [Model(recipe, Variant.parse(name), found.needs[name]) for name in names if name in found.needs]
+        models += [
+            Model(recipe, Variant.parse(name), found.needs[name], found.artifacts.get(name))
+            for name in names
+            if name in found.needs
+        ]
     names = [model.name for model in models]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RunError(_("Two models go by the name {name}; name one of them with --model.", name=twice))

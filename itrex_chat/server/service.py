@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from itrex_chat.generation.response import Response
+from itrex_chat.server.collected import Collected
 from itrex_chat.server.conversations import Conversations
+from itrex_chat.server.kept import KeptAnswers
 from itrex_chat.server.limits import Limits
 from itrex_chat.server.metrics import Metrics
 from itrex_chat.server.models import Model, Models
+from itrex_chat.server.shares import Shares
 
 
 @dataclass
@@ -19,6 +22,9 @@ class Service:
     limits: Limits
     metrics: Metrics
     conversations: Conversations = field(default_factory=Conversations)
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
+    collected: Collected = field(default_factory=Collected)
+    shares: Shares = field(default_factory=Shares)
     draining: bool = False
 
     def default_tokens(self, model: Model) -> int:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from itrex_chat.chat.messages import Message, as_messages
 from itrex_chat.chat.streaming import token_pieces
 from itrex_chat.engines import open_session
+from itrex_chat.engines.answered import as_answer
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import ItrexChatError, MemoryShortage, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.generation.response import Response
-from itrex_chat.jobs.answer import Answer, Drafts
 from itrex_chat.jobs.event import Answered, Done, Event, LayerScored, Loaded, Planned, Prepared, Scored, Text
 from itrex_chat.jobs.job import Ask, Job, PlanScoring, Prepare, Score, ScoreLayers
 from itrex_chat.settings.generation import NO_DRAFTS
@@ -71,7 +71,7 @@ def _ask(job: Ask) -> Iterator[Event]:
         answers = (_together if job.batch > 1 else _one_by_one)(job, session, prompts)
         for question, piece, seconds in answers:
             if isinstance(piece, Response):
-                answer = _answer(piece, question.id, job.label, job.variant, seconds)
+                answer = as_answer(piece, question.id, job.label, job.variant, seconds)
                 yield Answered(job=job.id, answer=answer)
             else:
                 yield Text(job=job.id, question=question.id, text=piece)
@@ -109,32 +109,6 @@ def _prompts(job: Ask, session: "Session") -> tuple[list[list[int]], ItrexChatEr
         except ItrexChatError as error:
             return prompts, error
     return prompts, None
-
-
-def _answer(response: Response, question: str, label: str, variant: str, seconds: float) -> Answer:
-    return Answer(
-        id=question,
-        model=label,
-        variant=variant,
-        text=response.text,
-        token_ids=response.token_ids,
-        prompt_token_ids=response.prompt_token_ids,
-        finish_reason=response.finish_reason,
-        prompt_tokens=response.prompt_tokens,
-        new_tokens=response.new_tokens,
-        ttft=response.ttft,
-        tpot=response.tpot,
-        tokens_per_second=response.tokens_per_second,
-        prefill_tokens_per_second=response.prefill_tokens_per_second,
-        drafted_tokens=response.drafted_tokens,
-        accepted_tokens=response.accepted_tokens,
-        contention=response.contention,
-        drafts=Drafts(response.drafter, response.judged_tokens, response.agreed_tokens, response.plain_tpot)
-        if response.drafter
-        else None,
-        batch=response.batch if response.batch > 1 else None,
-        seconds=seconds,
-    )
 
 
 def _check_asking(job: Ask) -> None:

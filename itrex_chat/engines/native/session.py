@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from itrex_chat.chat import Message
 from itrex_chat.chat.confined import ConfinedTokenizer
@@ -63,8 +63,8 @@ class NativeSession(Session):
     ) -> Iterator[tuple[int, str | Response]]:
         return generate_together(self._decoder, self.tokenizer, prompts, config, count, self._drafter(config, count))
 
-    def answer(self, request: Request) -> Iterator[str | Response]:
-        yield from self.scheduler().stream(self.add(request))
+    def answer(self, request: Request, stopped: Callable[[], bool] = lambda: False) -> Iterator[str | Response]:
+        yield from self.scheduler().stream(self.add(request), stopped)
 
     def add(self, request: Request) -> Ticket:
         return self.scheduler().add(request, self._drafter(request.config))

@@ -3,9 +3,15 @@
 import { node, tag } from "./dom.js";
 import { number, t } from "./language.js";
 
+const WORDS = /[\u2e80-\uffff]|[^\s\u2e80-\uffff]+\s*|\s+/g; // each character, where words are not told apart by spaces
+
 export class Answer {
-  constructor(model) {
+  // `letter` stands for it in a vote; `blind`: nothing but its text is shown until it is revealed.
+  constructor(model, letter, blind = false) {
     this.model = model;
+    this.letter = letter;
+    this.blind = blind;
+    this.veiled = blind; // until all of its round have ended
     this.text = "";
     this.tokens = [];
     this.state = "waiting";
@@ -15,7 +21,9 @@ export class Answer {
     this.figures = node("span", { class: "figures" });
     this.said = node("div", { class: "said", tabIndex: 0, role: "group" });
     this.foot = node("p", { class: "foot" });
-    this.node = node("article", { class: "answer" }, node("div", { class: "head" }, tag(model), this.figures), this.said, this.foot);
+    this.tag = tag(model);
+    const head = node("div", { class: "head" }, node("span", { class: "letter" }, letter), this.tag, this.figures);
+    this.node = node("article", { class: "answer" }, head, this.said, this.foot);
     this.decoder = new TextDecoder();
     this.tell();
   }
@@ -57,6 +65,40 @@ export class Answer {
     return found < 0 ? this.tokens.length : found;
   }
 
+  // One that is shown again as it was kept, without what is known of its tokens: its words stand for them.
+  static kept(found, letter) {
+    const made = new Answer(found.model, letter);
+    made.stored = true;
+    made.text = found.text;
+    made.finish = found.finish_reason === "stop" ? "stop" : "length";
+    made.told = { count: found.tokens, speed: found.together > 1 ? null : found.tokens_per_second, first: found.ttft };
+    for (const part of found.text.match(WORDS) ?? []) {
+      const span = node("span", { class: "token" }, part);
+      made.tokens.push({ shown: part, span });
+      made.said.append(span);
+    }
+    made.end("done");
+    return made;
+  }
+
+  unveil() {
+    this.veiled = false;
+    this.tell();
+  }
+
+  reveal() {
+    this.blind = false;
+    this.tell();
+  }
+
+  get ended() {
+    return ["done", "stopped", "failed"].includes(this.state);
+  }
+
+  get name() {
+    return this.blind ? this.letter : this.model;
+  }
+
   end(state, reason = "") {
     this.state = state;
     this.reason = reason;
@@ -64,34 +106,51 @@ export class Answer {
   }
 
   get count() {
-    return this.usage?.completion_tokens ?? this.tokens.length;
+    return this.told?.count ?? this.usage?.completion_tokens ?? this.tokens.length;
   }
 
   get speed() {
+    if (this.told) return this.told.speed;
     const seconds = (this.lastAt - this.firstAt) / 1000;
     return this.tokens.length > 1 && seconds > 0 ? (this.tokens.length - 1) / seconds : null;
   }
 
+  // Seconds from the question to the first token.
+  get first() {
+    return this.told?.first ?? (this.firstAt ? (this.firstAt - this.began) / 1000 : null);
+  }
+
   // Says in the page's language what is known of it.
   tell() {
-    const ended = ["done", "stopped", "failed"].includes(this.state);
     this.node.dataset.state = this.state;
-    this.said.setAttribute("aria-label", t("answerOf", { name: this.model }));
-    this.said.setAttribute("aria-busy", String(!ended));
+    this.node.classList.toggle("blind", this.blind);
+    this.tag.hidden = this.blind;
+    this.said.setAttribute("aria-label", t(this.stored ? "keptAnswerOf" : "answerOf", { name: this.name }));
+    this.said.setAttribute("aria-busy", String(this.veiled || !this.ended));
+    this.figures.replaceChildren(...this.figured().map((text) => node("span", {}, text)));
+    this.foot.replaceChildren(...this.remarks().map((text) => node("span", {}, text)));
+  }
+
+  figured() {
+    if (this.blind) return this.veiled ? [t("running")] : [];
     const figures = [];
     if (this.state === "waiting") figures.push(t("waiting"));
     if (this.state === "running" && this.firstAt === undefined) figures.push(t("running"));
     if (this.count) figures.push(t("count", { value: number(this.count) }));
     if (this.speed) figures.push(t("speed", { value: number(this.speed, this.speed < 10 ? 2 : 1) }));
-    if (this.firstAt) figures.push(t("first", { value: number((this.firstAt - this.began) / 1000, 2) }));
-    this.figures.replaceChildren(...figures.map((text) => node("span", {}, text)));
+    if (this.first !== null) figures.push(t("first", { value: number(this.first, 2) }));
+    return figures;
+  }
+
+  remarks() {
     const lines = [];
     if (this.state === "stopped") lines.push(t("stopped"));
     if (this.state === "failed") lines.push(t("failed", { reason: this.reason }));
+    if (this.blind) return lines;
     if (this.finish === "length") lines.push(t("cut"));
     if (this.difference) lines.push(t(this.difference.unit, { number: this.difference.number }));
-    if (ended && this.divergences.length) lines.push(this.divergence());
-    this.foot.replaceChildren(...lines.map((text) => node("span", {}, text)));
+    if (this.ended && this.divergences.length) lines.push(this.divergence());
+    return lines;
   }
 
   divergence() {

@@ -53,6 +53,30 @@ export async function questionSets() {
   return (await ask("/page/questions")).json();
 }
 
+async function send(path, content) {
+  const reply = await ask(path, { method: "POST", body: JSON.stringify(content), headers: { "Content-Type": "application/json" } });
+  return reply.json();
+}
+
+// Keeps a vote on answers that are named. Tells the run that has it, and what all its votes say.
+export async function vote(given) {
+  return send("/page/votes", given);
+}
+
+// Keeps rounds of answers that are named as runs; their names.
+export async function keepRuns(rounds) {
+  return (await send("/page/runs", { rounds })).runs;
+}
+
+// Keeps rounds of answers that are named for everybody who has the name that this gives.
+export async function share(rounds) {
+  return (await send("/page/shares", { rounds })).name;
+}
+
+export async function shared(name) {
+  return (await ask(`/page/shares/${encodeURIComponent(name)}`)).json();
+}
+
 // The chunks of an answer as they come. Raises Refused, and AbortError where `signal` ends it.
 export async function* answer(asked, signal) {
   const body = JSON.stringify({ ...asked, stream: true, stream_options: { include_usage: true } });

@@ -22,7 +22,7 @@ function commonCharacters(one, other) {
 // The first difference of an answer from the first column's, as far as both have come: its place among the tokens of each, the
 // number to tell, and whether it is known that there is none. null where it is not known yet.
 export function difference(first, other) {
-  if (!sameVocabulary(first, other)) return byCharacters(first, other);
+  if (first.stored || !sameVocabulary(first, other)) return byCharacters(first, other);
   const common = commonTokens(first, other, other.common);
   other.common = common;
   if (common < first.tokens.length && common < other.tokens.length) {

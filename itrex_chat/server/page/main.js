@@ -1,6 +1,6 @@
 // The page: columns, the conversation, and what one asks.
 
-import { hasKey, models, questionSets, Refused, useKey } from "./api.js";
+import { hasKey, keepRuns, models, questionSets, Refused, share, shared, useKey } from "./api.js";
 import { byId, node, variantOf } from "./dom.js";
 import { number, otherLanguage, say, spoken, t } from "./language.js";
 import { markdown, save } from "./markdown.js";
@@ -8,6 +8,7 @@ import { Round } from "./round.js";
 
 const MOST_COLUMNS = 6;
 const EXAMPLES = 5;
+const SHARED = "#shared=";
 const THEME = "itrex_chat.theme";
 let offered = [];
 let sets = [];
@@ -15,9 +16,11 @@ let columns = []; // {model}
 let rounds = [];
 let running = null; // an AbortController
 let editing = false;
+let sharedAt = null; // when the comparison that is shown was shared, if it is somebody's
 
 async function begin() {
   show();
+  if (location.hash.startsWith(SHARED)) return showShared(location.hash.slice(SHARED.length));
   try {
     offered = await models();
     sets = await questionSets();
@@ -30,6 +33,22 @@ async function begin() {
   columns = usual().map((model) => ({ model }));
   show();
   if (matchMedia("(pointer: fine)").matches) byId("question").focus(); // elsewhere a keyboard would cover half of the page
+}
+
+// Somebody's comparison, to be read only.
+async function showShared(name) {
+  document.body.classList.add("shared");
+  try {
+    const found = await shared(name);
+    rounds = found.rounds.map((each) => Round.kept(each));
+    byId("rounds").replaceChildren(...rounds.map((each) => each.node));
+    sharedAt = new Date(found.created);
+  } catch (error) {
+    if (error.status === 401) return askForKey();
+    return complain(error);
+  }
+  complain(null);
+  show();
 }
 
 function askForKey() {
@@ -60,7 +79,37 @@ function show() {
   showColumns();
   showSets();
   for (const round of rounds) round.tell();
+  if (sharedAt) tell(t("sharedAt", { date: sharedAt.toLocaleString(document.documentElement.lang) }), "/");
   showState();
+}
+
+// What came of something, and a link where there is one.
+function tell(text, link = "") {
+  byId("told").hidden = !text;
+  byId("told-text").textContent = text;
+  byId("told-link").hidden = !link || Boolean(sharedAt);
+  byId("link").value = link;
+  byId("told-close").hidden = Boolean(sharedAt);
+  if (sharedAt) byId("told-text").append(" ", node("a", { href: link }, t("own")));
+  else byId("status").textContent = text;
+}
+
+// The answers of all rounds by the names that the server gave them.
+function named() {
+  const whole = rounds.map((round) => round.answers.filter((each) => each.state === "done" && each.id).map((each) => each.id));
+  return whole.filter((ids) => ids.length);
+}
+
+async function keepAll(work, said) {
+  try {
+    const found = await work(named());
+    complain(null);
+    said(found);
+  } catch (error) {
+    if (error.status === 401) return askForKey();
+    complain(error);
+    byId("notice").scrollIntoView({ block: "nearest" });
+  }
 }
 
 function showColumns() {
@@ -104,9 +153,15 @@ function showState() {
   byId("stop").hidden = !running;
   byId("send").disabled = !columns.length;
   byId("editing").hidden = !editing;
-  for (const id of ["reset", "export"]) byId(id).disabled = !rounds.length || Boolean(running);
+  const hidden = rounds.some((round) => round.blind);
+  byId("reset").disabled = !rounds.length || Boolean(running);
+  for (const id of ["export", "keep", "share"]) {
+    byId(id).disabled = !rounds.length || Boolean(running) || hidden;
+    byId(id).title = hidden ? t("hidden") : t(`${id}Title`);
+  }
   rounds.forEach((round, place) => {
     const last = place === rounds.length - 1 && !running && !editing;
+    if (sharedAt) return;
     const button = (key, action) => node("button", { type: "button", onclick: action }, t(key));
     round.actions.replaceChildren(...(last ? [button("again", again), button("edit", edit)] : []));
   });
@@ -120,7 +175,7 @@ function settings() {
 
 // A column's own conversation before a round, and the round's question.
 function conversation(column, round) {
-  const before = rounds.slice(0, rounds.indexOf(round));
+  const before = byId("alone").checked ? [] : rounds.slice(0, rounds.indexOf(round));
   const system = byId("system").value.trim();
   const turns = before.flatMap((each) => {
     const said = each.byColumn.get(column)?.text;
@@ -136,13 +191,14 @@ async function answer(round) {
   showState();
   const asked = [...columns];
   try {
-    await round.run(asked, (column) => conversation(column, round), settings(), byId("in-turn").checked, running.signal);
+    const messages = (column) => conversation(column, round);
+    await round.run(asked, messages, settings(), byId("in-turn").checked, byId("blind").checked, running.signal);
   } finally {
     running = null;
     showState();
   }
   const done = round.answers.filter((each) => each.state === "done");
-  byId("status").textContent = done
+  byId("status").textContent = round.blind ? t("blindNote") : done
     .map((each) => t("done", { name: each.model, count: each.count, speed: number(each.speed ?? 0, 1) }))
     .join(" ");
   if (round.answers.some((each) => each.status === 401)) askForKey();
@@ -153,7 +209,7 @@ function send() {
   if (running || !columns.length || !question.trim()) return;
   if (editing) rounds.pop().node.remove();
   editing = false;
-  const round = new Round(question);
+  const round = new Round(question, showState);
   rounds.push(round);
   byId("rounds").append(round.node);
   byId("question").value = "";
@@ -185,6 +241,7 @@ function leave() {
 function reset() {
   rounds = [];
   editing = false;
+  tell("");
   byId("rounds").replaceChildren();
   showState();
   byId("question").focus();
@@ -214,6 +271,17 @@ function listen() {
     const told = { system: byId("system").value.trim() || undefined, ...settings() };
     save(markdown(rounds, told), "conversation.md");
   };
+  byId("keep").onclick = () => keepAll(keepRuns, (names) => tell(t("kept", { runs: names.join(", ") })));
+  byId("share").onclick = () => keepAll(share, (name) => {
+    tell(t("sharedAs"), `${location.origin}/${SHARED}${name}`);
+    byId("link").select();
+  });
+  byId("copy").onclick = () => {
+    byId("link").select();
+    if (document.execCommand("copy")) byId("status").textContent = byId("copy").textContent = t("copied");
+  };
+  byId("told-close").onclick = () => { tell(""); byId("question").focus(); };
+  addEventListener("hashchange", () => location.reload());
   byId("sets").onchange = () => {
     const [set, at] = byId("sets").value.split(" ").map(Number);
     question.value = sets[set].questions[at].text;

@@ -8,9 +8,10 @@ export function markdown(rounds, settings) {
   if (told.length) parts.push(fenced(told.map(([key, value]) => `${key}: ${value}`).join("\n")));
   rounds.forEach((round, place) => {
     parts.push(`## ${place + 1}. ${t("asked")}`, fenced(round.question));
+    if (round.ballot.choice) parts.push(`${t("vote")} ${round.ballot.choice}.`);
     for (const answer of round.answers) {
       const figures = [...answer.figures.children, ...answer.foot.children].map((each) => each.textContent);
-      parts.push(`### \`${answer.model.replaceAll("`", "'")}\``, fenced(answer.text || t("noAnswer")), figures.join("; "));
+      parts.push(`### ${answer.letter} \`${answer.model.replaceAll("`", "'")}\``, fenced(answer.text || t("noAnswer")), figures.join("; "));
     }
   });
   return `${parts.join("\n\n")}\n`;
