@@ -154,6 +154,7 @@ CODED = "f\n ```python\ntool_call(a=1)\n```"
         ("tagged", f"{CALL} and then ", [F, "and then "]),
         ("tagged", CALL.removesuffix("\n</tool_call>"), [F]),
         ("tagged", '<tool_call>{"name":"f","arguments":{"a":"</tool_call>\\" <tool_call>"}}</tool_call>', [ToolCall("", "f", {"a": '</tool_call>" <tool_call>'})]),
+        ("tagged", f"Wait.{' ' * 100}{CALL}", [f"Wait.{' ' * 36}", F]),
         ("tagged", '<tool_call>{"name": "f"}</tool_call>', [ToolCall("", "f", {})]),
         ("tagged", f"<tool_call> is a tag. {CALL}", ["<tool_call> is a tag.", F]),
         ("coded", CODED, [F]),

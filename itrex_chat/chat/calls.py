@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itrex_chat.chat.messages import ToolCall
 from itrex_chat.chat.tools import CallFormat
 
+MOST_SPACE = 64  # characters of it before a call that go with it
 MOST_TRIES = 256  # texts of an answer that are looked at as a call
 
 
@@ -62,7 +63,7 @@ class Calls:
         if not places:
             return False
         at, _length, opening = min(places)
-        space = len(self._held[:at].rstrip())
+        space = _without_space(self._held, at)
         self._say(found, self._held[:space])
         self._held, self._literal = self._held[space:], 0
         self._opened, self._looked = (at - space, opening), at - space + len(opening)
@@ -102,7 +103,7 @@ class Calls:
         end = len(self._held)
         if not final:
             end -= max((_beginning(self._held[self._literal :], opening) for opening in self._openings), default=0)
-            end = len(self._held[:end].rstrip())
+            end = _without_space(self._held, end)
         self._say(found, self._held[:end])
         self._held, self._literal = self._held[end:], max(self._literal - end, 0)
 
@@ -112,6 +113,11 @@ class Calls:
         if text:
             self._behind = False
             found.append(text)
+
+
+def _without_space(text: str, end: int) -> int:
+    """Where the space before a place begins."""
+    return max(len(text[:end].rstrip()), end - MOST_SPACE)
 
 
 def _beginning(text: str, opening: str) -> int:

@@ -175,8 +175,6 @@ class CompletionRequest(Generation):
     def _fits_together(self) -> Self:
         if self.max_tokens == 0 and not self.echo:
             raise wrong("max_tokens", _("0 needs echo: true"))
-        if self.echo and self.stream and self.logprobs is not None:
-            raise wrong("echo", _("with logprobs it cannot be streamed"))
         if not self.prompt or self.prompt == [[]]:
             raise wrong("prompt", _("it is empty"))
         if len(self.prompts) * self.n > MOST_PROMPTS:
