@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from itrex_chat.chat import load_tokenizer
+from itrex_chat.chat.calls import Calls
+from itrex_chat.chat.tools import FORMATS
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.generation.grammar import Grammars
 
@@ -41,19 +43,65 @@ def test_the_bytes_of_tokens_join_to_the_text(tokenizer):
 
 def test_whatever_is_chosen_of_what_is_allowed_follows_the_schema(tokenizer):
     make = Grammars(tokenizer, SIZE).json(SCHEMA)
-    control = {*tokenizer.control_ids(), *tokenizer.stop_ids}
     for seed in range(8):
-        constraint, ids = make(), []
-        chance = torch.Generator().manual_seed(seed)
-        while True:
-            allowed = constraint.allowed().nonzero()[:, 0]
-            token = int(allowed[torch.randint(len(allowed), (), generator=chance)])
-            if token in control:
-                break
-            ids.append(token)
-            constraint.take(token)
-        assert token in tokenizer.stop_ids
+        ids = chosen(make(), seed, tokenizer)
         jsonschema.validate(json.loads(b"".join(tokenizer.token_bytes(ids))), SCHEMA)
+
+
+def chosen(constraint, seed: int, tokenizer) -> list[int]:
+    """Tokens drawn from those that may come, until an end may."""
+    control = {*tokenizer.control_ids(), *tokenizer.stop_ids}
+    ids, chance = [], torch.Generator().manual_seed(seed)
+    while True:
+        allowed = constraint.allowed().nonzero()[:, 0]
+        token = int(allowed[torch.randint(len(allowed), (), generator=chance)])
+        if token in control:
+            assert token in tokenizer.stop_ids
+            return ids
+        ids.append(token)
+        constraint.take(token)
+
+
+FUNCTIONS = {"look_up": SCHEMA, "look": {"type": "object", "properties": {}, "additionalProperties": False}}
+
+
+@pytest.mark.parametrize("form, parallel", [("tagged", True), ("tagged", False), ("coded", True)])
+def test_whatever_is_chosen_where_calls_are_required_is_calls_whose_arguments_follow_their_schemas(
+    tokenizer, form, parallel
+):
+    make = Grammars(tokenizer, SIZE).calls(FORMATS[form], FUNCTIONS, required=True, parallel=parallel)
+    counts = set()
+    for seed in range(16):
+        ids = chosen(make(), seed, tokenizer)
+        calls = Calls(FORMATS[form], list(FUNCTIONS))
+        found = [*calls.add(b"".join(tokenizer.token_bytes(ids)).decode()), *calls.end(complete=True)]
+        for call in found:
+            jsonschema.validate(call.arguments, FUNCTIONS[call.name])
+        counts.add(len(found))
+    assert min(counts) == 1 and (max(counts) > 1) == (parallel and form == "tagged")
+
+
+def test_a_call_that_a_model_begins_of_itself_is_held_to_its_schema(models):
+    tokenizer = load_tokenizer(models("qwen2"), "qwen2")
+    grammars = Grammars(tokenizer, SIZE)
+    good = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+    answers = {"": True, "Hi <tool": True, "Hi " + good: True, good.replace("{}", "{1"): False}
+    for parallel, more in ((True, True), (False, False)):
+        make = grammars.calls(FORMATS["tagged"], FUNCTIONS, required=False, parallel=parallel)
+        for answer, can_be in (answers | {f"{good}\n{good}": more}).items():
+            assert is_followed(make(), tokenizer, answer) == can_be, answer
+    schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
+    make = grammars.calls(FORMATS["tagged"], FUNCTIONS, required=False, parallel=True, schema=schema)
+    for answer, can_be in {'{"a": 1}': True, good: True, "Hi": False, '{"a": 2}': False}.items():
+        assert is_followed(make(), tokenizer, answer) == can_be, answer
+
+
+def is_followed(constraint, tokenizer, text: str) -> bool:
+    for token in tokenizer.encode(text):
+        if not constraint.allowed()[token]:
+            return False
+        constraint.take(token)
+    return bool(constraint.allowed()[sorted(tokenizer.stop_ids)].any())
 
 
 def nested(depth: int) -> dict:

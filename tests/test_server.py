@@ -169,6 +169,29 @@ def test_the_log_probabilities_of_a_prompt_are_those_that_measure_gives(client, 
         assert choice.text.startswith(text) and (choice.text == text) == (more["max_tokens"] == 0)
 
 
+def test_streamed_log_probabilities_of_prompts_are_those_of_the_whole_answer(client, chatbot):
+    ids = chatbot.session.tokenizer.encode("The capital of France is Paris.")
+    more = {
+        "model": MODEL,
+        "prompt": [ids * 30, ids[:3]],
+        "echo": True,
+        "logprobs": 2,
+        "n": 2,
+        "temperature": 1,
+        "seed": 1,
+    }
+    for tokens in (4, 0):
+        whole = client.completions.create(**more, max_tokens=tokens).choices
+        built = [{"text": "", "finish_reason": None, "logprobs": {}} for _choice in whole]
+        for chunk in client.completions.create(**more, max_tokens=tokens, stream=True):
+            choice = built[chunk.choices[0].index]
+            choice["text"] += chunk.choices[0].text
+            choice["finish_reason"] = chunk.choices[0].finish_reason
+            for name, values in (chunk.choices[0].logprobs.model_dump() if chunk.choices[0].logprobs else {}).items():
+                choice["logprobs"].setdefault(name, []).extend(values)
+        assert built == [choice.model_dump(include={"text", "finish_reason", "logprobs"}) for choice in whole]
+
+
 def test_the_token_that_ends_an_answer_has_its_log_probability_too(client, server):
     asked = {"messages": [{"role": "user", "content": "What is 2 + 2?"}]}
     prompt = server.ask("/tokenize", asked)[2]["tokens"]

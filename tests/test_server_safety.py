@@ -186,6 +186,8 @@ def test_there_are_only_so_many_connections(server):
     held = [socket.create_connection(("127.0.0.1", server.port)) for _number in range(25)]
     try:
         until(lambda: server.ask("/health/live")[0] == 503)
+        status, headers, found = server.ask(CHAT, HELLO, **AUTHORIZED)
+        assert (status, found["error"]["code"], headers["retry-after"]) == (503, "too_many_connections", "5")
     finally:
         for each in held:
             each.close()
@@ -255,7 +257,7 @@ def test_a_request_that_does_not_begin_or_go_on_is_not_waited_for(sent):
     async def whole() -> bytes:
         config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_keep_alive=60)
         state, loop = ServerState(), asyncio.get_running_loop()
-        made = _bounded(Limits(head_seconds=0.1))
+        made = _bounded(Limits(head_seconds=0.1), app)
         server = await loop.create_server(lambda: made(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         writer.write(sent)

@@ -124,8 +124,8 @@ def tiktoken_file(folder: Path) -> None:
     )
 
 
-def fast_tokenizer(folder: Path, template: str = CHATML) -> None:
-    """tokenizer.json and tokenizer_config.json: byte-level BPE, ChatML, one added token that is no control token."""
+def fast_tokenizer(folder: Path, template: str = CHATML, *words: str) -> None:
+    """tokenizer.json and tokenizer_config.json: byte-level BPE, ChatML, added tokens that are no control tokens: <think>, `words`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -134,7 +134,7 @@ def fast_tokenizer(folder: Path, template: str = CHATML) -> None:
         trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
     )
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    tokenizer.add_tokens([AddedToken("<think>", normalized=False)])
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in ("<think>", *words)])
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(
         json.dumps(

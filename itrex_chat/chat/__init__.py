@@ -4,10 +4,11 @@
 token, whatever it looks like (one exception: `baichuan2.py`).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from itrex_chat.chat.messages import Message
+from itrex_chat.chat.messages import Message, ToolCall
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.settings.recipe import Chat
 
@@ -29,7 +30,10 @@ class AnswerTokenizer(Protocol):
 
 
 class ChatTokenizer(AnswerTokenizer, Protocol):
-    """`files` are what an artifact needs to hold to load the same tokenizer again, by name."""
+    """`files` are what an artifact needs to hold to load the same tokenizer again, by name. `call_format` names how the model
+    calls functions (`tools.FORMATS`); it is empty where it does not."""
+
+    call_format: str
 
     def encode(self, text: str) -> list[int]:
         """Plain text to ids, no special tokens added."""
@@ -40,8 +44,9 @@ class ChatTokenizer(AnswerTokenizer, Protocol):
     def control_ids(self) -> list[int]:
         """The ids that stand for no text; not all of them need to be among `stop_ids`."""
 
-    def prompt(self, messages: list[Message]) -> list[int]:
-        """The ids that ask the model to answer a conversation. Raises TokenizerError."""
+    def prompt(self, messages: list[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """The ids that ask the model to answer a conversation, in which it can call functions (`tools`, as OpenAI's API
+        describes them). Raises TokenizerError."""
 
     def files(self) -> dict[str, bytes]: ...
 
@@ -61,4 +66,12 @@ def spoken_languages(tokenizer: ChatTokenizer) -> tuple[str, ...]:
     return ("zh", "en") if len(tokenizer.encode(CHINESE_SAMPLE)) < len(CHINESE_SAMPLE) else ("en",)
 
 
-__all__ = ["AnswerTokenizer", "ChatTokenizer", "Message", "TokenizerError", "load_tokenizer", "spoken_languages"]
+__all__ = [
+    "AnswerTokenizer",
+    "ChatTokenizer",
+    "Message",
+    "TokenizerError",
+    "ToolCall",
+    "load_tokenizer",
+    "spoken_languages",
+]

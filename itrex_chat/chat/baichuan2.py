@@ -7,7 +7,9 @@ does the same, so that prompts are the published model's, id for id;
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import piece_bytes, read_file, sentencepiece
@@ -21,7 +23,7 @@ CONTROL = re.compile(r"<(?=(?:unk|s|/s|SEP|CLS|reserved_\d+)>)")
 class Baichuan2Tokenizer:
     """Prompt: the system text, then for each turn its role's token and text; at the end the assistant's token."""
 
-    strips_newline = False
+    strips_newline, call_format = False, ""
 
     def __init__(self, folder: Path, chat: Chat):
         self._content = read_file(folder, "tokenizer.model")
@@ -62,7 +64,7 @@ class Baichuan2Tokenizer:
         reserved = [token for token, name in enumerate(names) if CONTROL.match(name)]
         return sorted({*self._special.values(), USER, ASSISTANT, *reserved})
 
-    def prompt(self, messages: list[Message]) -> list[int]:
+    def prompt(self, messages: list[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         system = self._chat.system
         if messages[0].role == "system":
             system, messages = messages[0].content, messages[1:]

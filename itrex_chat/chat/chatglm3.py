@@ -1,18 +1,27 @@
 """ChatGLM3: a SentencePiece vocabulary with eight control tokens behind it."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from itrex_chat.chat.messages import Message
 from itrex_chat.chat.vocabulary import piece_bytes, read_file, sentencepiece
+from itrex_chat.foundation.harmless import encodable
 from itrex_chat.settings.recipe import Chat
 
 CONTROLS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
+WITH_TOOLS = "Answer the following questions as best as you can. You have access to the following tools:"
 
 
 class ChatGLM3Tokenizer:
-    """Prompt: [gMASK] sop, then for each message its role's token, a newline and the text; at the end <|assistant|>."""
+    """Prompt: [gMASK] sop, then for each message its role's token, a newline and the text; at the end <|assistant|>.
 
-    strips_newline = True
+    Tools are JSON in the system message. A call is a message of the assistant with the function's name before the newline,
+    its result one of <|observation|>.
+    """
+
+    strips_newline, call_format = True, "coded"
 
     def __init__(self, folder: Path, chat: Chat):
         self._content = read_file(folder, "tokenizer.model")
@@ -34,13 +43,25 @@ class ChatGLM3Tokenizer:
     def control_ids(self) -> list[int]:
         return [*(token for token in range(3) if token < self._pieces.vocab_size()), *self._control.values()]
 
-    def prompt(self, messages: list[Message]) -> list[int]:
-        if self._chat.system and messages[0].role != "system":
-            messages = [Message("system", self._chat.system), *messages]
+    def prompt(self, messages: list[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        system = self._chat.system or (WITH_TOOLS if tools else "")
+        if system and messages[0].role != "system":
+            messages = [Message("system", system), *messages]
         ids = [self._control["[gMASK]"], self._control["sop"]]
         for message in messages:
-            ids += [self._control[f"<|{message.role}|>"], *self.encode("\n"), *self.encode(message.content)]
+            content = message.content
+            if message.role == "system" and tools:
+                functions = [tool["function"] for tool in tools]
+                content += "\n" + json.dumps(functions, indent=4, ensure_ascii=False)
+            if content or not message.calls:
+                ids += self._message("observation" if message.role == "tool" else message.role, "", content)
+            for call in message.calls:
+                given = ", ".join(f"{name}={value!r}" for name, value in call.arguments.items())
+                ids += self._message("assistant", call.name, f"```python\ntool_call({given})\n```")
         return [*ids, self._control["<|assistant|>"]]
+
+    def _message(self, role: str, metadata: str, content: str) -> list[int]:
+        return [self._control[f"<|{role}|>"], *self.encode(f"{metadata}\n"), *self.encode(encodable(content))]
 
     def files(self) -> dict[str, bytes]:
         return {"tokenizer.model": self._content}

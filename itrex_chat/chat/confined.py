@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class ConfinedTokenizer:
         described = self._started()
         self.stop_ids: frozenset[int] = frozenset(described["stop_ids"])
         self.strips_newline: bool = described["strips_newline"]
+        self.call_format: str = described["call_format"]
 
     def encode(self, text: str) -> list[int]:
         return self._asked("encode", PROMPT, PROMPT_OF_TEXT, text=text)
@@ -68,9 +70,11 @@ class ConfinedTokenizer:
     def control_ids(self) -> list[int]:
         return self._asked("control_ids", VOCABULARY)
 
-    def prompt(self, messages: list[Message]) -> list[int]:
-        plain = [(message.role, message.content) for message in messages]
-        return self._asked("prompt", PROMPT, PROMPT_OF_TEXT, messages=plain)
+    def prompt(self, messages: list[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        if not self.call_format and (tools or any(message.calls or message.role == "tool" for message in messages)):
+            raise TokenizerError(_("This model has no way to call functions."))
+        plain = [dataclasses.asdict(message) for message in messages]
+        return self._asked("prompt", PROMPT, PROMPT_OF_TEXT, messages=plain, tools=list(tools))
 
     def files(self) -> dict[str, bytes]:
         return {name: text.encode("latin-1") for name, text in self._asked("files", VOCABULARY).items()}

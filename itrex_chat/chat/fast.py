@@ -10,13 +10,15 @@ knows only these names.
 import functools
 import json
 import secrets
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from itrex_chat.chat.messages import Message
+from itrex_chat.chat.templates import changed, compiled, described, replaced, texts, variables
+from itrex_chat.chat.tools import MARKS
 from itrex_chat.chat.vocabulary import bytes_of_letters, marked_bytes, read_file
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import TokenizerError
@@ -24,11 +26,9 @@ from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Chat
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|user|>", "<|observation|>")
 TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
+XML_CALL = "<function="  # of models that write arguments as XML
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -52,6 +52,7 @@ class FastTokenizer:
         self._tokenizer.no_padding()
         self._added = {token.content: token for token in self._tokenizer.get_added_tokens_decoder().values()}
         self.stop_ids = frozenset(stop_ids | self._turn_ends())
+        self.call_format = self._format_of_calls()
 
     def encode(self, text: str) -> list[int]:
         tokenizer = self._literal if any(name in text for name in self._added) else self._tokenizer
@@ -67,13 +68,24 @@ class FastTokenizer:
         found = self._tokenizer.get_added_tokens_decoder()
         return [number for number, token in found.items() if token.special]
 
-    def prompt(self, messages: list[Message]) -> list[int]:
+    def prompt(self, messages: list[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         if self._chat.system and messages[0].role != "system":
             messages = [Message("system", self._chat.system), *messages]
-        if not any(name in message.content for name in self._added for message in messages):
-            return self._tokenizer.encode(self._rendered(messages), add_special_tokens=False).ids
+        if not any(name in text for text in texts([list(map(described, messages)), tools]) for name in self._added):
+            rendered = self._rendered(list(map(described, messages)), tools)
+            return self._tokenizer.encode(rendered, add_special_tokens=False).ids
         masks = {name: f"\ue000{secrets.token_hex(8)}\ue001" for name in sorted(self._added, key=len, reverse=True)}
-        text = self._rendered([Message(m.role, self._masked(m, masks)) for m in messages])
+        # In earlier answers of the model itself only control tokens are masked, so that a template still sees the marks of its
+        # reasoning (<think>).
+        control = {name: mask for name, mask in masks.items() if self._added[name].special}
+        text = self._rendered(
+            [
+                changed(described(message), lambda text: replaced(text, masks))
+                | ({"content": replaced(message.content, control)} if message.role == "assistant" else {})
+                for message in messages
+            ],
+            [changed(tool, lambda text: replaced(text, masks)) for tool in tools],
+        )
         for name in masks:
             text = text.replace(name, self._secret_names[name])
         for name, mask in masks.items():
@@ -109,25 +121,13 @@ class FastTokenizer:
         decoder = json.dumps(json.loads(self._content).get("decoder"))
         return bytes_of_letters() if '"ByteLevel"' in decoder else {}
 
-    def _masked(self, message: Message, masks: dict[str, str]) -> str:
-        """The content with what looks like an added token masked.
-
-        In earlier answers of the model itself only control tokens are, so that
-        a template still sees the marks of its reasoning (<think>).
-        """
-        text = message.content
-        for name, mask in masks.items():
-            if message.role != "assistant" or self._added[name].special:
-                text = text.replace(name, mask)
-        return text
-
-    def _rendered(self, messages: list[Message]) -> str:
+    def _rendered(self, messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> str:
         try:
-            text = _compiled(self._template).render(
-                messages=[{"role": message.role, "content": message.content} for message in messages],
+            text = compiled(self._template).render(
+                messages=messages,
                 add_generation_prompt=True,
                 enable_thinking=self._chat.thinking,
-                tools=None,
+                tools=list(tools) or None,
                 documents=None,
                 **self._named,
             )
@@ -150,6 +150,15 @@ class FastTokenizer:
         if eos := self._named.get("eos_token"):
             ids.add(self._tokenizer.token_to_id(eos))
         return {token for token in ids if token is not None}
+
+    def _format_of_calls(self) -> str:
+        """How the template has the model call functions, as far as it is known here; marks that are control tokens are not
+        part of an answer's text."""
+        marks = [self._added[name] for name in MARKS if name in self._added]
+        known = (
+            MARKS[0] in self._template and XML_CALL not in self._template and not any(mark.special for mark in marks)
+        )
+        return "tagged" if known and "tools" in variables(self._template) else ""
 
     @functools.cached_property
     def _secret_names(self) -> dict[str, str]:
@@ -251,26 +260,3 @@ def _token_text(value: object) -> str | None:
     """A token is written as its text or as an object that has it."""
     value = value.get("content") if isinstance(value, dict) else value
     return encodable(value) if isinstance(value, str) else None
-
-
-@functools.cache
-def _compiled(template: str) -> "Template":
-    """The template in transformers' conventions, in a sandbox."""
-    from jinja2 import TemplateError
-    from jinja2.ext import loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = lambda value, indent=None, **_rest: json.dumps(
-        value, ensure_ascii=False, indent=indent
-    )
-    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
-    try:
-        return environment.from_string(template)
-    except TemplateError as error:
-        raise TokenizerError(
-            _("The model's chat template is damaged: {reason}.", reason=str(error).rstrip("."))
-        ) from None

@@ -1,7 +1,7 @@
-"""Messages of a conversation."""
+"""Messages of a conversation, and the functions that a model may call in it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from itrex_chat.foundation.errors import GenerationError
@@ -12,9 +12,22 @@ ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
+class ToolCall:
+    """A function that a model has called. `arguments` are what JSON has; `id` is how its result names it."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Message:
+    """`calls` are the assistant's; a message of the role "tool" has the result of the one whose id is `call_id`."""
+
     role: str
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
 
 
 def as_messages(given: Iterable) -> list[Message]:
@@ -24,7 +37,7 @@ def as_messages(given: Iterable) -> list[Message]:
         if isinstance(entry, dict):
             fields: dict[str, Any] = {name: entry.get(name) for name in ("role", "content")}
             entry = Message(**fields)
-        if not isinstance(entry, Message) or entry.role not in ROLES or not isinstance(entry.content, str):
+        if not isinstance(entry, Message) or not _is_known(entry) or not isinstance(entry.content, str):
             raise GenerationError(
                 _(
                     "A message has a role ({roles}) and a text as its content; {entry!r} does not.",
@@ -32,9 +45,27 @@ def as_messages(given: Iterable) -> list[Message]:
                     entry=entry,
                 )
             )
-        messages.append(Message(entry.role, encodable(entry.content)))
-    if not messages or messages[-1].role != "user":
+        messages.append(Message(entry.role, encodable(entry.content), entry.calls, entry.call_id))
+    if not messages or messages[-1].role not in ("user", "tool"):
         raise GenerationError(_("A conversation to answer ends with a message of the user."))
     if any(message.role == "system" for message in messages[1:]):
         raise GenerationError(_("A system message can only be the first of a conversation."))
+    _check_results(messages)
     return messages
+
+
+def _is_known(message: Message) -> bool:
+    return message.role in ROLES or (message.role == "tool" and bool(message.call_id))
+
+
+def _check_results(messages: Iterable[Message]) -> None:
+    called = set[str]()
+    for message in messages:
+        called |= {call.id for call in message.calls}
+        if message.role == "tool" and message.call_id not in called:
+            raise GenerationError(
+                _(
+                    "No message before it has a call {id!r} of which a tool could tell a result.",
+                    id=message.call_id[:100],
+                )
+            )

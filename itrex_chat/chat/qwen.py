@@ -1,7 +1,9 @@
 """Qwen, first generation: a tiktoken vocabulary and ChatML."""
 
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tiktoken
 
@@ -20,7 +22,7 @@ SYSTEM = "You are a helpful assistant."
 class QwenTokenizer:
     """Prompt: ChatML, each part of it encoded for itself."""
 
-    strips_newline = False
+    strips_newline, call_format = False, ""
 
     def __init__(self, folder: Path, chat: Chat):
         self._content = read_file(folder, FILE)
@@ -47,7 +49,7 @@ class QwenTokenizer:
     def control_ids(self) -> list[int]:
         return [self._end_of_text, self._start, self._end]
 
-    def prompt(self, messages: list[Message]) -> list[int]:
+    def prompt(self, messages: list[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
         if messages[0].role != "system":
             messages = [Message("system", self._system), *messages]
         newline = self.encode("\n")

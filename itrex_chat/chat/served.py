@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from itrex_chat.chat.frames import REPLY, REQUEST
-from itrex_chat.chat.messages import Message
+from itrex_chat.chat.messages import Message, ToolCall
 from itrex_chat.foundation.errors import TokenizerError
 from itrex_chat.settings.recipe import Chat
 
@@ -64,7 +64,12 @@ class _Served:
         from itrex_chat.chat.families import read_tokenizer
 
         self.tokenizer = read_tokenizer(Path(folder), family, Chat(**chat), Path(gguf) if gguf else None)
-        return {"stop_ids": sorted(self.tokenizer.stop_ids), "strips_newline": self.tokenizer.strips_newline}
+        found = self.tokenizer
+        return {
+            "stop_ids": sorted(found.stop_ids),
+            "strips_newline": found.strips_newline,
+            "call_format": found.call_format,
+        }
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -78,8 +83,11 @@ class _Served:
     def control_ids(self) -> list[int]:
         return self.tokenizer.control_ids()
 
-    def prompt(self, messages: list[tuple[str, str]]) -> list[int]:
-        return self.tokenizer.prompt([Message(role, content) for role, content in messages])
+    def prompt(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+        said = [
+            Message(**message | {"calls": tuple(ToolCall(**call) for call in message["calls"])}) for message in messages
+        ]
+        return self.tokenizer.prompt(said, tools)
 
     def files(self) -> dict[str, str]:
         return {name: content.decode("latin-1") for name, content in self.tokenizer.files().items()}

@@ -1,19 +1,23 @@
-"""Answers that follow a JSON schema, through llguidance: it walks over the vocabulary and the schema's grammar at once."""
+"""Answers that follow a JSON schema, or call functions whose arguments do, through llguidance: it walks over the vocabulary and the schema's grammar at once."""
 
 import contextlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from itrex_chat.chat import ChatTokenizer
+from itrex_chat.chat.tools import MARKS, CallFormat
 from itrex_chat.foundation.errors import GenerationError
 from itrex_chat.foundation.language import _
 
 # Spaces between parts as people write them; without a bound a model may go on with them for ever.
 SPACES = {"whitespace_pattern": r"[\x20\x0A]{0,16}", "lenient": False}
+MARKS_AND_TEXT = re.compile(b"(" + b"|".join(map(str.encode, MARKS)) + b")")
+MOST_CALLS = 16  # of an answer that has to have calls
 # Of what a schema may take: milliseconds for a token, tens of MB.
 BOUNDS: dict[str, Any] = {
     "initial_lexer_fuel": 500_000,
@@ -37,17 +41,68 @@ class Grammars:
 
     def json(self, schema: dict[str, Any]) -> Callable[[], "JsonConstraint"]:
         """What makes constraints for answers that are JSON of a schema. Raises GenerationError for one that cannot be followed."""
-        from llguidance import LLMatcher, LLParserLimits
+        from llguidance import LLMatcher
 
-        limits = LLParserLimits(verbose_errors=False, **BOUNDS)
         try:
             grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SPACES)  # type: ignore[arg-type]
         except (ValueError, RecursionError) as error:
             raise _unusable(str(error)) from None
+        return self._following(grammar)
+
+    def calls(
+        self,
+        form: CallFormat,
+        functions: Mapping[str, dict[str, Any]],
+        required: bool,
+        parallel: bool,
+        schema: dict[str, Any] | None = None,
+    ) -> Callable[[], "JsonConstraint"]:
+        """As `json`, for answers with calls of functions whose arguments follow their schemas: nothing but calls where they are
+        `required`, else text besides, or what `schema` says in place of calls. One call where they are not `parallel`."""
+        return self._following(_lark_of_calls(form, functions, required, parallel and form.parallel, schema))
+
+    def _following(self, grammar: str) -> Callable[[], "JsonConstraint"]:
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(verbose_errors=False, **BOUNDS)
         first = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if first.is_error():
             raise _unusable(first.get_error())
         return lambda: JsonConstraint(first.deep_copy(), self._size)
+
+
+def _lark_of_calls(
+    form: CallFormat,
+    functions: Mapping[str, dict[str, Any]],
+    required: bool,
+    parallel: bool,
+    schema: dict[str, Any] | None,
+) -> str:
+    """The grammar in llguidance's Lark. Names of functions have letters, digits, - and _ alone."""
+    opened = dict[str, list[str]]()  # what begins a call, and the rest of each function's that begins so
+    rules = ["%llguidance {}", r"TEXT: /(.|\n)*/"]
+    for number, (name, parameters) in enumerate(functions.items()):
+        opened.setdefault(form.opened(name), []).append(f"rest_{number}")
+        rules.append(f"rest_{number}: {form.before(name)} {_inline(parameters)} {form.after()}")
+    for number, (opening, rests) in enumerate(opened.items()):
+        rules += [f"call_{number}: {opening} ({' | '.join(rests)})", f"BEGUN_{number}: TEXT {opening}"]
+        rules += [f"begun_{number}[lazy]: BEGUN_{number}", f"told_{number}: begun_{number} ({' | '.join(rests)})"]
+    calls = "(" + " | ".join(f"call_{number}" for number in range(len(opened))) + ")"
+    if required or schema is not None:
+        more = f' ("\\n" {calls}){{0,{MOST_CALLS - 1}}}' if parallel else ""
+        answer = "" if required else f" | {_inline(schema or {})}"
+        rules.append(f"start: {calls}{more}{answer}")
+    else:
+        told = "(" + " | ".join(f"told_{number}" for number in range(len(opened))) + ")"
+        rules.append(f"start: {told}* TEXT" if parallel else f"start: {told} | TEXT")
+    return "\n".join(rules)
+
+
+def _inline(schema: dict[str, Any]) -> str:
+    try:
+        return "%json " + json.dumps(schema | {"x-guidance": SPACES})
+    except (ValueError, RecursionError) as error:
+        raise _unusable(str(error)) from None
 
 
 class JsonConstraint:
@@ -76,8 +131,15 @@ class _Words:
         self._tokenizer, special = tokenizer, {*self.special_token_ids}
         self._ids = {piece: token for token, piece in enumerate(self.tokens) if piece and token not in special}
         self._longest = max(map(len, self._ids))
+        self._marks = {mark: self._ids[mark] for mark in map(str.encode, MARKS) if mark in self._ids}
 
     def __call__(self, text: bytes) -> list[int]:
+        parts = MARKS_AND_TEXT.split(text)
+        return [token for part in parts if part for token in self._of_part(part)]
+
+    def _of_part(self, text: bytes) -> list[int]:
+        if text in self._marks:
+            return [self._marks[text]]
         with contextlib.suppress(UnicodeDecodeError, IndexError):
             ids = self._tokenizer.encode(text.decode())
             if b"".join(self.tokens[token] for token in ids) == text:

@@ -102,7 +102,7 @@ class Sequence:
         self.logprobs: list[TokenLogprob] = []  # of `ids`, where they are wanted
         self._ending: TokenLogprob | None = None
         self._prompt_top = request.prompt_logprobs
-        self._prompt_logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob] = []  # of the prompt's behind the first, as far as it is read
         self._read_from = 0  # where the newest chunk begins
         self.cached = 0
         self._chosen = 0  # tokens, a stop token included
@@ -148,7 +148,7 @@ class Sequence:
         Raises GenerationError where they are NaN or infinite.
         """
         if self._prompt_top is not None and (followed := self.prompt[self._read_from + 1 :][: len(logits)]):
-            self._prompt_logprobs += _logprobs(followed, logits[: len(followed)], self._prompt_top)
+            self.prompt_logprobs += _logprobs(followed, logits[: len(followed)], self._prompt_top)
             logits = logits[len(followed) :]
             if not len(logits):
                 return
@@ -193,7 +193,7 @@ class Sequence:
             cached_tokens=self.cached,
             logprobs=None if self._top is None else tuple(self.logprobs),
             ending=self._ending,
-            prompt_logprobs=None if self._prompt_top is None else tuple(self._prompt_logprobs),
+            prompt_logprobs=None if self._prompt_top is None else tuple(self.prompt_logprobs),
         )
         if not isinstance(drafter, ModelDrafter):
             return response

@@ -4,8 +4,8 @@ import asyncio
 import dataclasses
 import secrets
 import weakref
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from itrex_chat.chat.messages import Message, as_messages
 from itrex_chat.foundation.errors import ItrexChatError
@@ -19,7 +19,7 @@ from itrex_chat.server.driver import Answer, Coming, Driver, Piece
 from itrex_chat.server.errors import refused
 from itrex_chat.server.limits import Limits
 from itrex_chat.server.models import Model
-from itrex_chat.server.protocol import Generation, Sampling, Turn
+from itrex_chat.server.protocol import Generation, Sampling
 from itrex_chat.settings.generation import GenerationConfig
 
 LONGEST_TOKEN = 64  # characters; a text with more for each token of the context does not fit, and is not read for that
@@ -63,11 +63,10 @@ def requests(
     tokens: tuple[str, int],
     logprobs: int | None,
     prompt_logprobs: int | None = None,
-    schema: dict | None = None,
-    schema_field: str = "",
+    constraint: Callable[[], Constraint | None] = lambda: None,
 ) -> list[Request]:
     """What is asked of the scheduler: for each prompt its `n` choices. `tokens`: the field that bounds an answer, and its value.
-    `schema`: of JSON that an answer has to be. Waits for the tokenizer."""
+    `constraint`: makes what an answer has to be. Waits for the tokenizer."""
     field, count = tokens
     if limits.tokens is not None and count > limits.tokens:
         raise refused(_("{field} is at most {most} here.", field=field, most=limits.tokens), field)
@@ -82,12 +81,6 @@ def requests(
                 code="context_length_exceeded",
             )
     config = settings(asked, model.recipe.generation, count)
-    constraint: Callable[[], Constraint | None] = lambda: None
-    if schema is not None:
-        try:
-            constraint = model.grammars().json(schema)
-        except ItrexChatError as error:
-            raise refused(str(error), schema_field) from None
     try:
         return [
             Request(
@@ -109,18 +102,20 @@ def requests(
         raise errors.of(error) from None
 
 
-def conversation(turns: Sequence[Turn]) -> list[Message]:
+def conversation(messages: Iterable[Message], field: str = "messages") -> list[Message]:
     """Raises ApiError for one that a model cannot be asked."""
     try:
-        return as_messages(Message("system" if turn.role == "developer" else turn.role, turn.text) for turn in turns)
+        return as_messages(messages)
     except ItrexChatError as error:
-        raise refused(str(error), "messages") from None
+        raise refused(str(error), field) from None
 
 
-def chat_ids(model: Model, messages: Sequence[Message]) -> list[int]:
+def chat_ids(model: Model, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
     """The ids that ask a conversation. Raises ApiError, TokenizerError."""
-    _check_length(model, sum(len(message.content) for message in messages), "messages")
-    return model.session.prompt(messages)
+    called = sum(len(call.name) + len(str(call.arguments)) for message in messages for call in message.calls)
+    _check_length(model, sum(len(message.content) for message in messages) + called, "messages")
+    _check_length(model, len(str(tools)), "tools")
+    return model.tokenizer.prompt(list(messages), tools)
 
 
 def text_ids(model: Model, text: str) -> list[int]:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from itrex_chat import __version__
 from itrex_chat.foundation.language import _
 from itrex_chat.server import answering, chat, collecting, completions, errors, page, responses
+from itrex_chat.server.calling import Tools
 from itrex_chat.server.errors import ApiError
 from itrex_chat.server.protocol import (
     ChatRequest,
@@ -84,8 +85,9 @@ def _add_tokenizer(app: FastAPI, service: Service) -> None:
     async def tokenize(asked: TokenizeRequest) -> dict[str, Any]:
         async with service.models.using(asked.model) as model:
             if asked.messages:
-                messages = answering.conversation(asked.messages)
-                ids = await answering.aside(lambda: answering.chat_ids(model, messages))
+                messages = answering.conversation(turn.message() for turn in asked.messages)
+                tools = Tools(asked, model, messages, "messages")
+                ids = await answering.aside(lambda: answering.chat_ids(model, messages, tools.described))
             else:
                 ids = await answering.aside(lambda: answering.named_ids(model, asked.prompt or ""))
             texts = None

@@ -2,14 +2,16 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from typing import Any
 
+from itrex_chat.chat.messages import ToolCall
+from itrex_chat.chat.tools import written
 from itrex_chat.generation.response import Response
 from itrex_chat.server import answering
-from itrex_chat.server.answering import FINISHED, Asked
-from itrex_chat.server.driver import Piece
+from itrex_chat.server.answering import Asked
+from itrex_chat.server.calling import Tools
 from itrex_chat.server.models import Model
 from itrex_chat.server.protocol import ChatRequest
 from itrex_chat.server.service import Service
@@ -17,10 +19,11 @@ from itrex_chat.server.service import Service
 
 async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> AsyncGenerator[Any, None]:
     """The reply to a request: its one object, or the events of its stream."""
-    messages = answering.conversation(asked.messages)
+    messages = answering.conversation(turn.message() for turn in asked.messages)
     async with service.models.using(asked.model) as model:
         record["model"] = model.name
-        prompt = await answering.aside(lambda: answering.chat_ids(model, messages))
+        tools = Tools(asked, model, messages, "messages")
+        prompt = await answering.aside(lambda: answering.chat_ids(model, messages, tools.described))
         field = "max_tokens" if asked.max_tokens else "max_completion_tokens"
         count = asked.max_completion_tokens or asked.max_tokens or service.default_tokens(model)
         top = (asked.top_logprobs or 0) if asked.logprobs else None
@@ -33,8 +36,7 @@ async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> 
                 [prompt],
                 (field, count),
                 top,
-                schema=schema,
-                schema_field="response_format",
+                constraint=tools.constraint(model, schema, "response_format"),
             )
         )
         began = time.perf_counter()
@@ -49,7 +51,7 @@ async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> 
         keep = partial(service.kept.keep, name, asked, model, messages, wanted, group, began)
         try:
             if asked.stream:
-                async for event in _events(asked, model, group, head, prompt, service, record, keep):
+                async for event in _events(asked, model, tools, group, head, prompt, service, record, keep):
                     yield event
                 return
             responses = await group.responses()
@@ -59,19 +61,26 @@ async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> 
                     lambda: model.vocabulary.learn(entry for each in responses for entry in each.logprobs or ())
                 )
             keep(responses)
-            choices = [_choice(model, number, response) for number, response in enumerate(responses)]
+            choices = [_choice(model, tools, number, response) for number, response in enumerate(responses)]
             yield head | {"choices": choices, "usage": answering.usage([prompt], responses)}
         finally:
             group.cancel()
 
 
-def _choice(model: Model, number: int, response: Response) -> dict[str, Any]:
+def _choice(model: Model, tools: Tools, number: int, response: Response) -> dict[str, Any]:
+    answer = tools.answered(response)
+    calls = {"tool_calls": list(map(_call, answer.calls))} if answer.calls else {}
     return {
         "index": number,
-        "message": {"role": "assistant", "content": response.text, "refusal": None},
+        "message": {"role": "assistant", "content": answer.text, "refusal": None} | calls,
         "logprobs": _logprobs(model, response.logprobs),
-        "finish_reason": FINISHED[response.finish_reason],
+        "finish_reason": answer.reason,
     }
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": written(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _logprobs(model: Model, entries: tuple | None) -> dict[str, Any] | None:
@@ -83,6 +92,7 @@ def _logprobs(model: Model, entries: tuple | None) -> dict[str, Any] | None:
 async def _events(
     asked: ChatRequest,
     model: Model,
+    tools: Tools,
     group: Asked,
     head: dict[str, Any],
     prompt: list[int],
@@ -105,14 +115,32 @@ async def _events(
     for number in range(asked.n):
         yield chunk(number, {"role": "assistant", "content": "", "refusal": None})
     responses: dict[int, Response] = {}
+    finders, calls = [tools.finder() for _choice in range(asked.n)], [0] * asked.n
+
+    def deltas(number: int, found: list[str | ToolCall]) -> Iterator[dict[str, Any]]:
+        for each in found:
+            if isinstance(each, str):
+                yield {"content": each}
+                continue
+            place, calls[number] = calls[number], calls[number] + 1
+            whole = _call(each)
+            yield {"tool_calls": [{"index": place} | whole | {"function": whole["function"] | {"arguments": ""}}]}
+            yield {"tool_calls": [{"index": place, "function": {"arguments": whole["function"]["arguments"]}}]}
+
     async for number, piece in group:
-        if isinstance(piece, Piece):
-            if piece.tokens:
-                await answering.aside(partial(model.vocabulary.learn, piece.tokens))
-            yield chunk(number, {"content": piece.text}, entries=piece.tokens)
-        else:
+        finder = finders[number]
+        if isinstance(piece, Response):
             responses[number] = piece
-            yield chunk(number, {}, FINISHED[piece.finish_reason])
+            for delta in deltas(number, finder.end(piece)):
+                yield chunk(number, delta)
+            yield chunk(number, {}, finder.reason(piece))
+            continue
+        if piece.tokens:
+            await answering.aside(partial(model.vocabulary.learn, piece.tokens))
+        entries = piece.tokens
+        for delta in [*deltas(number, finder.add(piece.text))] or ([{"content": ""}] if entries else []):
+            yield chunk(number, delta, entries=entries)
+            entries = ()
     ordered = [responses[number] for number in range(asked.n)]
     keep(ordered)
     told = answering.usage([prompt], ordered)

@@ -118,12 +118,22 @@ async def _events(
         offsets[number] += sum(len(model.vocabulary.text(entry.token)) for entry in entries)
         return found
 
-    if asked.echo:
+    def scored(number: int, entries: Sequence[TokenLogprob]) -> Logprobs:
+        ids = prompts[number // asked.n]
+        model.vocabulary.learn(entries, ids)
+        offsets[number] = sum(len(model.vocabulary.text(token)) for token in ids)
+        return model.vocabulary.completion(zip(ids, [None, *entries]), 0)
+
+    with_scores = asked.echo and asked.logprobs is not None
+    if asked.echo and not with_scores:
         for number in range(count):
             yield chunk(number, texts[number // asked.n])
     responses: dict[int, Response] = {}
-    async for number, piece in group:
+    async for number, piece, beginning in _with_scores(group, asked.n) if with_scores else _as_they_come(group):
         logprobs = None
+        if beginning is not None:
+            scores = await answering.aside(partial(scored, number, beginning))
+            yield chunk(number, texts[number // asked.n], logprobs=scores)
         if isinstance(piece, Piece):
             if not asked.max_tokens:
                 continue
@@ -132,7 +142,7 @@ async def _events(
             yield chunk(number, piece.text, logprobs=logprobs)
             continue
         responses[number] = piece
-        if piece.ending:
+        if piece.ending and asked.max_tokens:
             logprobs = await answering.aside(partial(told, number, [piece.ending]))
         yield chunk(number, "", FINISHED[piece.finish_reason] if asked.max_tokens else "length", logprobs)
     ordered = [responses[number] for number in range(count)]
@@ -141,3 +151,27 @@ async def _events(
     if with_usage:
         yield head | {"choices": [], "usage": used}
     yield "[DONE]"
+
+
+Coming = tuple[int, Piece | Response, Sequence[TokenLogprob] | None]
+
+
+async def _as_they_come(group: Asked) -> AsyncGenerator[Coming, None]:
+    async for number, piece in group:
+        yield number, piece, None
+
+
+async def _with_scores(group: Asked, choices: int) -> AsyncGenerator[Coming, None]:
+    """The pieces of answers, the first of each with what is known of its prompt's tokens: the first choice of each prompt tells
+    that, the others wait for it."""
+    known, waiting = dict[int, Sequence[TokenLogprob]](), dict[int, list[tuple[int, Piece | Response]]]()
+    begun = set[int]()
+    async for number, piece in group:
+        prompt = number // choices
+        waiting.setdefault(prompt, []).append((number, piece))
+        if number % choices == 0 and prompt not in known:
+            known[prompt] = piece.prompt if isinstance(piece, Piece) else piece.prompt_logprobs or ()
+        if prompt in known:
+            for each, part in waiting.pop(prompt):
+                yield each, part, None if each in begun else known[prompt]
+                begun.add(each)

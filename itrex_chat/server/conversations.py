@@ -21,7 +21,8 @@ class Kept:
 
     @property
     def size(self) -> int:
-        return sum(len(message.content) for message in self.said)
+        calls = [call for message in self.said for call in message.calls]
+        return sum(len(message.content) for message in self.said) + sum(len(str(call.arguments)) for call in calls)
 
 
 class Conversations:

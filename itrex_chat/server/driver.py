@@ -26,10 +26,12 @@ STUCK = 0.01  # seconds until requests that cannot begin yet are looked at again
 
 @dataclass(frozen=True)
 class Piece:
-    """What has come of an answer since the piece before it: text, and the tokens where log-probabilities are wanted."""
+    """What has come of an answer since the piece before it: text, and the tokens where log-probabilities are wanted; with the
+    first tokens those of the `prompt`, where they are wanted, too."""
 
     text: str
     tokens: tuple[TokenLogprob, ...] = ()
+    prompt: tuple[TokenLogprob, ...] = ()
 
 
 Coming = asyncio.Queue[tuple[int, Piece | Response | Exception]]
@@ -162,9 +164,10 @@ class Driver:
             done = ticket.done
             text, sequence = "".join(ticket.taken_pieces()), ticket.sequence
             tokens = tuple(sequence.logprobs[answer.told :]) if sequence else ()
+            prompt = tuple(sequence.prompt_logprobs) if sequence and tokens and not answer.told else ()
             answer.told += len(tokens)
             if text or tokens:
-                found.append((answer, Piece(text, tokens)))
+                found.append((answer, Piece(text, tokens, prompt)))
             if done and (ending := ticket.error or ticket.response):
                 found.append((answer, ending))
                 self._answers.pop(ticket, None)

@@ -2,26 +2,29 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from itrex_chat.chat.messages import Message, ToolCall
 from itrex_chat.foundation.language import _
-from itrex_chat.server.errors import TOGETHER
+from itrex_chat.server.strict import Strict, wrong
+from itrex_chat.server.tools import (
+    MOST_TOOLS,
+    Call,
+    CalledFunction,
+    FlatNamed,
+    FlatTool,
+    Function,
+    Named,
+    Tool,
+    WithTools,
+    arguments_of,
+)
 
 MOST_CHOICES = 16
 MOST_PROMPTS = 128  # prompts times choices of a request
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
-        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 class StreamOptions(Strict):
@@ -65,12 +68,30 @@ class TextPart(Strict):
 
 
 class Turn(Strict):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] = ""
+    tool_calls: Annotated[list[Call], Field(max_length=MOST_TOOLS)] = []
+    tool_call_id: str = ""
+    name: str | None = None  # of the function whose result it is: its call says it, too
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if "content" not in self.model_fields_set and not self.tool_calls:
+            raise wrong("messages", _("a message without calls of functions has its content"))
+        if self.tool_calls and self.role != "assistant":
+            raise wrong("messages", _("only the assistant has tool_calls"))
+        if (self.role == "tool") != bool(self.tool_call_id) or (self.name and self.role != "tool"):
+            raise wrong("messages", _("messages of the role tool have a tool_call_id, and no others"))
+        return self
 
     @property
     def text(self) -> str:
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+    def message(self) -> Message:
+        """Raises ApiError."""
+        role = "system" if self.role == "developer" else self.role
+        return Message(role, self.text, tuple(call.plain() for call in self.tool_calls), self.tool_call_id)
 
 
 class PlainText(Strict):
@@ -113,13 +134,26 @@ class FlatJsonSchema(Schema):
         return self.schema_
 
 
-class ChatRequest(Generation):
+class WithNestedTools(WithTools):
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] = []
+
+    @property
+    def functions(self) -> list[Function]:
+        return [tool.function for tool in self.tools]
+
+
+class ChatRequest(WithNestedTools, Generation):
     messages: Annotated[list[Turn], Field(min_length=1, max_length=4096)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: Annotated[PlainText | JsonObject | JsonSchema, Field(discriminator="type")] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Named = "auto"
+
+    @property
+    def choice(self) -> str:
+        return self.tool_choice if isinstance(self.tool_choice, str) else f":{self.tool_choice.function.name}"
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -141,8 +175,6 @@ class CompletionRequest(Generation):
     def _fits_together(self) -> Self:
         if self.max_tokens == 0 and not self.echo:
             raise wrong("max_tokens", _("0 needs echo: true"))
-        if self.echo and self.stream and self.logprobs is not None:
-            raise wrong("echo", _("with logprobs it cannot be streamed"))
         if not self.prompt or self.prompt == [[]]:
             raise wrong("prompt", _("it is empty"))
         if len(self.prompts) * self.n > MOST_PROMPTS:
@@ -172,6 +204,9 @@ class OutputText(Strict):
     logprobs: Annotated[list[Any], Field(max_length=0)] = []
 
 
+Status = Literal["completed", "incomplete", "in_progress"]
+
+
 class InputItem(Strict):
     """A message of a conversation."""
 
@@ -179,19 +214,58 @@ class InputItem(Strict):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Annotated[InputText | OutputText, Field(discriminator="type")]]
     id: str | None = None
-    status: Literal["completed", "incomplete", "in_progress"] | None = None
+    status: Status | None = None
 
     @property
     def text(self) -> str:
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
+class CallItem(CalledFunction):
+    """A call of an earlier answer."""
+
+    type: Literal["function_call"]
+    call_id: Annotated[str, Field(min_length=1, max_length=256)]
+    id: str | None = None
+    status: Status | None = None
+
+    def call(self) -> ToolCall:
+        """Raises ApiError."""
+        return ToolCall(self.call_id, self.name, arguments_of(self.arguments, "input"))
+
+
+class ResultItem(Strict):
+    """What came of a call."""
+
+    type: Literal["function_call_output"]
+    call_id: Annotated[str, Field(min_length=1, max_length=256)]
+    output: str | list[InputText]
+    id: str | None = None
+    status: Status | None = None
+
+    @property
+    def text(self) -> str:
+        return self.output if isinstance(self.output, str) else "".join(part.text for part in self.output)
+
+
+def _kind(item: Any) -> Any:
+    return item.get("type", "message") if isinstance(item, dict) else getattr(item, "type", None)
+
+
+Item = Annotated[
+    Annotated[InputItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[ResultItem, Tag("function_call_output")],
+    Discriminator(_kind),
+]
+
+
 class TextOptions(Strict):
     format: Annotated[PlainText | JsonObject | FlatJsonSchema, Field(discriminator="type")] | None = None
 
 
-class ResponsesRequest(Sampling):
-    input: str | Annotated[list[InputItem], Field(min_length=1, max_length=4096)]
+class ResponsesRequest(WithTools, Sampling):
+    input: str | Annotated[list[Item], Field(min_length=1, max_length=4096)]
     instructions: str | None = None
     previous_response_id: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -199,12 +273,20 @@ class ResponsesRequest(Sampling):
     stream: bool = False
     text: TextOptions | None = None
     truncation: Literal["disabled"] = "disabled"
-    tool_choice: Literal["none", "auto"] | None = None  # of no tools
-    tools: Annotated[list[Any], Field(max_length=0)] = []
+    tools: Annotated[list[FlatTool], Field(max_length=MOST_TOOLS)] = []
+    tool_choice: Literal["none", "auto", "required"] | FlatNamed = "auto"
     metadata: Annotated[dict[str, str], Field(max_length=16)] = {}
 
+    @property
+    def functions(self) -> list[Function]:
+        return list(self.tools)
 
-class TokenizeRequest(Strict):
+    @property
+    def choice(self) -> str:
+        return self.tool_choice if isinstance(self.tool_choice, str) else f":{self.tool_choice.name}"
+
+
+class TokenizeRequest(WithNestedTools):
     """A text, or a conversation as the model is asked it."""
 
     model: str | None = None
@@ -223,8 +305,3 @@ class TokenizeRequest(Strict):
 class DetokenizeRequest(Strict):
     model: str | None = None
     tokens: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=1 << 20)]
-
-
-def wrong(field: str, reason: str) -> PydanticCustomError:
-    """What a validator raises where fields do not go together; `errors.of_validation` finds the field's name in it."""
-    return PydanticCustomError(TOGETHER, "{reason}", {"field": field, "reason": reason})

@@ -8,13 +8,15 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from itrex_chat.foundation import files, progress
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.server.app import application
-from itrex_chat.server.journal import Journal, Lines
+from itrex_chat.server.errors import unavailable
+from itrex_chat.server.journal import Journal, Lines, answer
 from itrex_chat.server.limits import Limits
 from itrex_chat.server.safety import Access, Guard
 from itrex_chat.server.service import Service
@@ -51,7 +53,7 @@ def serve(service: Service, access: Access, at: socket.socket) -> None:
     config = uvicorn.Config(
         journal,
         loop="asyncio",
-        http=_bounded(service.limits),
+        http=_bounded(service.limits, Journal(_crowded, service.metrics)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -59,7 +61,6 @@ def serve(service: Service, access: Access, at: socket.socket) -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=service.limits.connections,
         timeout_keep_alive=IDLE,
         h11_max_incomplete_event_size=LARGEST_HEAD,
         timeout_graceful_shutdown=5,
@@ -67,13 +68,20 @@ def serve(service: Service, access: Access, at: socket.socket) -> None:
     _Server(config, service, journal).run([at])
 
 
-def _bounded(limits: Limits) -> type[H11Protocol]:
+async def _crowded(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await answer(unavailable(_("There are too many connections; try again later."), "too_many_connections"), send)
+
+
+def _bounded(limits: Limits, crowded: ASGIApp) -> type[H11Protocol]:
     class Bounded(H11Protocol):
-        """Closes connections on which a request does not begin in time, or its head does not end. What is written is sent at once: asyncio does not
-        see to that for sockets of create_server, and a reply would wait 40 ms for the client to acknowledge its head."""
+        """Closes connections on which a request does not begin in time, or its head does not end, and has those that are too many answered by
+        `crowded`. What is written is sent at once: asyncio does not see to that for sockets of create_server, and a reply would wait 40 ms for
+        the client to acknowledge its head."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                self.app = crowded
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._expect_request()
 
