@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ from moments import until
 from standin_hub import REPOSITORY, StandinHub, StandinServer
 
 from itrex_chat import cache, sources
-from itrex_chat.artifacts import ArtifactStore, obtain
-from itrex_chat.foundation import in_use, kept, space
+from itrex_chat import models as offering
+from itrex_chat.artifacts import Artifact, ArtifactStore, obtain
+from itrex_chat.artifacts import manifest as manifests
+from itrex_chat.foundation import bandwidth, in_use, kept, machine, space
 from itrex_chat.foundation.errors import ArtifactError, SourceError
 from itrex_chat.runs.record import RUN
 from itrex_chat.settings import recipe as recipes
@@ -36,14 +39,24 @@ def hub(address, models, monkeypatch):
     address.hub.release()
 
 
+@pytest.fixture(scope="module")
+def filled(address, models, tmp_path_factory):
+    """A cache with the stand-in's model, quantized."""
+    address.hub = StandinHub({path.name: path.read_bytes() for path in models("qwen2").iterdir()})
+    folder = tmp_path_factory.mktemp("filled") / "cache"
+    with pytest.MonkeyPatch.context() as here:
+        for variable in ("MODELSCOPE_ENDPOINT", "HF_ENDPOINT"):
+            here.setenv(variable, address.endpoint)
+        obtain(recipes.load(REPOSITORY), folder)
+    return folder
+
+
 @pytest.fixture
-def artifact(hub):
-    """The artifact of the stand-in's model, and its originals beside it; this process does not use them any more."""
-    recipe = recipes.load(REPOSITORY)
-    made = obtain(recipe).artifact
-    for folder in (made.folder, sources.resolve(recipe).folder):
-        in_use.let_go(folder)
-    return made
+def artifact(hub, filled, home):
+    """The artifact of the stand-in's model, and its originals beside it."""
+    shutil.copytree(filled, home)
+    [folder] = ArtifactStore().folders()
+    return Artifact.open(folder)
 
 
 def listed(capsys) -> dict:
@@ -131,7 +144,7 @@ def test_nothing_is_removed_without_yes_where_nobody_can_be_asked(artifact, caps
     assert "--yes" in shown.err and "1 to remove" in shown.out and artifact.folder.exists()
 
 
-@pytest.mark.parametrize("answer, code", [("y\n", 0), ("n\n", 1), ("\n", 1)])
+@pytest.mark.parametrize("answer, code", [("y\n", 0), ("\n", 1)])
 def test_at_a_terminal_the_user_is_asked(answer, code, artifact):
     import pty
 
@@ -228,12 +241,8 @@ def test_prune_leaves_runs_unless_they_are_named(home):
 
 
 def test_prune_leaves_what_could_not_be_made_again(models, tmp_path, capsys):
-    folder = tmp_path / "mine"
-    folder.symlink_to(models("qwen2"))
     artifact = obtain(recipes.load(str(models("qwen2")))).artifact
     manifest = artifact.manifest
-    from itrex_chat.artifacts import manifest as manifests
-
     manifest["source"]["origin"]["path"] = str(tmp_path / "gone")
     manifests.write(artifact.folder, manifest)
     assert cache.main(["prune", "--keep", "0", "--yes"]) == 0 and artifact.folder.exists()
@@ -278,9 +287,9 @@ def test_a_full_disk_names_what_could_be_freed(artifact, hub, home, monkeypatch)
     monkeypatch.setattr(space.shutil, "disk_usage", lambda path: Usage)
     with pytest.raises(ArtifactError, match=f"needs .* more, .*cache remove NAME: .*{REPOSITORY} "):
         obtain(recipes.load(REPOSITORY, ["quantization.group_size", "64"]))
-    other = recipes.load(REPOSITORY, ["source.hub", "huggingface"])
+    assert cache.main(["remove", REPOSITORY, "--yes"]) == 0
     with pytest.raises(SourceError, match=f"no space left.* What could be freed: .*{artifact.folder.name}"):
-        sources.resolve(other)
+        sources.resolve(recipes.load(REPOSITORY))
 
 
 class Usage:
@@ -292,3 +301,40 @@ def test_an_unfinished_artifact_is_listed_and_can_be_removed(home, capsys):
     partial.mkdir(parents=True)
     assert cache.main([]) == 0 and "not finished" in capsys.readouterr().out
     assert cache.main(["remove", "model", "--yes"]) == 0 and ArtifactStore().partial_folders() == []
+
+
+def test_models_tell_what_a_recipe_takes_and_what_of_it_is_here(artifact, home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bandwidth, "measured", lambda threads: 40e9)
+    monkeypatch.setattr(machine, "available_memory", lambda: 5 << 30)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        f"source: {{modelscope: {REPOSITORY}}}\nabout: {{licence: mit, blocks: 0.1, embedding: 0.01}}\n", "utf-8"
+    )
+    assert offering.main(["--json", "chatglm3-6b", "qwen-7b-chat", str(mine)]) == 0
+    told = json.loads(capsys.readouterr().out)["models"]
+    assert [(model["name"], model["fits"]) for model in told] == [
+        ("chatglm3-6b", True),
+        ("mine", True),
+        ("qwen-7b-chat", False),
+    ]
+    chatglm, own, _qwen = told
+    assert (chatglm["download"], chatglm["context"], chatglm["artifact"]) == (12_500_000_000, 8192, 0)
+    assert 4e9 < chatglm["memory"] < 5e9 and 9 < chatglm["speed"] < 12.5  # README.md: 12.5 with 43 to 48 GB/s
+    assert own["artifact"] == kept.size([artifact.folder]) and own["originals"] > 0 and own["licence"] == "mit"
+    assert offering.main([]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) == len(recipes.names()) + 3 and shown.index("too large for now:") > 1 and "5.37 GB" in shown[-1]
+
+
+def test_the_bandwidth_is_measured_once_and_the_larger_value_stays(home, monkeypatch):
+    monkeypatch.setattr(machine, "waited_for_cores", lambda: None)
+    rates = iter([40e9, 30e9, 50e9])
+    monkeypatch.setattr(bandwidth, "measured", lambda threads: next(rates))
+    assert [bandwidth.remembered(home) for _time in range(2)] == [40e9, 40e9]
+    monkeypatch.setattr(bandwidth, "DAY", 0)
+    assert [bandwidth.remembered(home) for _time in range(2)] == [40e9, 50e9]
+
+
+def test_memory_is_read_at_some_rate(monkeypatch):
+    monkeypatch.setattr(bandwidth, "LARGE", bandwidth.SMALL)
+    assert bandwidth.measured(2) > 1e8

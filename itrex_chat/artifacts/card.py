@@ -51,7 +51,17 @@ def _without_places(manifest: dict) -> dict:
 
 
 def card(artifact: Artifact, repository: str, licence: str = "", costs: Sequence[str] = ()) -> str:
-    """The model card, in Markdown with the hubs' metadata in front; `costs` are paragraphs on what quantizing cost."""
+    """The model card, in Markdown with the hubs' metadata in front; `costs` are paragraphs on what quantizing cost.
+
+    Raises ArtifactError for a manifest that does not tell what a card needs.
+    """
+    try:
+        return _card(artifact, repository, licence, costs)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise ArtifactError(_("{path} is damaged.", path=artifact.folder / manifests.FILE)) from None
+
+
+def _card(artifact: Artifact, repository: str, licence: str, costs: Sequence[str]) -> str:
     manifest = artifact.manifest
     content, statistics = manifest["content"], Statistics(**manifest["statistics"])
     lines = [
