@@ -74,8 +74,8 @@ def free(meant: Sequence["Kept"], yes: bool, dry_run: bool, as_json: bool = Fals
     from itrex_chat.disk import freeing, showing
 
     if not as_json:
-        for each in meant:
-            tell(showing.line(each))
+        for line in showing.lined_up(meant):
+            tell(line)
         tell(freeing.sentence(meant) if meant else _("There is nothing to remove."))
     if dry_run or not meant:
         done = freeing.Freed([], [])

@@ -21,12 +21,15 @@ def command(arguments: argparse.Namespace) -> None:
     settings, home = command_line.settings(arguments), cache_home()
     known = [recipes.load(name, settings) for name in arguments.names or recipes.names()]
     rate, free = bandwidth.remembered(home), machine.available_memory()
-    found = offers.offers(known, everything(home), rate, free)
+    found = offers.offers(known, everything(home), rate.rate, free)
     if arguments.json:
-        values = {"format": 1, "bandwidth": rate, "free_memory": free, "models": [offer.as_dict() for offer in found]}
+        measured = {"bandwidth": rate.rate, "disturbed": rate.disturbed, "free_memory": free}
+        values = {"format": 1, **measured, "models": [offer.as_dict() for offer in found]}
         print(encodable(json.dumps(values, ensure_ascii=False, indent=2)), flush=True)
-    else:
-        tell("\n".join(offers.lines(found, rate, free)))
+        return
+    tell("\n".join(offers.lines(found, rate.rate, free)))
+    if rate.disturbed:
+        tell(_("Other programs took the cores while that was measured; it will be measured again."))
 
 
 def main(argv: list[str] | None = None) -> int:

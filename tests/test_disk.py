@@ -266,10 +266,13 @@ def test_what_prune_does_not_understand_is_said(arguments, sentence, capsys):
 def test_refresh_leaves_no_orphan(artifact, hub, home, capsys):
     config = json.loads(hub.files["config.json"])
     hub.push(hub.files | {"config.json": json.dumps(config | {"max_position_embeddings": 64}).encode()})
-    sources.resolve(recipes.load(REPOSITORY), refresh=True)
-    [originals] = by_kind(capsys)["originals"]
+    new = obtain(recipes.load(REPOSITORY), refresh=True).artifact
+    found = by_kind(capsys)
+    [originals] = found["originals"]
     assert hub.head.sha.startswith(originals["name"].partition("@")[2])
     assert len(list((home / "sources" / "hubs").glob("*/*/config.json"))) == 1
+    told = {each["name"]: each["needed"] for each in found["artifacts"]}
+    assert "an older state" in told[artifact.folder.name] and "made again in" in told[new.folder.name]
 
 
 def test_refresh_leaves_the_commit_that_another_revision_needs(hub, home):
@@ -330,11 +333,40 @@ def test_the_bandwidth_is_measured_once_and_the_larger_value_stays(home, monkeyp
     monkeypatch.setattr(machine, "waited_for_cores", lambda: None)
     rates = iter([40e9, 30e9, 50e9])
     monkeypatch.setattr(bandwidth, "measured", lambda threads: next(rates))
-    assert [bandwidth.remembered(home) for _time in range(2)] == [40e9, 40e9]
+    assert [bandwidth.remembered(home).rate for _time in range(2)] == [40e9, 40e9]
     monkeypatch.setattr(bandwidth, "DAY", 0)
-    assert [bandwidth.remembered(home) for _time in range(2)] == [40e9, 50e9]
+    assert [bandwidth.remembered(home).rate for _time in range(2)] == [40e9, 50e9]
+
+
+def test_a_bandwidth_that_others_disturbed_is_not_remembered(home, monkeypatch):
+    waited = iter([0.0, 1e6, 1e6, 1e6])
+    monkeypatch.setattr(machine, "waited_for_cores", lambda: next(waited))
+    rates = iter([10e9, 40e9])
+    monkeypatch.setattr(bandwidth, "measured", lambda threads: next(rates))
+    assert bandwidth.remembered(home) == bandwidth.Bandwidth(10e9, disturbed=True)
+    assert bandwidth.remembered(home) == bandwidth.Bandwidth(40e9)
 
 
 def test_memory_is_read_at_some_rate(monkeypatch):
     monkeypatch.setattr(bandwidth, "LARGE", bandwidth.SMALL)
     assert bandwidth.measured(2) > 1e8
+
+
+def test_what_engines_prepared_is_listed_and_goes_with_its_model(home, capsys):
+    view, record = home / "itrex" / "views" / "model-0123456789ab", home / "itrex" / "saved" / "model-int4-abc.json"
+    view.mkdir(parents=True), record.parent.mkdir(parents=True)
+    for file in (view / "rest.safetensors", record, record.with_suffix(".safetensors")):
+        file.write_bytes(bytes(100))
+    assert sorted(each["bytes"] for each in by_kind(capsys)["prepared"]) == [100, 200]
+    assert cache.main(["remove", "model", "--yes"]) == 0
+    assert not view.exists() and not list(record.parent.glob("*.[js]*"))
+
+
+def test_an_environment_that_was_made_goes_with_what_is_known_of_it(home, capsys):
+    folder = home / "engines" / "itrex"
+    folder.mkdir(parents=True)
+    (folder.parent / "itrex.json").write_text(
+        json.dumps({"python": "x", "adopted": False, "lock": "", "facts": {}}), "utf-8"
+    )
+    assert cache.main(["remove", "environments", "--yes"]) == 0
+    assert not folder.exists() and not (folder.parent / "itrex.json").exists()

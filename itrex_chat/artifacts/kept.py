@@ -41,9 +41,14 @@ def _kept(store: ArtifactStore, folder: Path) -> Kept:
         folder.name,
         folder,
         remove,
-        text=f"{content.get('weight_dtype')} g{content.get('group_size')}",
+        text=f"{content.get('weight_dtype')} g{content.get('group_size')}, head {content.get('head')}",
         names=(*names, artifact.name),
-        origin=origin | {"bytes": manifest["source"]["bytes"], "seconds": manifest["statistics"]["seconds"]},
+        origin=origin
+        | {
+            "bytes": manifest["source"]["bytes"],
+            "seconds": manifest["statistics"]["seconds"],
+            "created": manifest["created"],
+        },
         variant=artifact.variant,
         again=not isinstance(path, str) or os.path.exists(path),
     )

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from itrex_chat.artifacts import kept as artifacts
 from itrex_chat.disk.needs import told
 from itrex_chat.engines import engines
-from itrex_chat.foundation import files, in_use
+from itrex_chat.foundation import files, in_use, stored
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.kept import KINDS, Kept
 from itrex_chat.foundation.language import _
@@ -29,10 +29,20 @@ def _runs(home: Path) -> Iterator[Kept]:
     for folder in _folders(home / "runs"):
         if (folder / RUN).is_file():
             remove = functools.partial(_remove, folder, folder / ".lock")
-            yield Kept("runs", folder.name, folder, remove, text=_("answers and reports"), again=False)
+            text = ", ".join(_models(folder / RUN)) or _("answers and reports")
+            yield Kept("runs", folder.name, folder, remove, text=text, again=False)
     for kind, text in (("sweeps", _("recipes that were tried")), ("attributions", _("what each part costs"))):
         for folder in _folders(home / kind):
             yield Kept("reports", folder.name, folder, functools.partial(_remove, folder), text=text, again=False)
+
+
+def _models(run: Path) -> list[str]:
+    """The models of a run, as far as its record says."""
+    try:
+        asked = stored.parsed_json(files.text_of(run, RunError))["spec"]["models"]
+        return [str(model["label"])[:80] for model in asked]
+    except (RunError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _measured(home: Path) -> Iterator[Kept]:
@@ -61,6 +71,8 @@ def _others(home: Path) -> Iterator[Kept]:
             needed=_("benchmarks need it; they make it again"),
             beside=(folder.with_name(f"{folder.name}.log"),),
         )
+    for folder in _folders(home / "pushed"):
+        yield Kept("prepared", folder.name, folder, functools.partial(_remove, folder), text=_("what push would send"))
     for kind, path, text in (
         ("benchmarks", home / "benchmarks", _("models and results of the benchmarks")),
         ("logs", home / "logs", _("where mistakes of this program arose")),

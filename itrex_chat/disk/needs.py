@@ -41,6 +41,8 @@ def _same(made: dict, came: dict) -> bool:
 def _told(kept: Kept, found: Sequence[Kept]) -> Kept:
     if kept.kind == "originals":
         return dataclasses.replace(kept, text=_where_from(kept), needed=_use_of_originals(kept, found))
+    if kept.kind == "artifacts" and kept.origin and "created" not in kept.origin:  # it was not made here
+        return dataclasses.replace(kept, text=_where_from(kept), needed=_use_of_pulled(kept))
     if kept.kind == "artifacts" and kept.origin:
         return dataclasses.replace(kept, needed=_use_of_artifact(kept, found))
     return kept
@@ -54,8 +56,6 @@ def _where_from(kept: Kept) -> str:
 def _use_of_originals(kept: Kept, found: Sequence[Kept]) -> str:
     if kept.text == ORPHAN:
         return _("nothing needs it: an older state of the repository")
-    if kept.variant:
-        return _("an artifact: {variant} answers with it alone", variant=kept.variant.upper())
     made = made_of(kept, found)
     if not made:
         return _("every variant needs it; nothing is quantized of it yet")
@@ -66,8 +66,29 @@ def _use_of_originals(kept: Kept, found: Sequence[Kept]) -> str:
     )
 
 
+def _use_of_pulled(kept: Kept) -> str:
+    if kept.text == ORPHAN:
+        return _("nothing needs it: an older state of the repository")
+    return _("{variant} answers with it alone, without originals", variant=kept.variant.upper())
+
+
+def _superseded(kept: Kept, found: Sequence[Kept]) -> bool:
+    """Whether there is a newer artifact of the same repository with the same settings, which is the one that is asked."""
+    mine = kept.origin
+    return any(
+        other.kind == "artifacts"
+        and (other.text, other.variant) == (kept.text, kept.variant)
+        and mine.get("repository")
+        and all(other.origin.get(name) == mine.get(name) for name in ("kind", "repository", "revision"))
+        and str(other.origin.get("created", "")) > str(mine["created"])
+        for other in found
+    )
+
+
 def _use_of_artifact(kept: Kept, found: Sequence[Kept]) -> str:
     variant, seconds = kept.variant.upper(), kept.origin.get("seconds") or 0.0
+    if _superseded(kept, found):
+        return _("an older state of the model: only runs that were made with it go on with it")
     if not kept.again:
         return _("{variant} needs it; its originals are gone, and it cannot be made again", variant=variant)
     if kept.origin.get("kind") == "local" or originals_of(kept, found):

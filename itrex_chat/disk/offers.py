@@ -59,7 +59,7 @@ def _offer(recipe: Recipe, found: Sequence[Kept], bandwidth: float, free: int) -
         recipe.languages,
         about.context or None,
         int(about.download * 1e9) or None,
-        sum(kept.size for kept in found if kept.kind == "originals" and not kept.variant and _comes_from(kept, recipe)),
+        sum(kept.size for kept in found if kept.kind == "originals" and _comes_from(kept, recipe)),
         artifact,
         memory,
         OF_BANDWIDTH * bandwidth / read if read else None,

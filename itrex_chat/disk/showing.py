@@ -13,6 +13,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 
 DAY = 86400
+WIDEST = 60  # characters of a name to which others are lined up
 
 
 def lines(found: Sequence[Kept], home: Path) -> list[str]:
@@ -24,7 +25,7 @@ def lines(found: Sequence[Kept], home: Path) -> list[str]:
         if of_kind:
             total = kept.size(path for each in of_kind for path in each.paths)
             shown.append(f"{titles[kind]}  {readable(total)}")
-            shown += [line(each) for each in of_kind]
+            shown += lined_up(of_kind)
     total = kept.size(path for each in found for path in each.paths)
     return [
         *shown,
@@ -32,10 +33,14 @@ def lines(found: Sequence[Kept], home: Path) -> list[str]:
     ]
 
 
-def line(each: Kept) -> str:
-    """One thing: name, size, last use, what it is and what needs it."""
-    told = "; ".join(filter(None, (each.text, each.needed)))
-    return f"  {each.name}  {readable(each.size)}  {used(each)}  {told}"
+def lined_up(chosen: Sequence[Kept]) -> list[str]:
+    """A line for each: name, size, last use, what it is and what needs it."""
+    cells = [(each.name, readable(each.size), used(each)) for each in chosen]
+    widths = [min(max(map(len, column), default=0), WIDEST) for column in zip(*cells)]
+    return [
+        f"  {name:{widths[0]}}  {size:>{widths[1]}}  {when:{widths[2]}}  {'; '.join(filter(None, (each.text, each.needed)))}"
+        for each, (name, size, when) in zip(chosen, cells)
+    ]
 
 
 def used(each: Kept) -> str:
@@ -59,7 +64,7 @@ def values(found: Sequence[Kept], home: Path) -> dict:
 
 def _values(each: Kept, found: Sequence[Kept]) -> dict:
     of_model: dict[str, list[str]] = {"needs": [], "needed_by": []}
-    if each.kind == "originals" and not each.variant:
+    if each.kind == "originals":
         of_model["needed_by"] = [made.name for made in made_of(each, found)]
     if each.kind == "artifacts" and each.origin and (originals := originals_of(each, found)):
         of_model["needs"] = [originals.name]

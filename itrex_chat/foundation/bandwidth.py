@@ -3,6 +3,7 @@
 import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from itrex_chat.foundation import files, machine, stored
@@ -14,15 +15,23 @@ LARGE, SMALL = 512 << 20, 64 << 20  # bytes that are read; few where memory is s
 PLENTY = 4 << 30  # bytes of memory
 
 
-def remembered(home: Path) -> float:
-    """Bytes per second that all threads read together. It is measured again once a day, and the larger value stays: what
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bytes per second that all threads read together, and whether other programs took the cores while it was measured."""
+
+    rate: float
+    disturbed: bool = False
+
+
+def remembered(home: Path) -> Bandwidth:
+    """What was measured on this processor, now or within a day. It is measured again once a day, and the larger value stays: what
     other programs took away meanwhile is not this machine's. Nothing is remembered while they take the cores, too."""
     here = f"{machine.cpu_name()}, {machine.threads()}"
     path, known = home / FILE, 0.0
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known, when = map(float, stored.parsed_json(path.read_text("utf-8"))[here])
         if known > 0 and time.time() - when < DAY:
-            return known
+            return Bandwidth(known)
     before, start = machine.waited_for_cores(), time.perf_counter()
     found = measured(machine.threads())
     after, seconds = machine.waited_for_cores(), time.perf_counter() - start
@@ -32,7 +41,7 @@ def remembered(home: Path) -> float:
         with contextlib.suppress(OSError):
             home.mkdir(parents=True, exist_ok=True)
             files.write_json(path, {here: [best, time.time()]})
-    return best
+    return Bandwidth(best, waited >= DISTURBED)
 
 
 def measured(threads: int) -> float:

@@ -68,14 +68,15 @@ def _repositories(hubs: Path) -> Iterator[Kept]:
         for folder in _folders(repository):
             origin = origins.get(folder, {})
             commit = str(origin.get("commit") or folder.name)[:SHORT]
+            variant = str((manifest_in(folder) or {}).get("variant", ""))
             yield Kept(
-                "originals",
+                "artifacts" if variant else "originals",
                 f"{name(folder)}@{commit}",
                 folder,
                 functools.partial(_remove, folder, hubs / f"{repository.name}.lock"),
                 names=(name(folder), f"{hub}:{name(folder)}"),
                 origin=origin or {"kind": hub, "repository": name(folder), "commit": ""},
-                variant=str((manifest_in(folder) or {}).get("variant", "")),
+                variant=variant,
                 text="" if origin else ORPHAN,
             )
 
