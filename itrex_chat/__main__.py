@@ -9,6 +9,9 @@ from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 
 VERBS = (
+    "models",
+    "pull",
+    "push",
     "quantize",
     "ask",
     "chat",

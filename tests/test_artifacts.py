@@ -15,6 +15,7 @@ from itrex_chat import sources
 from itrex_chat.artifacts import Artifact, ArtifactStore, manifest, obtain, writer
 from itrex_chat.artifacts.obtaining import verified
 from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.foundation import space
 from itrex_chat.foundation.errors import ArtifactError, ItrexChatError
 from itrex_chat.quantization.tensor import QuantizedTensor
 from itrex_chat.settings import recipe as recipes
@@ -290,7 +291,9 @@ def test_an_artifact_in_use_cannot_be_removed_and_one_not_in_use_can(models):
     artifact, store = made(models("qwen2")), ArtifactStore()
     with store.lock(artifact.manifest["key"]):
         other = subprocess.run(
-            [sys.executable, "-m", "itrex_chat.cache", "remove", artifact.folder.name], capture_output=True, text=True
+            [sys.executable, "-m", "itrex_chat.cache", "remove", artifact.folder.name, "--yes"],
+            capture_output=True,
+            text=True,
         )
     assert other.returncode == 1 and "Another process" in other.stderr
     assert artifact.folder.exists()
@@ -308,7 +311,7 @@ def test_a_cache_that_cannot_be_written_is_named(models, tmp_path, monkeypatch):
 
 
 def test_too_little_space_is_said_before_anything_is_written(models, monkeypatch):
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: Usage)
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda path: Usage)
     with pytest.raises(ArtifactError, match="needs .* more, but the disk .* has 1 MB left"):
         made(models("qwen2"))
     assert ArtifactStore().folders() == []

@@ -60,7 +60,7 @@ def test_the_cache_lists_shows_verifies_and_removes(models, capsys):
     shown = capsys.readouterr()
     assert "damaged" in shown.out and "config.json" in shown.out
     assert cache.main([]) == 0 and "damaged" in capsys.readouterr().out
-    assert cache.main(["remove", "qwen2-tiny"]) == 0
+    assert cache.main(["remove", "qwen2-tiny", "--yes"]) == 0
     assert ArtifactStore().folders() == []
 
 
@@ -69,7 +69,7 @@ def test_the_cache_lists_shows_verifies_and_removes(models, capsys):
     [
         (["show"], "Say which"),
         (["remove"], "Say which"),
-        (["remove", "nothing"], "no artifact nothing"),
+        (["remove", "nothing"], "nothing by the name nothing"),
         (["verify", "nothing"], "no artifact nothing"),
     ],
 )

@@ -151,7 +151,7 @@ def test_where_itrex_makes_other_integers_its_own_are_kept(itrex, tmp_path, caps
     again = obtain(recipes.load(str(odd), ["quantization.weight_dtype", "int4_clip"]))
     assert not again.cached and again.own.read_bytes() == good
     record = found.own.with_suffix(".json")
-    assert cache.main(["remove", record.stem]) == 0 and not record.exists() and not found.own.exists()
+    assert cache.main(["remove", record.stem, "--yes"]) == 0 and not record.exists() and not found.own.exists()
     assert found.artifact.folder.exists()
 
 

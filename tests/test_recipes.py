@@ -229,3 +229,29 @@ def test_layers_to_leave_alone_are_checked_and_change_the_artifact(models):
         obtain(recipes.load(path, ["quantization.keep_layers", "[2]"]))
     with pytest.raises(RecipeError, match="numbers of layers"):
         recipes.load(path, ["quantization.keep_layers", "[first]"])
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_shipped_recipe_tells_what_there_is_to_choose_by(name):
+    about = recipes.load(name).about
+    assert about.licence and about.download and about.context
+    assert about.blocks > about.embedding > 0 and 0 < about.bytes_per_token < about.quantized_bytes
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (["about.download", "-1"], "about.download cannot be -1.0"),
+        (["about.context", "2000000000"], "about.context cannot be"),
+        (["about.licence", "x" * 101], "at most 100 characters"),
+        (["about.licens", "mit"], "Did you mean licence"),
+    ],
+)
+def test_what_a_recipe_tells_of_its_model_is_checked(settings, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        recipes.load(recipes.EMBEDDED, settings)
+
+
+def test_nothing_that_is_kept_depends_on_what_a_recipe_tells_of_its_model():
+    told = recipes.load("chatglm3-6b", ["about.licence", "mit"])
+    assert told.as_dict() == recipes.load("chatglm3-6b").as_dict() and "about" not in told.as_dict()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from itrex_chat.foundation import in_use
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.files import write_text
 from itrex_chat.foundation.places import cache_home
@@ -38,6 +39,7 @@ class Environment:
                 print(f"making {folder} (once; the log is {folder}.log)", file=sys.stderr, flush=True)
                 self._make(folder)
                 write_text(done, wanted)
+        in_use.hold(folder)
         return folder / "bin" / "python"
 
     def _make(self, folder: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from itrex_chat import sources
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.artifact import Artifact
-from itrex_chat.artifacts.store import ArtifactStore, discard
-from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.artifacts.pushed import is_pushed, pushed, refused
+from itrex_chat.artifacts.store import ArtifactStore
+from itrex_chat.foundation.errors import ArtifactError, SourceError
 from itrex_chat.foundation.harmless import tell
+from itrex_chat.foundation.in_use import discard, hold
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.recipe import Recipe
@@ -32,21 +34,29 @@ def obtain(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> O
     home = home or cache_home()
     store = ArtifactStore(home)
     if not refresh and (artifact := store.made_from(recipe)):
-        return Obtained(artifact, cached=True)
+        return _used(artifact, cached=True)
     source = sources.resolve(recipe, home, refresh)
+    if artifact := pushed(recipe, source):
+        return _used(artifact, cached=True)
     key = manifests.key_of(recipe.quantization, source.digests(home))
     if artifact := _whole(store.find(key)):
-        return Obtained(artifact, cached=True)
+        return _used(artifact, cached=True)
     with store.lock(key):
         folder = store.place(recipe, key)
         if artifact := _whole(folder, announce=True):  # another process made it meanwhile
-            return Obtained(artifact, cached=True)
+            return _used(artifact, cached=True)
         if folder.exists():
             discard(folder)
         from itrex_chat.artifacts import writer
 
         writer.write(recipe, source, key, folder)
-        return Obtained(Artifact.open(folder), cached=False)
+        return _used(Artifact.open(folder), cached=False)
+
+
+def _used(artifact: Artifact, cached: bool) -> Obtained:
+    """An artifact that nobody removes as long as this process lives."""
+    hold(artifact.folder)
+    return Obtained(artifact, cached)
 
 
 def at_hand(recipe: Recipe, home: Path | None = None) -> Artifact | None:
@@ -55,9 +65,17 @@ def at_hand(recipe: Recipe, home: Path | None = None) -> Artifact | None:
     store = ArtifactStore(home)
     if artifact := store.made_from(recipe):
         return artifact
-    if not store.folders() or not sources.at_hand(recipe, home):
+    if not sources.at_hand(recipe, home):
         return None
-    digests = sources.resolve(recipe, home).known_digests(home)
+    try:
+        source = sources.resolve(recipe, home)
+        if artifact := pushed(recipe, source):
+            return artifact
+    except (SourceError, ArtifactError):
+        if store.folders():
+            raise
+        return None
+    digests = source.known_digests(home) if store.folders() else None
     return _whole(store.find(manifests.key_of(recipe.quantization, digests))) if digests else None
 
 
@@ -83,6 +101,8 @@ def _checked(artifact: Artifact, recipe: Recipe, home: Path | None) -> tuple[Art
         artifact.verify()
         return artifact, stamp
     except ArtifactError as error:
+        if is_pushed(artifact, home or cache_home()):
+            raise refused(artifact, error) from None
         tell(_("{damage} Quantizing again.", damage=error), file=sys.stderr)
         store = ArtifactStore(home)
         with store.lock(artifact.manifest["key"]):

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.manifest import NUMERICS_VERSION, content_settings
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, in_use
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
@@ -18,7 +17,6 @@ from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.recipe import Recipe
 
 PARTIAL = ".partial"
-REMOVED = ".removed-"  # begins the name of what is being deleted, which is nothing any more
 LONGEST = 80  # bytes of a model's name in a folder's
 
 
@@ -99,7 +97,7 @@ class ArtifactStore:
             self.lock(folder.name.removesuffix(PARTIAL).rpartition("-")[2], wait=False),
             files.disk_errors(ArtifactError, _("Removing {folder}", folder=folder)),
         ):
-            discard(folder)
+            in_use.discard_unused(folder, ArtifactError)
 
     @contextlib.contextmanager
     def lock(self, key: str, wait: bool = True) -> Iterator[None]:
@@ -128,15 +126,6 @@ def label(name: str) -> str:
     """A model's name as the beginning of a folder's, in 80 bytes: a file system counts bytes, and more comes behind it."""
     plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
     return plain.encode()[:LONGEST].decode(errors="ignore").lstrip(".") or "model"
-
-
-def discard(folder: Path) -> None:
-    """Make a folder vanish at once, then delete what it held."""
-    gone = folder.with_name(f"{REMOVED}{os.getpid()}-{folder.name}")
-    shutil.rmtree(gone, ignore_errors=True)  # of a killed process that had our number
-    os.replace(folder, gone)
-    for doomed in folder.parent.glob(f"{REMOVED}*"):  # those of a process that was killed here, too
-        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _named_after(folder: Path, key: str) -> bool:

@@ -7,7 +7,6 @@ digests in `progress.json`, and the next one goes on behind them.
 
 import contextlib
 import os
-import shutil
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -24,12 +23,11 @@ from itrex_chat.artifacts.description import model_card, transformers_config
 from itrex_chat.artifacts.store import PARTIAL
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
-from itrex_chat.foundation import files, progress, stored
+from itrex_chat.foundation import files, progress, space, stored
 from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.machine import peak_memory
-from itrex_chat.foundation.units import readable
 from itrex_chat.quantization.plan import Treatment, plan, shards
 from itrex_chat.quantization.statistics import Statistics, summarize
 from itrex_chat.quantization.stream import artifact_tensors
@@ -37,7 +35,6 @@ from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import Source
 
 PROGRESS = "progress.json"
-SPARE = 64 << 20  # bytes that must stay free on the disk
 
 
 def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
@@ -138,18 +135,10 @@ def _check_family(recipe: Recipe, found: str) -> None:
 
 
 def _check_space(folder: Path, treatments: list[Treatment]) -> None:
+    home = folder.parent.parent
     done = sum(path.stat().st_size for path in folder.iterdir())
-    needed = sum(treatment.nbytes() for treatment in treatments) - done + SPARE
-    if (free := shutil.disk_usage(folder).free) < needed:
-        raise ArtifactError(
-            _(
-                "The artifact needs {needed} more, but the disk of {folder} has {free} left; free some or "
-                "set ITREX_CHAT_CACHE to another disk.",
-                needed=readable(needed),
-                folder=folder.parent,
-                free=readable(free),
-            )
-        )
+    needed = sum(treatment.nbytes() for treatment in treatments) - done + space.SPARE
+    space.check(_("The artifact"), needed, folder, home, ArtifactError)
 
 
 def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: Path, stamp: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import CheckpointError, ItrexChatError
 from itrex_chat.foundation.language import _
 from itrex_chat.sources import Source
+from itrex_chat.sources.pushed import manifest_in, refusal
 
 DERIVED = re.compile(r"(rotary_emb|rotary_pos_emb)\.inv_freq$|\.attn\.(masked_)?bias$|^rope_freqs\.weight$")
 LARGEST_CONFIG = 16 << 20  # bytes
@@ -117,6 +118,8 @@ class Checkpoint:
 
 def open_checkpoint(source: Source) -> Checkpoint:
     """The model in `source`. Raises CheckpointError naming what is missing, damaged or unknown."""
+    if source.format == "safetensors" and (manifest := manifest_in(source.folder)):
+        raise CheckpointError(refusal(source.origin, manifest))
     storage = open_storage(source.format, source.weights)
     try:
         family, config = _described(source, storage)

@@ -15,9 +15,9 @@ from itrex_chat.settings.variant import ENGINES, Variant
 
 if TYPE_CHECKING:
     from itrex_chat.engines.finding import Finding
-    from itrex_chat.engines.kept import Kept
     from itrex_chat.engines.on_disk import OnDisk
     from itrex_chat.engines.session import Session
+    from itrex_chat.foundation.kept import Kept
 
 __all__ = ["Engine", "EngineOptions", "engine_of", "engines", "open_session"]
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from itrex_chat import sources
+from itrex_chat.artifacts.pushed import is_pushed
 from itrex_chat.chat import spoken_languages
 from itrex_chat.engines import EngineOptions, engine_of
 from itrex_chat.engines.memory import left
@@ -10,11 +11,13 @@ from itrex_chat.engines.on_disk import OnDisk
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
 from itrex_chat.jobs.event import ArtifactFacts, OriginalFiles
 from itrex_chat.jobs.job import MOST_TOGETHER
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import DENSE, Variant
+from itrex_chat.sources.pushed import refusal
 
 LARGEST_UNASKED = 10**9  # bytes of originals that are downloaded for a variant that nobody named
 
@@ -90,6 +93,8 @@ def prepare(
 def _unasked_download(recipe: Recipe, variant: Variant, variants: list[Variant], found: Preparation) -> str:
     """Why a variant that nobody named is not asked, if its originals are large and not at hand."""
     known = next((on_disk.artifact for on_disk in found.on_disk.values() if on_disk.artifact), None)
+    if known and not variant.bits and is_pushed(known, cache_home()):
+        return refusal(sources.resolve(recipe).origin, known.manifest)
     if variant.bits or known is None or sources.at_hand(recipe):
         return ""
     size = known.manifest["source"]["bytes"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, in_use
 from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.harmless import tell
@@ -38,6 +38,7 @@ class Parts:
 
     def missing(self, passages: list[Passage]) -> list[Passage]:
         """The passages that are not there, or damaged."""
+        in_use.hold(self.folder)
         return [passage for passage in passages if self.read(passage) is None]
 
     def read(self, passage: Passage) -> dict[str, np.ndarray] | None:
@@ -77,6 +78,7 @@ class Parts:
             self.folder.mkdir(parents=True, exist_ok=True)
             with files.replacing(self._path(passage)) as partial, files.reached(self.folder) as folder:
                 save_file(arrays, folder / partial.name, {"sha256": _digest(arrays)})
+            in_use.hold(self.folder)
 
     def nbytes(self, passages: list[Passage]) -> int:
         """Bytes on disk."""

@@ -42,4 +42,4 @@ def offered(recipes: Sequence[Recipe], variants: Sequence[str]) -> tuple[list[Mo
 
 
 def _at_hand(recipe: Recipe) -> list[str]:
-    return [str(Variant.of(recipe.quantization)), *(["fp32"] if sources.at_hand(recipe) else [])]
+    return [str(Variant.of(recipe.quantization)), *(["fp32"] if sources.originals_at_hand(recipe) else [])]

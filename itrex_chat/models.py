@@ -1,0 +1,46 @@
+"""Which models there are recipes for, and what each would be on this machine.
+
+python -m itrex_chat.models
+"""
+
+import argparse
+import json
+import sys
+
+from itrex_chat.foundation import command_line, machine
+from itrex_chat.foundation.harmless import encodable, tell
+from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import cache_home
+from itrex_chat.settings import recipe as recipes
+
+
+def command(arguments: argparse.Namespace) -> None:
+    from itrex_chat.disk import everything, offers
+    from itrex_chat.foundation import bandwidth
+
+    settings, home = command_line.settings(arguments), cache_home()
+    known = [recipes.load(name, settings) for name in arguments.names or recipes.names()]
+    rate, free = bandwidth.remembered(home), machine.available_memory()
+    found = offers.offers(known, everything(home), rate.rate, free)
+    if arguments.json:
+        measured = {"bandwidth": rate.rate, "disturbed": rate.disturbed, "free_memory": free}
+        values = {"format": 1, **measured, "models": [offer.as_dict() for offer in found]}
+        print(encodable(json.dumps(values, ensure_ascii=False, indent=2)), flush=True)
+        return
+    tell("\n".join(offers.lines(found, rate.rate, free)))
+    if rate.disturbed:
+        tell(_("Other programs took the cores while that was measured; it will be measured again."))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line.parser(
+        "models", _("Show the recipes: what there is to download, memory, expected speed here, context, licence.")
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=_("these recipes only"))
+    parser.add_argument("--json", action="store_true", help=_("print JSON instead"))
+    command_line.add_settings(parser)
+    return command_line.run(command, parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
