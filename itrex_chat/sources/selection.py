@@ -9,6 +9,8 @@ from fnmatch import fnmatch
 
 DESCRIPTIONS = (
     "config.json",
+    "quantize_config.json",
+    "quant_config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
