@@ -213,8 +213,8 @@ def test_a_module_that_does_not_fit_together_is_named_in_a_sentence(kind, tensor
     [
         ("gptq", r"already quantized \(\?\)"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
-        ({"quant_method": "gptq", "bits": 3}, "gptq, 3 bits"),
-        ({"quant_method": "gptq", "bits": 4.0}, "gptq, 4.0 bits"),
+        ({"quant_method": "gptq", "bits": 3}, "gptq, bits=3"),
+        ({"quant_method": "gptq", "bits": 4.0}, "gptq, bits=4.0"),
         ({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}, "gptq, marlin"),
         ({"quant_method": "awq", "bits": 4, "version": "gemv"}, "awq, gemv"),
         ({"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:fp8"}, "auto-round, auto_round:fp8"),

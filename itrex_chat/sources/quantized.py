@@ -124,7 +124,7 @@ def _activations(settings: dict) -> bool:
 
 def _bits(found: Any, kind: str, possible: tuple[int, ...] = BITS) -> int:
     if type(found) is not int or found not in possible:
-        raise unreadable(_("{method}, {bits} bits", method=kind, bits=str(found)[:20]))
+        raise unreadable(f"{kind}, bits={str(found)[:20]}")
     return found
 
 
