@@ -2,9 +2,11 @@
 
 import json
 
+import gguf
 import numpy as np
 import packed_checkpoints
 import pytest
+import tiny_gguf
 import tiny_models
 import torch
 from packed_checkpoints import KINDS, Truth
@@ -13,11 +15,12 @@ from safetensors.numpy import load_file, save_file
 from itrex_chat import sources
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import obtain
-from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.checkpoints import gguf_blocks, open_checkpoint
 from itrex_chat.decoder.model import Decoder
 from itrex_chat.engines.native.weights import load_dense, load_quantized
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.kernels import KERNELS
+from itrex_chat.quantization.tensor import packed_zero_points, unpacked_zeros
 from itrex_chat.settings import recipe as recipes
 
 
@@ -242,3 +245,52 @@ def test_a_truncated_file_is_named(kind, original, tmp_path):
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="damaged or truncated"):
         artifact_of(tmp_path / "model")
+
+
+def in_gguf(original, folder, kind: str):
+    """The original as a GGUF file with matrices of this type, and what llama.cpp's own package dequantizes them to."""
+    folder.mkdir()
+    path = tiny_gguf.write(original, folder / "model.gguf", quantized=gguf.GGMLQuantizationType[kind])
+    return path, opened(path)
+
+
+@pytest.mark.parametrize("kind, bits", [("Q4_0", 4), ("Q4_1", 4), ("Q8_0", 8)])
+@pytest.mark.parametrize("model", ["original", "qwen2"])
+def test_blocks_of_gguf_become_an_artifact_as_they_are_where_that_is_asked_for(kind, bits, model, request, tmp_path):
+    """A llama file has the rows of queries and keys in another order; those of qwen2 are as they were."""
+    path, checkpoint = in_gguf(request.getfixturevalue(model), tmp_path / "gguf", kind)
+    settings = ["quantization.integers", "stored", "quantization.weight_dtype", {4: "int4_fullrange", 8: "int8"}[bits]]
+    artifact = artifact_of(path, *settings)
+    taken = [name for name in artifact.manifest["matrices"] if name != "lm_head"]
+    assert len(taken) == 14 and artifact.manifest["taken"] == 15
+    assert {tuple(artifact.manifest["matrices"][name]) for name in taken} == {
+        (bits, 32, "zeros") if kind == "Q4_1" else (bits, 32)
+    }
+    for name in taken:
+        weights = checkpoint.rows(
+            f"{name}.weight", 0, checkpoint._storage.shapes[checkpoint._origins[f"{name}.weight"].tensor][0]
+        )
+        scale = weights.abs().max()
+        assert (artifact.matrix(name).dequantize() - weights).abs().max() <= (scale * 2**-11 if kind == "Q4_1" else 0)
+
+
+def test_a_gguf_file_is_rounded_anew_unless_its_integers_are_asked_for(original, tmp_path):
+    path, checkpoint = in_gguf(original, tmp_path / "gguf", "Q4_1")
+    artifact = artifact_of(path)
+    assert artifact.manifest["format"] == 1 and "taken" not in artifact.manifest
+    with pytest.raises(CheckpointError, match="has no integers of 8 bits"):
+        artifact_of(path, "quantization.integers", "stored", "quantization.weight_dtype", "int8")
+
+
+def test_a_block_without_a_scale_is_its_minimum():
+    """Of Q4_1: n · 0 + m; and n · d + m where d is lost beside m."""
+    halves = np.array([[0.0, 0.5], [6e-8, 1.0], [0.1, -0.8]], np.float16).view(np.uint8).reshape(3, 4)
+    raw = np.concatenate([halves, np.full((3, 16), 0x72, np.uint8)], 1)
+    found = gguf_blocks.KINDS[3].integers(raw.reshape(-1), 3).dequantize()
+    exact = torch.from_numpy(gguf.dequantize(raw, gguf.GGMLQuantizationType.Q4_1).copy())
+    assert (found - exact).abs().max() <= 2**-11
+
+
+def test_zero_points_pack_and_unpack_to_themselves():
+    zeros = torch.randint(0, 16, (3, 37), dtype=torch.uint8)
+    assert torch.equal(unpacked_zeros(packed_zero_points(zeros), 37), zeros.half())
