@@ -143,7 +143,12 @@ class _Tokenizers:
 
 def _seeds() -> Path:
     """What the cases are changes of, made once for these sources."""
-    sources = [*(fuzzing.TOP / "itrex_chat").rglob("*.py"), *TESTS.glob("tiny_*.py"), TESTS / "fuzzed" / "seeds.py"]
+    sources = [
+        *(fuzzing.TOP / "itrex_chat").rglob("*.py"),
+        *TESTS.glob("tiny_*.py"),
+        TESTS / "packed_checkpoints.py",
+        TESTS / "fuzzed" / "seeds.py",
+    ]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:16]
     folder = BUILD / f"seeds-{digest}"
     if not folder.exists():

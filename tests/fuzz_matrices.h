@@ -9,7 +9,7 @@
 #include "../itrex_chat/native/native.h"
 
 size_t itrex_packed_bytes(const Linear *);
-int itrex_pack(const Linear *, const int32_t *qweight, int64_t qstride, const uint16_t *scales, int64_t sstride, int first,
+int itrex_pack(const Linear *, const int32_t *qweight, int64_t qstride, const uint16_t *scales, const uint16_t *zeros, int64_t sstride, int first,
                 int count, int threads);
 int itrex_unpack(const Linear *, float *out, int threads);
 
@@ -91,26 +91,29 @@ static uint16_t a_scale(int kind) {
 
 static void quantized(Matrix *m, int scale_kind) {
     Linear *l = &m->l;
-    const int bits = l->format == INT4 ? 4 : 8, per_word = 32 / bits, words = l->in / per_word, groups = l->in / l->group;
+    const int bits = bits_of(l), per_word = 32 / bits, words = l->in / per_word, groups = l->in / l->group;
     l->weight = take(itrex_packed_bytes(l));
     for (int first = 0; first < l->out;) {  // in parts, each a part of wider rows
         const int count = below(2) ? l->out - first : between(1, l->out - first);
         const int qstride = count + below(3), sstride = count + below(3);
         int32_t *q = take(4 * ((size_t)(words - 1) * qstride + count));
         uint16_t *s = take(2 * ((size_t)(groups - 1) * sstride + count));
+        uint16_t *z = l->format == INT4_ZEROS ? take(2 * ((size_t)(groups - 1) * sstride + count)) : NULL;
         for (int o = 0; o < count; o++) {
             for (int g = 0; g < groups; g++) s[(size_t)g * sstride + o] = a_scale(scale_kind);
+            for (int g = 0; z && g < groups; g++) z[(size_t)g * sstride + o] = rounded_half((float)below(17));
             for (int word = 0; word < words; word++) {
                 const uint32_t value = (uint32_t)next64();
                 memcpy(&q[(size_t)word * qstride + o], &value, 4);
                 for (int k = 0; k < per_word; k++) {
                     const int i = word * per_word + k, integer = (int)(value >> (bits * k) & ((1u << bits) - 1));
                     m->w[(size_t)(first + o) * l->in + i] =
-                        (integer - (1 << (bits - 1))) * half_plainly(s[(size_t)(i / l->group) * sstride + o]);
+                        (integer - (z ? half_plainly(z[(size_t)(i / l->group) * sstride + o]) : 1 << (bits - 1))) *
+                        half_plainly(s[(size_t)(i / l->group) * sstride + o]);
                 }
             }
         }
-        CHECK(itrex_pack(l, q, qstride, s, sstride, first, count, a_few_threads()) == 0, "pack: refused");
+        CHECK(itrex_pack(l, q, qstride, s, z, sstride, first, count, a_few_threads()) == 0, "pack: refused");
         first += count;
     }
     float *unpacked = take(4 * (size_t)l->in * l->out);

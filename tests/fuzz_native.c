@@ -20,7 +20,7 @@ int itrex_step(const Model *, const Cache *, int rows, float *x, const int64_t *
 
 static int fuzz_product(void) {
     static const int some_rows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 18, 22, 23, 24, 25, 33, 70};
-    const int format = below(5), group = 32 << below(3), dense = format <= FP16;
+    const int format = below(6), group = 32 << below(3), dense = format <= FP16;
     const int in = dense ? below(8) ? between(1, 200) : between(200, 3000) : group * between(1, 4);
     const int out = below(4) ? between(1, 50) : 16 * between(1, 8);
     int rows = some_rows[below(19)];
@@ -265,7 +265,7 @@ static const Linear *a_layer(int in, int out) {
         int group = 32 << below(3);
         while (group > 32 && in % group) group /= 2;
         Linear *l = take(sizeof *l);
-        *l = a_matrix(in % group ? below(3) : below(5), in, count, group, below(3), 5).l;
+        *l = a_matrix(in % group ? below(3) : below(6), in, count, group, below(3), 5).l;
         l->next = NULL;
         if (first)
             first->next = l;

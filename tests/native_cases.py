@@ -1,6 +1,7 @@
 """Matrices and activations for the native kernels: of every format, and of the sizes and values that are easy to get wrong."""
 
 import importlib.machinery
+from dataclasses import replace
 
 import torch
 
@@ -28,6 +29,14 @@ def matrix(
     elif isinstance(scales, float):
         scales = torch.full((inputs // group, outputs), scales)
     return QuantizedTensor(packed_words(integers, bits), scales.half(), bits, group)
+
+
+def with_zeros(weight: QuantizedTensor) -> QuantizedTensor:
+    """The matrix with zero points of its own: every integer, and fractions on both sides of these."""
+    random = torch.Generator().manual_seed(weight.in_features)
+    zeros = torch.randint(0, 17, weight.scales.shape, generator=random).half()
+    zeros[0] = 4 * torch.randn(weight.out_features, generator=random)
+    return replace(weight, zeros=zeros)
 
 
 def activations(rows: int, inputs: int, seed: int = 0) -> torch.Tensor:

@@ -7,10 +7,11 @@ terms' magnitudes, to first order; SLACK covers the higher ones.
 
 import functools
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
-from native_cases import FORMATS, OUTPUTS, ROWS, UNIT, activations, bit_equal, matrix, packed, use
+from native_cases import FORMATS, OUTPUTS, ROWS, UNIT, activations, bit_equal, matrix, packed, use, with_zeros
 
 from itrex_chat import native
 from itrex_chat.foundation.errors import KernelError
@@ -175,6 +176,41 @@ def test_a_gated_product_is_swiglu_of_the_product(level, outputs, bits, compute)
         weight.gated(x, bias, gate_up, gated)
         gate, up = weight.matmul(x, bias).chunk(2, 1)
         assert torch.allclose(gated, torch.nn.functional.silu(gate) * up, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("group, compute", [(32, "int8"), (128, "int8"), (64, "bf16"), (64, "fp32")])
+def test_zero_points_are_taken_off_for_any_outputs_and_rows(level, group, compute):
+    """Where groups have zero points of their own, the product is that of the weights less these. The bounds are those of the
+    weights' and the zero points' products, which the kernel may add up apart."""
+    for outputs in (1, 17, 32, 100):
+        weight = with_zeros(matrix(outputs, 3 * group, group, 4))
+        ours, x = packed(weight, compute), activations(max(ROWS), 3 * group)
+        assert bit_equal(ours.dequantize(), weight.dequantize())
+        for rows in ROWS:
+            rounded = rounding(level, compute, rows)
+            exact, magnitudes, roundings = rounded_magnitudes(rounded, weight, x[:rows])
+            parts = [replace(weight, zeros=None), replace(weight, qweight=torch.full_like(weight.qweight, -0x77777778))]
+            apart = sum(rounded_magnitudes(rounded, part, x[:rows])[1] for part in parts)
+            allowed = bound(rounded, weight, x[:rows], magnitudes + apart, roundings + 2)
+            error = (ours.matmul(x[:rows]).double() - exact).abs()
+            assert (error <= allowed).all(), f"{outputs} outputs, {rows} rows: {error.max()}"
+        bias = torch.linspace(-1, 1, outputs)
+        alone = torch.cat([ours.matmul(x[row : row + 1], bias) for row in range(native.FEW_ROWS)])
+        assert bit_equal(ours.matmul(x[: native.FEW_ROWS], bias), alone)
+
+
+def test_a_gated_product_with_zero_points_is_swiglu_of_the_product(level):
+    weight = packed(with_zeros(matrix(64, 192, 32, 4)), "int8")
+    x, gate_up, gated = activations(40, 192), torch.empty(40, 64), torch.empty(40, 32)
+    weight.gated(x, None, gate_up, gated)
+    gate, up = weight.matmul(x).chunk(2, 1)
+    assert torch.allclose(gated, torch.nn.functional.silu(gate) * up, rtol=1e-5, atol=1e-6)
+
+
+def test_matrices_with_and_without_zero_points_are_not_packed_as_one():
+    weight = matrix(32, 64, 32, 4)
+    with pytest.raises(KernelError, match="does not have groups"):
+        KERNELS["native"].pack([weight, with_zeros(weight)], "int8")
 
 
 def test_columns_of_a_wider_matrix_are_packed_where_they_lie(level):

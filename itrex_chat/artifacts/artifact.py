@@ -171,9 +171,13 @@ class Artifact:
 
     def matrix(self, name: str) -> "QuantizedTensor | torch.Tensor":
         """The matrix of a module: quantized, to be packed and let go, or a plain tensor where it was left alone."""
-        from itrex_chat.quantization.tensor import QuantizedTensor
+        from itrex_chat.quantization.tensor import QuantizedTensor, unpacked_zeros
 
         if name not in self.manifest["matrices"]:
             return self.tensor(f"{name}.weight")
-        bits, group_size = self.manifest["matrices"][name]
-        return QuantizedTensor(self._mapped(f"{name}.qweight"), self._mapped(f"{name}.scales"), bits, group_size)
+        bits, group_size, *kind = self.manifest["matrices"][name]
+        qweight, scales = self._mapped(f"{name}.qweight"), self._mapped(f"{name}.scales")
+        zeros = self._mapped(f"{name}.{kind[0]}") if kind else None
+        if kind == ["qzeros"] and zeros is not None:
+            zeros = unpacked_zeros(zeros, scales.shape[1])
+        return QuantizedTensor(qweight, scales, bits, group_size, zeros)

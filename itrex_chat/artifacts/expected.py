@@ -23,8 +23,9 @@ class Expected:
         return tuple(tensor.shape) == self.shape and tensor.dtype in self.dtypes
 
 
-def expected(config: DecoderConfig, matrices: dict[str, list[int]]) -> dict[str, Expected]:
-    """Every tensor of the artifact by its name in the files; `matrices` gives bits and group size by module.
+def expected(config: DecoderConfig, matrices: dict[str, list]) -> dict[str, Expected]:
+    """Every tensor of the artifact by its name in the files; `matrices` gives bits and group size by module, and which
+    tensor its zero points are where it has some (`manifest.ZEROS`).
 
     Raises ValueError naming a matrix that the decoder does not have, or that cannot be of these bits and groups.
     """
@@ -41,14 +42,19 @@ def expected(config: DecoderConfig, matrices: dict[str, list[int]]) -> dict[str,
     return found
 
 
-def _quantized(module: str, spec: TensorSpec, bits: int, group_size: int) -> dict[str, Expected]:
+def _quantized(module: str, spec: TensorSpec, bits: int, group_size: int, zeros: str = "") -> dict[str, Expected]:
     """A matrix in GPTQ's layout (`quantization/tensor.py`)."""
     outputs, inputs = spec.shape
     if bits not in (4, 8) or group_size < MULTIPLE or group_size % MULTIPLE or inputs % group_size:
         raise ValueError(module)
+    if zeros and bits != 4:
+        raise ValueError(module)
     groups, words = inputs // group_size, -(-outputs * bits // 32)
-    return {
+    found = {
         f"{module}.qweight": Expected((inputs * bits // 32, outputs), (torch.int32,)),
         f"{module}.qzeros": Expected((groups, words), (torch.int32,)),
         f"{module}.scales": Expected((groups, outputs), (torch.float16,)),
     }
+    if zeros == "zeros":
+        found[f"{module}.zeros"] = Expected((groups, outputs), (torch.float16,))
+    return found

@@ -25,6 +25,9 @@ KINDS: dict[str, Any] = {
 }
 FILE = "manifest.json"
 FORMAT_VERSION = 1
+WITH_ZEROS = 2  # the format of artifacts whose groups have zero points of their own
+FORMATS = (FORMAT_VERSION, WITH_ZEROS)
+ZEROS = ("qzeros", "zeros")  # the tensor of a matrix that has them: integers as GPTQ packs them, or float16
 NUMERICS_VERSION = 1  # raise it when the integers or scales of the same weights change
 LARGEST = 16 << 20  # bytes
 
@@ -47,6 +50,8 @@ def content_settings(quantization: Quantization) -> dict:
     kept = (
         {"keep_layers": " ".join(map(str, sorted(set(quantization.keep_layers))))} if quantization.keep_layers else {}
     )
+    if quantization.integers != Quantization.integers:
+        kept["integers"] = quantization.integers
     return {
         "weight_dtype": quantization.weight_dtype,
         "group_size": quantization.group_size,
@@ -67,13 +72,13 @@ def read(folder: Path) -> dict:
         manifest = stored.parsed_json(files.text_of(path, ArtifactError, LARGEST))
         if manifest.pop("digest") != sha256_of_json(manifest):
             raise ValueError
-        if manifest.get("format") == FORMAT_VERSION:
+        if manifest.get("format") in FORMATS:
             _check(manifest)
     except OSError as error:
         raise ArtifactError(_("{path} cannot be read: {reason}.", path=path, reason=files.why(error))) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(_("{path} is damaged.", path=path)) from None
-    if manifest.get("format") != FORMAT_VERSION:
+    if manifest.get("format") not in FORMATS:
         raise ArtifactError(
             _(
                 "{path} was written by another version of this program (format {found}).",
@@ -94,8 +99,12 @@ def _check(manifest: dict) -> None:
         raise ValueError
     if not all(isinstance(home, str) and home in recorded for home in manifest["tensors"].values()):
         raise ValueError
-    for bits, group_size in manifest["matrices"].values():
-        if type(bits) is not int or type(group_size) is not int:
+    for bits, group_size, *zeros in manifest["matrices"].values():
+        if (
+            type(bits) is not int
+            or type(group_size) is not int
+            or (zeros and (len(zeros) > 1 or zeros[0] not in ZEROS))
+        ):
             raise TypeError
     if statistics.keys() != KINDS["statistics"].keys() or statistics["weights"] < 1:
         raise ValueError

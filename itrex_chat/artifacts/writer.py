@@ -35,6 +35,7 @@ from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import Source
 
 PROGRESS = "progress.json"
+ZEROS: dict[str, list[str]] = {"": [], "whole": ["qzeros"], "float": ["zeros"]}  # by `Packed.zeros`, as in the manifest
 
 
 def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
@@ -65,7 +66,7 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
         manifests.write(
             partial,
             {
-                "format": manifests.FORMAT_VERSION,
+                "format": manifests.WITH_ZEROS if any(each.zeros for each in treatments) else manifests.FORMAT_VERSION,
                 "numerics": manifests.NUMERICS_VERSION,
                 "key": key,
                 "created": created.isoformat(timespec="seconds"),
@@ -102,15 +103,18 @@ def _identity(recipe: Recipe, source: Source, checkpoint: Checkpoint, digests: d
 
 
 def _contents(checkpoint: Checkpoint, treatments: list[Treatment], statistics: Statistics) -> dict:
-    """What is in it: figures, the decoder, bits and group size of each matrix, the file of each tensor."""
+    """What is in it: figures, the decoder, bits and group size of each matrix, the file of each tensor; and how many matrices
+    have the integers that the checkpoint had, if some do."""
     return {
         "statistics": asdict(statistics),
         "decoder": as_stored(checkpoint.decoder),
         "matrices": {
-            treatment.name: [treatment.bits, treatment.group_size] for treatment in treatments if treatment.bits
+            treatment.name: [treatment.bits, treatment.group_size, *ZEROS[treatment.zeros]]
+            for treatment in treatments
+            if treatment.bits
         },
         "tensors": _homes(treatments),
-    }
+    } | ({"taken": taken} if (taken := sum(1 for each in treatments if each.taken)) else {})
 
 
 def _files(folder: Path, known: dict[str, str]) -> dict[str, dict]:
@@ -217,7 +221,8 @@ def _homes(treatments: list[Treatment]) -> dict[str, str]:
     homes: dict[str, str] = {}
     for name, part in _file_names(treatments):
         for treatment in part:
-            suffixes = (".qweight", ".qzeros", ".scales") if treatment.bits else ("",)
+            suffixes = [".qweight", ".qzeros", ".scales"] if treatment.bits else [""]
+            suffixes += [".zeros"] if treatment.zeros == "float" else []
             homes |= {treatment.name + suffix: name for suffix in suffixes}
     return homes
 
@@ -237,4 +242,4 @@ def _write_descriptions(
     for name, content in tokenizer.files().items():
         with files.replacing(folder / name) as partial:
             partial.write_bytes(content)
-    files.write_text(folder / "README.md", model_card(recipe, source, checkpoint, statistics))
+    files.write_text(folder / "README.md", model_card(recipe, source, checkpoint, statistics, treatments))

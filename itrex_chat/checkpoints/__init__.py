@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ from itrex_chat.architecture.config import DecoderConfig, from_transformers
 from itrex_chat.architecture.layout import EMBEDDING, HEAD, TensorSpec, tensors
 from itrex_chat.checkpoints import gguf
 from itrex_chat.checkpoints.families import Family, Origin, family_of
+from itrex_chat.checkpoints.integers import Integers, Packed
+from itrex_chat.checkpoints.packed import PackedFiles
 from itrex_chat.checkpoints.places import Place
 from itrex_chat.checkpoints.storage import GgufFiles, SafetensorsFiles, Storage, open_storage
 from itrex_chat.foundation import files
@@ -24,9 +27,11 @@ from itrex_chat.foundation.errors import CheckpointError, ItrexChatError
 from itrex_chat.foundation.language import _
 from itrex_chat.sources import Source
 from itrex_chat.sources.pushed import manifest_in, refusal
+from itrex_chat.sources.quantized import OLD_FILES, method_of
 
 DERIVED = re.compile(r"(rotary_emb|rotary_pos_emb)\.inv_freq$|\.attn\.(masked_)?bias$|^rope_freqs\.weight$")
 LARGEST_CONFIG = 16 << 20  # bytes
+QUANTIZATION = "quantization_config"  # in config.json
 
 
 @dataclass
@@ -78,6 +83,25 @@ class Checkpoint:
             raise self.not_finite(name)
         return rows
 
+    def packed(self, name: str) -> Packed | None:
+        """How a matrix is stored as integers; None for one that is not. Raises CheckpointError for integers that cannot be
+        taken as they are."""
+        origin = self._origins[name]
+        return None if origin.transform == "normalized" else self._storage.packed(origin.tensor)
+
+    def integers(self, name: str, start: int, stop: int) -> Integers:
+        """Rows [start, stop) of a matrix that is `packed`, as they are. Raises CheckpointError."""
+        origin = self._origins[name]
+        if origin.transform.startswith("unpermuted:"):
+            rows = self._storage.shapes[origin.tensor][0]
+            return self._storage.integers(origin.tensor, 0, rows).ordered(_order(rows, origin)[start:stop])
+        return self._storage.integers(origin.tensor, origin.first_row + start, origin.first_row + stop)
+
+    @property
+    def quantized_before(self) -> bool:
+        """Whether another program made a checkpoint of integers of it; not so for GGUF files, which are read as weights."""
+        return isinstance(self._storage, PackedFiles)
+
     def not_finite(self, name: str) -> CheckpointError:
         """What is raised for a tensor with a value that is no finite number."""
         return CheckpointError(
@@ -109,18 +133,21 @@ class Checkpoint:
             yield start, stop, self.rows(spec.name, start, stop)
 
     def _unpermuted(self, name: str, origin: Origin) -> torch.Tensor:
-        """llama.cpp stores the rows of a head as (0, d/2), (1, d/2+1), …; back to halves."""
-        heads = int(origin.transform.removeprefix("unpermuted:"))
         whole = self._storage.rows(origin.tensor, 0, self._storage.shapes[origin.tensor][0])
-        paired = whole.reshape(heads, -1, 2, *whole.shape[1:])
-        return paired.transpose(1, 2).reshape(whole.shape)
+        return whole[_order(len(whole), origin)]
+
+
+def _order(rows: int, origin: Origin) -> torch.Tensor:
+    """llama.cpp stores the rows of a head as (0, d/2), (1, d/2+1), …; which of its rows are which, back to halves."""
+    heads = int(origin.transform.removeprefix("unpermuted:"))
+    return torch.arange(rows).reshape(heads, -1, 2).transpose(1, 2).reshape(-1)
 
 
 def open_checkpoint(source: Source) -> Checkpoint:
     """The model in `source`. Raises CheckpointError naming what is missing, damaged or unknown."""
     if source.format == "safetensors" and (manifest := manifest_in(source.folder)):
         raise CheckpointError(refusal(source.origin, manifest))
-    storage = open_storage(source.format, source.weights)
+    storage = _readable(source, open_storage(source.format, source.weights))
     try:
         family, config = _described(source, storage)
         decoder = from_transformers(config)
@@ -144,6 +171,7 @@ def _described(source: Source, storage: Storage) -> tuple[Family, dict]:
     if not isinstance(storage, GgufFiles):
         original = read_json(source.folder / "config.json")
         family = family_of(original)
+        original.pop(QUANTIZATION, None)  # read by `_readable`
         return family, family.transformers_config(original)
     family = gguf.family(storage.metadata)
     config = gguf.transformers_config(storage.metadata, storage.shapes)
@@ -151,6 +179,32 @@ def _described(source: Source, storage: Storage) -> tuple[Family, dict]:
         factors = storage.rows("rope_freqs.weight", 0, storage.shapes["rope_freqs.weight"][0])
         config["rope_parameters"] |= gguf.llama3_scaling(factors)
     return family, config
+
+
+def _readable(source: Source, storage: Storage) -> Storage:
+    """The storage, with the integers of GPTQ and its like as matrices."""
+    if isinstance(storage, GgufFiles):
+        return storage
+    told = _quantization_told(source)
+    if told is None:
+        return storage
+    method = method_of(told)
+    if not isinstance(storage, SafetensorsFiles):
+        raise CheckpointError(
+            _("{folder}: a quantized checkpoint is read from safetensors, not from .bin files.", folder=source.folder)
+        )
+    return PackedFiles(storage, method)
+
+
+def _quantization_told(source: Source) -> Any:
+    """What the model's files say of its quantization; None where it has none. Older programs have a file of its own for it,
+    without a method's name."""
+    if (told := read_json(source.folder / "config.json").get(QUANTIZATION)) is not None:
+        return told
+    for file in source.descriptions:
+        if file.name in OLD_FILES:
+            return {"quant_method": OLD_FILES[file.name]} | read_json(file)
+    return None
 
 
 def read_json(path: Path) -> dict:
@@ -193,7 +247,7 @@ def _origins(family: Family, decoder: DecoderConfig, storage: Storage, source: S
     used = {origin.tensor for origin in origins.values()}
     tied = {family.origin(HEAD, decoder).tensor} if decoder.tied_head else set()
     for name in storage.shapes:
-        if name not in used | tied and not DERIVED.search(name):
+        if name not in used | tied and not DERIVED.search(name) and not storage.idle(name):
             raise CheckpointError(
                 _(
                     "{folder}: the tensor {name} is not part of the architecture {architecture}.",

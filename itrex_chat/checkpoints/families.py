@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from itrex_chat.architecture.config import ARCHITECTURES, DecoderConfig, unknown_architecture
 from itrex_chat.architecture.layout import EMBEDDING, HEAD
-from itrex_chat.foundation.errors import CheckpointError, UnknownArchitecture
+from itrex_chat.foundation.errors import UnknownArchitecture
 from itrex_chat.foundation.language import _
 
 
@@ -38,15 +38,6 @@ class Family:
 
 def family_of(config: dict) -> Family:
     """The family of a `config.json`. Raises CheckpointError for one that is not known."""
-    if (quantized := config.get("quantization_config")) is not None:
-        method = quantized.get("quant_method", "?") if isinstance(quantized, dict) else "?"
-        raise CheckpointError(
-            _(
-                "This checkpoint is already quantized ({method}); use the original one in float16, "
-                "bfloat16 or float32.",
-                method=method,
-            )
-        )
     kind = config.get("model_type")
     if kind in ORIGINALS:
         return ORIGINALS[kind]

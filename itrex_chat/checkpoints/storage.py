@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from itrex_chat.checkpoints import pickles
-from itrex_chat.checkpoints.places import Place, damaged, float_dtype, refuse_scalar, refuse_twice, stored_as
+from itrex_chat.checkpoints import gguf_blocks, pickles
+from itrex_chat.checkpoints.integers import Integers, Packed, finite_scales
+from itrex_chat.checkpoints.places import FLOATS, Place, damaged, float_dtype, refuse_scalar, refuse_twice, stored_as
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
@@ -31,7 +32,8 @@ SAFETENSORS_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.
 class Storage(Protocol):
     """`shapes` by tensor name; `dtype` that `rows` [start, stop) of the first dimension have; `stored`, the one that the
     file has them in, which is another where a GGUF file has 16 bits; `place`, None where the values do not lie as they
-    are in memory."""
+    are in memory; `packed`, how a matrix of integers is stored, None for any other, whose `integers` can be had as they
+    are; `idle`, whether a tensor that the architecture does not have changes nothing."""
 
     shapes: dict[str, tuple[int, ...]]
 
@@ -43,10 +45,29 @@ class Storage(Protocol):
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor: ...
 
+    def packed(self, name: str) -> Packed | None: ...
+
+    def integers(self, name: str, start: int, stop: int) -> Integers: ...
+
+    def idle(self, name: str) -> bool: ...
+
     def description(self) -> str: ...
 
 
-class SafetensorsFiles:
+class _Floats:
+    """Files without integers."""
+
+    def packed(self, name: str) -> Packed | None:
+        return None
+
+    def integers(self, name: str, start: int, stop: int) -> Integers:
+        raise ValueError(f"{name} is not stored as integers")
+
+    def idle(self, name: str) -> bool:
+        return False
+
+
+class SafetensorsFiles(_Floats):
     """Tensors in one or several safetensors files."""
 
     def __init__(self, paths: tuple[Path, ...]):
@@ -84,6 +105,36 @@ class SafetensorsFiles:
         except (SafetensorError, OSError) as error:
             raise damaged(self._homes[name], error) from None
 
+    def block(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        """A part of a matrix of int32."""
+        return self._read(name, (torch.int32,), lambda part: part[rows, columns])
+
+    def floats(self, name: str, rows: slice, columns: slice) -> torch.Tensor:
+        """A part of a matrix of floats."""
+        return self._read(name, FLOATS, lambda part: part[rows, columns])
+
+    def whole(self, name: str, dtypes: tuple[torch.dtype, ...]) -> torch.Tensor:
+        """All of a small tensor of one of these types."""
+        return self._read(name, dtypes, lambda part: part[:])
+
+    def _read(self, name: str, dtypes: tuple[torch.dtype, ...], part: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        path = self._homes[name]
+        try:
+            with files.reached(path) as reached, safe_open(reached, "pt") as file:
+                found = part(file.get_slice(name)).clone()
+        except (SafetensorError, OSError) as error:
+            raise damaged(path, error) from None
+        if found.dtype not in dtypes:
+            raise CheckpointError(
+                _(
+                    "{path}: the tensor {name} is stored as {dtype}, which its part of a quantized module cannot be.",
+                    path=path,
+                    name=name,
+                    dtype=str(found.dtype).removeprefix("torch."),
+                )
+            )
+        return found
+
     def home(self, name: str) -> Path | None:
         """The file that holds a tensor, if it says that it is of PyTorch, as other readers want it."""
         with files.reached(self._homes[name]) as reached, safe_open(reached, "pt") as file:
@@ -93,7 +144,7 @@ class SafetensorsFiles:
         return stored_as(self._dtypes.values())
 
 
-class PickleFiles:
+class PickleFiles(_Floats):
     """Tensors in one or several `.bin` files; their pickles are read as tables of contents (`pickles.py`)."""
 
     def __init__(self, paths: tuple[Path, ...]):
@@ -126,8 +177,9 @@ class PickleFiles:
         return stored_as(place.dtype for place in self._places.values())
 
 
-class GgufFiles:
-    """Tensors in one GGUF file or all parts of a split one, dequantized to float32 by the gguf package."""
+class GgufFiles(_Floats):
+    """Tensors in one GGUF file or all parts of a split one, dequantized to float32 by the gguf package; Q4_0, Q4_1 and Q8_0
+    can be had as integers."""
 
     def __init__(self, paths: tuple[Path, ...]):
         self.metadata: dict[str, Any] = {}
@@ -162,12 +214,7 @@ class GgufFiles:
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         width = math.prod(place.shape[1:])
         first, last = start * width // block, -(-stop * width // block)
-        try:
-            raw = np.fromfile(path, np.uint8, (last - first) * block_bytes, offset=place.offset + first * block_bytes)
-        except OSError as error:
-            raise damaged(path, error) from None
-        if len(raw) < (last - first) * block_bytes:
-            raise damaged(path, EOFError(f"the tensor {name} ends behind the end of the file"))
+        raw = self._raw(name, first * block_bytes, last * block_bytes)
         try:
             values = gguf.dequantize(raw.reshape(stop - start if len(place.shape) > 1 else 1, -1), kind)
         except NotImplementedError:
@@ -181,6 +228,27 @@ class GgufFiles:
             ) from None
         wanted = values.reshape(-1)[start * width - first * block :][: (stop - start) * width]
         return torch.from_numpy(np.array(wanted, np.float32)).reshape(stop - start, *place.shape[1:])
+
+    def packed(self, name: str) -> Packed | None:
+        kind, shape = gguf_blocks.KINDS.get(self._places[name].kind), self.shapes[name]
+        return kind.packed if kind and len(shape) == 2 else None
+
+    def integers(self, name: str, start: int, stop: int) -> Integers:
+        kind, row = gguf_blocks.KINDS[self._places[name].kind], self.shapes[name][1] // gguf_blocks.BLOCK
+        found = kind.integers(self._raw(name, start * row * kind.nbytes, stop * row * kind.nbytes), stop - start)
+        finite_scales(found.scales, name)
+        return found
+
+    def _raw(self, name: str, start: int, stop: int) -> np.ndarray:
+        """The bytes [start, stop) of a tensor."""
+        path = self._homes[name]
+        try:
+            raw = np.fromfile(path, np.uint8, stop - start, offset=self._places[name].offset + start)
+        except OSError as error:
+            raise damaged(path, error) from None
+        if len(raw) < stop - start:
+            raise damaged(path, EOFError(f"the tensor {name} ends behind the end of the file"))
+        return raw
 
     def description(self) -> str:
         """The commonest storage type of the matrices, such as "GGUF Q4_K"."""

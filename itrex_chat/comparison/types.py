@@ -14,6 +14,8 @@ from itrex_chat.ratings.votes import Voted
 
 SCHEMA_VERSION = 4
 
+FLOATS = ("GGUF F32", "GGUF F16", "GGUF BF16")
+
 
 @dataclass(frozen=True)
 class AnswerPair:
@@ -103,7 +105,12 @@ class ModelComparison:
     @property
     def weights_were_quantized(self) -> bool:
         """Whether the "full precision" weights are dequantized ones, which makes INT4 look better than it is."""
-        return self.stored.startswith("GGUF") and self.stored.removeprefix("GGUF ") not in ("F32", "F16", "BF16")
+        return self.integers_were_taken or (self.stored.startswith("GGUF") and self.stored not in FLOATS)
+
+    @property
+    def integers_were_taken(self) -> bool:
+        """Whether the weights are those of a checkpoint of integers, which an INT4 variant of it takes as they are."""
+        return not self.stored.startswith("GGUF") and " INT" in self.stored
 
     def agreement(self, variant: str) -> Drafted | None:
         """How often the baseline would have chosen the next token of a variant that drafted its answers."""

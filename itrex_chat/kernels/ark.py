@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 
 from itrex_chat.foundation.language import _
+from itrex_chat.kernels.reference import ReferenceWeight
 from itrex_chat.quantization.tensor import QuantizedTensor, concatenated
 
 
@@ -54,8 +55,10 @@ class Ark:
     def detail(self) -> str:
         return torch.backends.cpu.get_cpu_capability().lower()
 
-    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype: str) -> ArkWeight:
+    def pack(self, parts: Sequence[QuantizedTensor], compute_dtype: str) -> ArkWeight | ReferenceWeight:
         weight = concatenated(parts)
+        if weight.zeros is not None:  # it knows zero points of another kind
+            return ReferenceWeight(weight, compute_dtype)
         integers = weight.integers()  # contiguous: of another layout it takes the address of a copy, and frees it
         settings = (weight.group_size, compute_dtype, f"int{weight.bits}", "fp32", False)
         blob = _library().repack_quantized_weight(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from ctypes import byref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,11 +23,12 @@ class NativeWeight:
     bits: int
     group_size: int
     compute_dtype: str
+    zeros: bool = False  # whether groups have zero points of their own
 
     def linear(self, bias: torch.Tensor | None = None) -> native.Linear:
         """The matrix for the C functions; it points into `blob` and `bias`."""
         return native.Linear(
-            format=native.FORMATS[f"int{self.bits}"],
+            format=native.FORMATS["int4_zeros" if self.zeros else f"int{self.bits}"],
             compute=native.COMPUTE[self.compute_dtype],
             inputs=self.in_features,
             outputs=self.out_features,
@@ -93,6 +94,7 @@ class Native:
             first.bits,
             first.group_size,
             compute_dtype,
+            first.zeros is not None,
         )
         layout, lib = weight.linear(), native.library()
         size = lib.itrex_packed_bytes(byref(layout))
@@ -107,13 +109,15 @@ class Native:
                         size=part.group_size,
                     )
                 )
-            qweight, scales = (_rows(tensor) for tensor in (part.qweight, part.scales))
+            qweight, scales = _rows(part.qweight), _rows(part.scales)
+            zeros = None if part.zeros is None else _alike(part.zeros, scales)
             native.check(
                 lib.itrex_pack(
                     byref(layout),
                     qweight.data_ptr(),
                     qweight.stride(0),
                     scales.data_ptr(),
+                    native.address(zeros),
                     scales.stride(0),
                     start,
                     part.out_features,
@@ -121,9 +125,7 @@ class Native:
                 )
             )
             start += part.out_features
-        return NativeWeight(
-            blob, weight.in_features, weight.out_features, weight.bits, weight.group_size, compute_dtype
-        )
+        return replace(weight, blob=blob)
 
     def bytes_per_weight(self, bits: int, group_size: int) -> float:
         return bits / 8 + 2 / group_size
@@ -136,7 +138,19 @@ def _fits(part: QuantizedTensor, first: QuantizedTensor) -> bool:
         (part.bits, part.group_size, part.in_features) == (first.bits, first.group_size, first.in_features)
         and tuple(part.scales.shape) == (groups, part.out_features)
         and (part.qweight.dtype, part.scales.dtype) == (torch.int32, torch.float16)
+        and (part.zeros is None) == (first.zeros is None)
+        and (
+            part.zeros is None
+            or (part.bits, part.zeros.shape, part.zeros.dtype) == (4, part.scales.shape, torch.float16)
+        )
     )
+
+
+def _alike(zeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Zero points whose rows lie as far apart as those of the scales."""
+    if zeros.stride() == scales.stride():
+        return zeros
+    return torch.empty_strided(scales.shape, scales.stride(), dtype=zeros.dtype).copy_(zeros)
 
 
 def _rows(tensor: torch.Tensor) -> torch.Tensor:

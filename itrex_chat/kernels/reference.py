@@ -47,7 +47,8 @@ class ReferenceWeight:
         return self.weight.dequantize()
 
     def nbytes(self) -> int:
-        return self.weight.qweight.nbytes + self.weight.scales.nbytes
+        zeros = 0 if self.weight.zeros is None else self.weight.zeros.nbytes
+        return self.weight.qweight.nbytes + self.weight.scales.nbytes + zeros
 
 
 class Reference:
@@ -86,6 +87,8 @@ def _int8_product(x: torch.Tensor, weight: QuantizedTensor) -> torch.Tensor:
     """Integer products within a group, exact in float32, then both scales."""
     integers, x_scales = quantize_activations(x, weight.group_size)
     w = rearrange(weight.integers().float(), "(g i) o -> g i o", i=weight.group_size)
+    if weight.zeros is not None:
+        w += weight.middle()[:, None]
     sums = einsum(integers, w, "r g i, g i o -> r g o")
     return einsum(sums, x_scales, weight.scales.float(), "r g o, r g, g o -> r o")
 

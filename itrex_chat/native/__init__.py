@@ -18,7 +18,7 @@ from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import KernelError
 from itrex_chat.foundation.language import _
 
-FORMATS = {"fp32": 0, "bf16": 1, "fp16": 2, "int4": 3, "int8": 4}
+FORMATS = {"fp32": 0, "bf16": 1, "fp16": 2, "int4": 3, "int8": 4, "int4_zeros": 5}
 COMPUTE = {"int8": 0, "bf16": 1, "fp32": 2}
 INSTRUCTIONS = ("portable", "avx2", "avx_vnni", "avx512", "amx")
 KEPT = {"fp32": FORMATS["fp32"], "fp16": FORMATS["fp16"], "int8": FORMATS["int8"]}  # keys and values
@@ -109,7 +109,7 @@ _FUNCTIONS = {
     "itrex_choose": (c_int, [c_char_p]),
     "itrex_level": (c_char_p, []),
     "itrex_packed_bytes": (c_size_t, [POINTER(Linear)]),
-    "itrex_pack": (c_int, [POINTER(Linear), c_void_p, c_int64, c_void_p, c_int64, c_int, c_int, c_int]),
+    "itrex_pack": (c_int, [POINTER(Linear), c_void_p, c_int64, c_void_p, c_void_p, c_int64, c_int, c_int, c_int]),
     "itrex_unpack": (c_int, [POINTER(Linear), c_void_p, c_int]),
     "itrex_product": (c_int, [POINTER(Linear), c_int, c_void_p, c_size_t, c_void_p, c_size_t, c_int]),
     "itrex_rows_alike": (c_int, [POINTER(Linear)]),

@@ -22,7 +22,9 @@ static inline __attribute__((always_inline)) __m512i pair(__m512 even, __m512 od
 }
 
 // 32 inputs of a block's 16 outputs, with their scales, to a tile: rows are pairs of inputs.
-static inline __attribute__((always_inline)) void unpack_tile(int bits, const uint8_t *p, __m512 scale, uint16_t *tile) {
+// `middle` is added to integers of 4 bits, less 8, where there are zero points.
+static inline __attribute__((always_inline)) void unpack_tile(int bits, int zeros, const uint8_t *p, __m512 scale, __m512 middle,
+                                                              uint16_t *tile) {
     const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     const int per_word = 32 / bits;
     for (int j = 0; j < 32 / per_word; j++) {
@@ -34,6 +36,7 @@ static inline __attribute__((always_inline)) void unpack_tile(int bits, const ui
                 v[i] = bits == 4 ? _mm512_permutexvar_ps(shifted, values)
                                  : _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(shifted, _mm512_set1_epi32(255)),
                                                                        _mm512_set1_epi32(128)));
+                if (zeros) v[i] = _mm512_add_ps(v[i], middle);
             }
             _mm512_storeu_si512(tile + 32 * (j * per_word / 2 + k / 2),
                                 pair(_mm512_mul_ps(v[0], scale), _mm512_mul_ps(v[1], scale)));
@@ -42,16 +45,21 @@ static inline __attribute__((always_inline)) void unpack_tile(int bits, const ui
 }
 
 static void unpack_block(const Linear *l, int block, uint16_t *tiles) {
-    const int bits = l->format == INT4 ? 4 : 8;
+    const int bits = bits_of(l), zeros = l->format == INT4_ZEROS;
     const uint8_t *p = (const uint8_t *)l->weight + block * block_bytes(l);
-    for (int g = 0; g < l->in / l->group; g++, p += group_bytes(bits, l->group)) {
-        const uint8_t *scales = p + group_bytes(bits, l->group) - 2 * BLOCK;
+    for (int g = 0; g < l->in / l->group; g++, p += group_bytes(l)) {
+        const uint8_t *scales = p + group_bytes(l) - behind_group(zeros);
         const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
+        __m512 middle = _mm512_setzero_ps();
+        if (zeros)
+            middle = _mm512_sub_ps(_mm512_set1_ps(8), _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(scales + 2 * BLOCK))));
         for (int i = 0; i < l->group; i += 32, tiles += TILE_VALUES)
-            if (bits == 4)
-                unpack_tile(4, p + (size_t)i * 8, scale, tiles);
+            if (zeros)
+                unpack_tile(4, 1, p + (size_t)i * 8, scale, middle, tiles);
+            else if (bits == 4)
+                unpack_tile(4, 0, p + (size_t)i * 8, scale, middle, tiles);
             else
-                unpack_tile(8, p + (size_t)i * 16, scale, tiles);
+                unpack_tile(8, 0, p + (size_t)i * 16, scale, middle, tiles);
     }
 }
 

@@ -1,6 +1,6 @@
 // Many rows of int8 activations with AVX-512 VNNI: tiles of 2 blocks by 6 rows stay in registers. A row gets the bits that
 // `int8_block` (level_int8.h) gives it: integer sums of a group, times its scale, and times the row's in one rounding with the
-// addition; then the bias.
+// addition; then the bias. Zero points come in as there, too.
 #include "native.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -21,7 +21,7 @@ ALWAYS __m512i dot(__m512i sums, __m512i weights, __m512i x) {
 }
 
 // `ahead`: memory that is fetched meanwhile, as much as a block, or two where it is the first of the whole rows.
-ALWAYS void tile(int bits, int pair, int R, const uint8_t *p, size_t block, int groups, int group, const Input *in, int row,
+ALWAYS void tile(int bits, int zeros, int pair, int R, const uint8_t *p, size_t block, int groups, int group, const Input *in, int row,
                  ptrdiff_t ahead, int both, __m512 sums[2][TILE]) {
     const int words = group * bits / 32;
     const __m512i mask = _mm512_set1_epi8(15);
@@ -33,7 +33,7 @@ ALWAYS void tile(int bits, int pair, int R, const uint8_t *p, size_t block, int 
     for (int g = 0; g < groups; g++) {
         __m512i a[2][TILE];
         for (int r = 0; r < R; r++)
-            for (int b = 0; b < pair; b++) a[b][r] = _mm512_set1_epi32(zero[(size_t)r * groups + g]);
+            for (int b = 0; b < pair; b++) a[b][r] = zeros ? _mm512_setzero_si512() : _mm512_set1_epi32(zero[(size_t)r * groups + g]);
 #pragma GCC unroll 4
         for (int j = 0; j < words; j++, p += 64) {
             __m512i low[2], high[2];
@@ -59,19 +59,23 @@ ALWAYS void tile(int bits, int pair, int R, const uint8_t *p, size_t block, int 
         }
         for (int b = 0; b < pair; b++) {
             const __m512 s = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + b * block)));
-            for (int r = 0; r < R; r++)
-                sums[b][r] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(a[b][r]), s),
-                                             _mm512_set1_ps(scale[(size_t)r * groups + g]), sums[b][r]);
+            __m512 z = s;
+            if (zeros) z = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p + b * block + 2 * BLOCK)));
+            for (int r = 0; r < R; r++) {
+                __m512 n = _mm512_cvtepi32_ps(a[b][r]);
+                if (zeros) n = _mm512_fmadd_ps(z, _mm512_set1_ps(0.125f * zero[(size_t)r * groups + g]), n);
+                sums[b][r] = _mm512_fmadd_ps(_mm512_mul_ps(n, s), _mm512_set1_ps(scale[(size_t)r * groups + g]), sums[b][r]);
+            }
         }
-        p += 2 * BLOCK;
+        p += behind_group(zeros);
     }
 }
 
-ALWAYS void rows_of(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy, int add,
+ALWAYS void rows_of(int bits, int zeros, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy, int add,
                     ptrdiff_t ahead, int both) {
     __m512 sums[2][TILE];
     const size_t block = block_bytes(l);
-    tile(bits, pair, R, (const uint8_t *)l->weight + b * block, block, l->in / l->group, l->group, in, row, ahead, both, sums);
+    tile(bits, zeros, pair, R, (const uint8_t *)l->weight + b * block, block, l->in / l->group, l->group, in, row, ahead, both, sums);
     for (int k = 0; k < pair; k++) {
         const int start = (b + k) * BLOCK, count = l->out - start < BLOCK ? l->out - start : BLOCK;
         const __mmask16 kept = (__mmask16)((1u << count) - 1);
@@ -87,11 +91,11 @@ ALWAYS void rows_of(int bits, int pair, int R, const Linear *l, const Input *in,
 }
 
 // SwiGLU of a block of the gate, in the first half of the outputs, and the block of the second half that belongs to it.
-ALWAYS void gated_rows_of(int bits, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
+ALWAYS void gated_rows_of(int bits, int zeros, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
     __m512 sums[2][TILE];
     float halves[2][TILE * BLOCK], out[TILE * BLOCK];
     const size_t block = block_bytes(l), half = l->out / 2;
-    tile(bits, 2, R, (const uint8_t *)l->weight + b * block, half / BLOCK * block, l->in / l->group, l->group, in, row, 0, 0, sums);
+    tile(bits, zeros, 2, R, (const uint8_t *)l->weight + b * block, half / BLOCK * block, l->in / l->group, l->group, in, row, 0, 0, sums);
     for (int k = 0; k < 2; k++) {
         if (l->bias) {
             const __m512 bias = _mm512_loadu_ps(l->bias + k * half + b * BLOCK);
@@ -108,37 +112,40 @@ ALWAYS void gated_rows_of(int bits, int R, const Linear *l, const Input *in, int
         case 1: CALL(1); break; case 2: CALL(2); break; case 3: CALL(3); break; \
         case 4: CALL(4); break; case 5: CALL(5); break; default: CALL(6);       \
     }
-static void rows_few(int bits, int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy, int add,
+static void rows_few(int pair, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy, int add,
                      ptrdiff_t ahead, int both) {
-#define CALL(n)                                                                                                     \
-    (bits == 4 ? (pair == 2 ? rows_of(4, 2, n, l, in, b, row, y, ldy, add, ahead, both) : rows_of(4, 1, n, l, in, b, row, y, ldy, add, ahead, both)) \
-               : (pair == 2 ? rows_of(8, 2, n, l, in, b, row, y, ldy, add, ahead, both) : rows_of(8, 1, n, l, in, b, row, y, ldy, add, ahead, both)))
+#define OF(bits, zeros, n)                                                                  \
+    (pair == 2 ? rows_of(bits, zeros, 2, n, l, in, b, row, y, ldy, add, ahead, both)        \
+               : rows_of(bits, zeros, 1, n, l, in, b, row, y, ldy, add, ahead, both))
+#define CALL(n) (l->format == INT4 ? OF(4, 0, n) : l->format == INT8 ? OF(8, 0, n) : OF(4, 1, n))
     FOR_ROWS(CALL)
 #undef CALL
+#undef OF
 }
-static void gated_rows_few(int bits, int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
-#define CALL(n) (bits == 4 ? gated_rows_of(4, n, l, in, b, row, y, ldy) : gated_rows_of(8, n, l, in, b, row, y, ldy))
+static void gated_rows_few(int R, const Linear *l, const Input *in, int b, int row, float *y, size_t ldy) {
+#define OF(bits, zeros, n) gated_rows_of(bits, zeros, n, l, in, b, row, y, ldy)
+#define CALL(n) (l->format == INT4 ? OF(4, 0, n) : l->format == INT8 ? OF(8, 0, n) : OF(4, 1, n))
     FOR_ROWS(CALL)
 #undef CALL
+#undef OF
 }
 
 // y[rows, outputs of the blocks [first, last)]: the rows pass by while the blocks stay in the cache.
 void vnni_gemm(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
-    const int bits = l->format == INT4 ? 4 : 8;
     for (int row = 0; row < in->rows; row += TILE) {
         const int R = in->rows - row < TILE ? in->rows - row : TILE;
-        for (int b = first; b < last; b += 2) rows_few(bits, last - b >= 2 ? 2 : 1, R, l, in, b, row, y, ldy, 0, 0, 0);
+        for (int b = first; b < last; b += 2) rows_few(last - b >= 2 ? 2 : 1, R, l, in, b, row, y, ldy, 0, 0, 0);
     }
 }
 
 // The same for a few rows, or added to y: blocks are read once, and the rows pass by each of them.
 void vnni_blocks(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
-    const int bits = l->format == INT4 ? 4 : 8, parts = (in->rows + TILE - 1) / TILE;
+    const int parts = (in->rows + TILE - 1) / TILE;
     for (int b = first; b < last; b += 2)
         for (int part = 0; part < parts; part++) {
             const int row = in->rows * part / parts;
             const ptrdiff_t ahead = part < 2 ? (2 + part) * block_bytes(l) : 0;
-            rows_few(bits, last - b >= 2 ? 2 : 1, in->rows * (part + 1) / parts - row, l, in, b, row, y, ldy, add, ahead, parts == 1);
+            rows_few(last - b >= 2 ? 2 : 1, in->rows * (part + 1) / parts - row, l, in, b, row, y, ldy, add, ahead, parts == 1);
         }
 }
 
@@ -146,7 +153,7 @@ void vnni_blocks(const Linear *l, const Input *in, int first, int last, float *y
 void vnni_gated(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy) {
     for (int row = 0; row < in->rows; row += TILE) {
         const int R = in->rows - row < TILE ? in->rows - row : TILE;
-        for (int b = first; b < last; b++) gated_rows_few(l->format == INT4 ? 4 : 8, R, l, in, b, row, y, ldy);
+        for (int b = first; b < last; b++) gated_rows_few(R, l, in, b, row, y, ldy);
     }
 }
 INSTRUCTIONS_END

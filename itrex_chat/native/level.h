@@ -145,7 +145,7 @@ ALWAYS void store_block(const vf *sums, const float *bias, int count, float *y, 
 #include "level_int8.h"
 
 // The same with float32 activations: weights exact, or rounded to bfloat16 where `bf16`.
-ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups, int group, const Input *in, int row,
+ALWAYS void float_block(int bits, int zeros, int bf16, int R, const uint8_t *p, int groups, int group, const Input *in, int row,
                         vf *out) {
     const int per_word = 32 / bits, words = group / per_word;
     const float *x = in->x + (size_t)row * in->ld;
@@ -155,7 +155,8 @@ ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups,
     for (int g = 0; g < groups; g++, x += group) {
         const uint8_t *scales = p + 64 * words;
         for (int h = 0; h < HALVES; h++) {
-            vf s = halves(scales + 2 * LANES * h), part[FEW];
+            vf s = halves(scales + 2 * LANES * h), part[FEW], middle = {0};
+            if (zeros) middle = 8 - halves(scales + 2 * BLOCK + 2 * LANES * h);
             for (int r = 0; r < R; r++) {
                 part[r] = (vf){0};
                 if (bf16) part[r] = sums[r][h];
@@ -170,6 +171,7 @@ ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups,
                         v = nibble(w, k);
                     else
                         v = TOF((vi)((w >> (8 * k)) & 255) - 128);
+                    if (zeros) v += middle;
                     if (bf16) v = bf16_of(v * s);
                     for (int r = 0; r < R; r++) part[r] += v * x[r * in->ld + per_word * j + k];
                 }
@@ -180,7 +182,7 @@ ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups,
                 else
                     sums[r][h] += part[r] * s;
         }
-        p = scales + 2 * BLOCK;
+        p = scales + behind_group(zeros);
     }
     for (int r = 0; r < R; r++)
         for (int h = 0; h < HALVES; h++) out[r * HALVES + h] = sums[r][h];
@@ -193,23 +195,32 @@ ALWAYS void float_block(int bits, int bf16, int R, const uint8_t *p, int groups,
         const int groups = l->in / l->group, group = l->group;                                               \
         EACH_COUNT(R, CALL)                                                                                  \
     }
-#define CALL(n) int8_block(4, n, p, groups, group, in, row, out)
+#define CALL(n) int8_block(4, 0, n, p, groups, group, in, row, out)
 PRODUCT(int4_int8, CALL)
 #undef CALL
-#define CALL(n) int8_block(8, n, p, groups, group, in, row, out)
+#define CALL(n) int8_block(8, 0, n, p, groups, group, in, row, out)
 PRODUCT(int8_int8, CALL)
 #undef CALL
-#define CALL(n) float_block(4, 0, n, p, groups, group, in, row, out)
+#define CALL(n) float_block(4, 0, 0, n, p, groups, group, in, row, out)
 PRODUCT(int4_fp32, CALL)
 #undef CALL
-#define CALL(n) float_block(8, 0, n, p, groups, group, in, row, out)
+#define CALL(n) float_block(8, 0, 0, n, p, groups, group, in, row, out)
 PRODUCT(int8_fp32, CALL)
 #undef CALL
-#define CALL(n) float_block(4, 1, n, p, groups, group, in, row, out)
+#define CALL(n) float_block(4, 0, 1, n, p, groups, group, in, row, out)
 PRODUCT(int4_bf16, CALL)
 #undef CALL
-#define CALL(n) float_block(8, 1, n, p, groups, group, in, row, out)
+#define CALL(n) float_block(8, 0, 1, n, p, groups, group, in, row, out)
 PRODUCT(int8_bf16, CALL)
+#undef CALL
+#define CALL(n) int8_block(4, 1, n, p, groups, group, in, row, out)
+PRODUCT(int4_zeros_int8, CALL)
+#undef CALL
+#define CALL(n) float_block(4, 1, 0, n, p, groups, group, in, row, out)
+PRODUCT(int4_zeros_fp32, CALL)
+#undef CALL
+#define CALL(n) float_block(4, 1, 1, n, p, groups, group, in, row, out)
+PRODUCT(int4_zeros_bf16, CALL)
 #undef CALL
 
 // Outputs of the blocks [first, last) for all rows: y[r, o], or added to it.
@@ -240,12 +251,14 @@ static void NAME(blocks)(const Linear *l, const Input *in, int first, int last, 
         for (int row = 0; row < in->rows; row += FEW) {
             const int R = in->rows - row < FEW ? in->rows - row : FEW;
             vf out[FEW * HALVES];
+#define PRODUCT_OF(with) (l->format == INT4 ? NAME(int4_##with) : l->format == INT8 ? NAME(int8_##with) : NAME(int4_zeros_##with))
             if (l->compute == WITH_INT8)
-                (l->format == INT4 ? NAME(int4_int8) : NAME(int8_int8))(l, in, p, row, R, out);
+                PRODUCT_OF(int8)(l, in, p, row, R, out);
             else if (l->compute == WITH_FP32)
-                (l->format == INT4 ? NAME(int4_fp32) : NAME(int8_fp32))(l, in, p, row, R, out);
+                PRODUCT_OF(fp32)(l, in, p, row, R, out);
             else
-                (l->format == INT4 ? NAME(int4_bf16) : NAME(int8_bf16))(l, in, p, row, R, out);
+                PRODUCT_OF(bf16)(l, in, p, row, R, out);
+#undef PRODUCT_OF
             for (int r = 0; r < R; r++)
                 store_block(out + r * HALVES, l->bias ? l->bias + start : 0, count, y + (row + r) * ldy + start, add);
         }

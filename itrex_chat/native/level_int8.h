@@ -1,7 +1,13 @@
 // Integer products, for level.h.
 
+// LANES sums of a group as floats, less what its zero points at `at` add to them; `zero` is what zero points of 8 do, negated.
+ALWAYS vf centred(int zeros, vi sums, const uint8_t *at, int32_t zero) {
+    vf n = TOF(sums);
+    if (zeros) n = fused(halves(at), splat(0.125f * zero), n);
+    return n;
+}
 // One block of 16 outputs with R rows of int8 activations. Sums of a group are exact integers.
-ALWAYS void int8_block(int bits, int R, const uint8_t *p, int groups, int group, const Input *in, int row, vf *out) {
+ALWAYS void int8_block(int bits, int zeros, int R, const uint8_t *p, int groups, int group, const Input *in, int row, vf *out) {
     const int words = group * bits / 32;
     const int8_t *q = in->q + (size_t)row * in->ld;
     const float *scale = in->scale + (size_t)row * groups;
@@ -13,7 +19,7 @@ ALWAYS void int8_block(int bits, int R, const uint8_t *p, int groups, int group,
         const uint8_t *scales = p + 64 * words;
         for (int h = 0; h < HALVES; h++) {
             vi a[FEW], b = {0};  // two chains of sums where there are few
-            for (int r = 0; r < R; r++) a[r] = splati(zero[(size_t)r * groups + g]);
+            for (int r = 0; r < R; r++) a[r] = splati(zeros ? 0 : zero[(size_t)r * groups + g]);
             for (int j = 0; j < words; j++) {
                 if (h == 0) __builtin_prefetch(p + 64 * j + PREFETCH, 0, 3);
                 vu w = LOADU(p + 64 * j + 4 * LANES * h);
@@ -36,9 +42,12 @@ ALWAYS void int8_block(int bits, int R, const uint8_t *p, int groups, int group,
             }
             vf s = halves(scales + 2 * LANES * h);
             if (R == 1) a[0] += b;
-            for (int r = 0; r < R; r++) sums[r][h] = fused(TOF(a[r]) * s, splat(scale[(size_t)r * groups + g]), sums[r][h]);
+            for (int r = 0; r < R; r++) {
+                const vf n = centred(zeros, a[r], scales + 2 * BLOCK + 2 * LANES * h, zero[(size_t)r * groups + g]);
+                sums[r][h] = fused(n * s, splat(scale[(size_t)r * groups + g]), sums[r][h]);
+            }
         }
-        p = scales + 2 * BLOCK;
+        p = scales + behind_group(zeros);
     }
     for (int r = 0; r < R; r++)
         for (int h = 0; h < HALVES; h++) out[r * HALVES + h] = sums[r][h];
@@ -47,7 +56,7 @@ ALWAYS void int8_block(int bits, int R, const uint8_t *p, int groups, int group,
 #ifdef pairs
 // The same for up to ROWS rows where products of bytes come as sums of two in 16 bits. Weights of 4 bits leave room for eight of
 // these (8 · 2 · 15 · 127 < 2^15) before they are added up in 32 bits; those of 8 bits are taken as two of 4 bits.
-#define PAIRED(format) ((format) == INT4 ? 2 : 8)  // rows from which on this is faster
+#define PAIRED(format) ((format) == INT8 ? 8 : 2)  // rows from which on this is faster
 #define TOGETHER 4    // rows whose sums are in registers
 #define UNPACKED 128  // inputs of a group that is unpacked once for more rows than these
 typedef int16_t vs __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -98,28 +107,31 @@ ALWAYS void pairs_of_8_bits(int R, int unpacked, const uint8_t *p, const uint8_t
     }
 }
 // A group of R rows, added to their sums in the order in which int8_block does.
-ALWAYS void group_of_rows(int bits, int R, int unpacked, const uint8_t *p, int words, const uint8_t *scales, const int8_t *q,
+ALWAYS void group_of_rows(int bits, int zeros, int R, int unpacked, const uint8_t *p, int words, const uint8_t *scales, const int8_t *q,
                           size_t ld, const float *scale, const int32_t *zero, int groups, vf (*sums)[HALVES]) {
     vi a[TOGETHER][HALVES];
     for (int r = 0; r < R; r++)
-        for (int h = 0; h < HALVES; h++) a[r][h] = splati(zero[(size_t)r * groups]);
+        for (int h = 0; h < HALVES; h++) a[r][h] = splati(zeros ? 0 : zero[(size_t)r * groups]);
     if (bits == 4)
         pairs_of_4_bits(R, unpacked, p, scales + PREFETCH - 64 * words, words, q, ld, a);
     else
         for (int h = 0; h < HALVES; h++) pairs_of_8_bits(R, unpacked, p, scales + PREFETCH - 64 * words, words, q, ld, h, a);
     for (int h = 0; h < HALVES; h++) {
         const vf s = halves(scales + 2 * LANES * h);
-        for (int r = 0; r < R; r++) sums[r][h] += TOF(a[r][h]) * s * scale[(size_t)r * groups];
+        for (int r = 0; r < R; r++) {
+            const vf n = centred(zeros, a[r][h], scales + 2 * BLOCK + 2 * LANES * h, zero[(size_t)r * groups]);
+            sums[r][h] += n * s * scale[(size_t)r * groups];
+        }
     }
 }
-ALWAYS void int8_rows(int bits, const uint8_t *p, int groups, int group, const Input *in, int row, int rows, vf (*sums)[HALVES]) {
+ALWAYS void int8_rows(int bits, int zeros, const uint8_t *p, int groups, int group, const Input *in, int row, int rows, vf (*sums)[HALVES]) {
     const int parts = (rows + TOGETHER - 1) / TOGETHER, words = group * bits / 32, unpacked = rows > TOGETHER && group <= UNPACKED;
     const int8_t *q = in->q + (size_t)row * in->ld;
     const float *scale = in->scale + (size_t)row * groups;
     const int32_t *zero = in->zero + (size_t)row * groups;
     for (int r = 0; r < rows; r++)
         for (int h = 0; h < HALVES; h++) sums[r][h] = (vf){0};
-    for (int g = 0; g < groups; g++, q += group, p += 64 * words + 2 * BLOCK) {
+    for (int g = 0; g < groups; g++, q += group, p += 64 * words + behind_group(zeros)) {
         _Alignas(64) uint8_t wide[2 * BLOCK * UNPACKED];
         for (int j = 0; j < words; j++) {
             if (unpacked)
@@ -131,10 +143,10 @@ ALWAYS void int8_rows(int bits, const uint8_t *p, int groups, int group, const I
             const int r = rows * part / parts;
 #define CALL(R)                                                                                                         \
     if (unpacked)                                                                                                       \
-        group_of_rows(bits, R, 1, wide, words, p + 64 * words, q + r * in->ld, in->ld, scale + (size_t)r * groups + g,  \
+        group_of_rows(bits, zeros, R, 1, wide, words, p + 64 * words, q + r * in->ld, in->ld, scale + (size_t)r * groups + g,  \
                       zero + (size_t)r * groups + g, groups, sums + r);                                                 \
     else                                                                                                                \
-        group_of_rows(bits, R, 0, p, words, p + 64 * words, q + r * in->ld, in->ld, scale + (size_t)r * groups + g,     \
+        group_of_rows(bits, zeros, R, 0, p, words, p + 64 * words, q + r * in->ld, in->ld, scale + (size_t)r * groups + g,     \
                       zero + (size_t)r * groups + g, groups, sums + r)
             EACH_OF_FOUR(rows * (part + 1) / parts - r, CALL)
 #undef CALL
@@ -142,10 +154,13 @@ ALWAYS void int8_rows(int bits, const uint8_t *p, int groups, int group, const I
     }
 }
 static void NAME(int4_rows)(const Linear *l, const Input *in, const uint8_t *p, int row, int rows, vf (*sums)[HALVES]) {
-    int8_rows(4, p, l->in / l->group, l->group, in, row, rows, sums);
+    int8_rows(4, 0, p, l->in / l->group, l->group, in, row, rows, sums);
+}
+static void NAME(int4_zeros_rows)(const Linear *l, const Input *in, const uint8_t *p, int row, int rows, vf (*sums)[HALVES]) {
+    int8_rows(4, 1, p, l->in / l->group, l->group, in, row, rows, sums);
 }
 static void NAME(int8_rows)(const Linear *l, const Input *in, const uint8_t *p, int row, int rows, vf (*sums)[HALVES]) {
-    int8_rows(8, p, l->in / l->group, l->group, in, row, rows, sums);
+    int8_rows(8, 0, p, l->in / l->group, l->group, in, row, rows, sums);
 }
 // Outputs of the blocks [first, last): some rows, whose inputs stay in the second-level cache, pass by each block.
 static void NAME(integer_blocks)(const Linear *l, const Input *in, int first, int last, float *y, size_t ldy, int add) {
@@ -157,7 +172,7 @@ static void NAME(integer_blocks)(const Linear *l, const Input *in, int first, in
             for (int row = some; row < end; row += ROWS) {
                 const int rows = end - row < ROWS ? end - row : ROWS;
                 vf sums[ROWS][HALVES];
-                (l->format == INT4 ? NAME(int4_rows) : NAME(int8_rows))(l, in, p, row, rows, sums);
+                (l->format == INT4 ? NAME(int4_rows) : l->format == INT8 ? NAME(int8_rows) : NAME(int4_zeros_rows))(l, in, p, row, rows, sums);
                 for (int r = 0; r < rows; r++)
                     store_block(sums[r], l->bias ? l->bias + start : 0, count, y + (row + r) * ldy + start, add);
             }

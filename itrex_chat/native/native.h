@@ -2,7 +2,8 @@
 //
 // Matrices that are quantized lie in blocks of 16 outputs. A block is a stream of groups; a group is its integers, in
 // words of 64 bytes (4 for each output: 8 inputs of 4 bits or 4 of 8 bits, as GPTQ packs them), and then its 16 float16
-// scales. One product reads the stream from its start to its end.
+// scales; in INT4_ZEROS 16 float16 zero points follow these, and an integer n of 0 to 15 stands for (n - zero) · scale, where it
+// is (n - 8) · scale in INT4. One product reads the stream from its start to its end.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -27,10 +28,10 @@
 #define EXPORT __attribute__((visibility("default")))
 #endif
 
-enum Format { FP32, BF16, FP16, INT4, INT8 };
+enum Format { FP32, BF16, FP16, INT4, INT8, INT4_ZEROS };
 enum Compute { WITH_INT8, WITH_BF16, WITH_FP32 };  // what activations are rounded to
 
-// A matrix [out, in]: row-major in FP32, BF16 and FP16, in blocks in INT4 and INT8. `next` is one whose outputs follow.
+// A matrix [out, in]: row-major in FP32, BF16 and FP16, in blocks in INT4, INT8 and INT4_ZEROS. `next` is one whose outputs follow.
 // What is row-major is computed in FP32, its values widened as they are read; BF16 also with activations rounded to it.
 // One that is not in memory is `piece` of a `stream`, which is NULL elsewhere.
 typedef struct Linear {
@@ -82,7 +83,7 @@ typedef struct {
     const float *x;      // as they were, or rounded to bfloat16
     const int8_t *q;     // rounded to int8, of 8 neighbours the even ones first where the matrix has 4 bits
     const float *scale;  // [rows, groups]
-    const int32_t *zero; // [rows, groups]: what the zero point adds to a group's sum, negated
+    const int32_t *zero; // [rows, groups]: what a zero point in the middle adds to a group's sum, negated
 } Input;
 
 // The inner loops, compiled once for each set of instructions.
@@ -113,7 +114,7 @@ enum { DONE, NO_MEMORY, REFUSED };
 static inline int dense_bytes(const Linear *l) { return l->format == FP32 ? 4 : l->format <= FP16 ? 2 : 0; }
 // Whether a matrix can be of these sizes.
 static inline int sound(const Linear *l) {
-    if (!l || !l->weight || l->in < 1 || l->out < 1 || l->format < FP32 || l->format > INT8) return 0;
+    if (!l || !l->weight || l->in < 1 || l->out < 1 || l->format < FP32 || l->format > INT4_ZEROS) return 0;
     if (dense_bytes(l)) return l->compute == WITH_FP32 || (l->compute == WITH_BF16 && l->format == BF16);
     return l->group >= 32 && l->group % 32 == 0 && l->in % l->group == 0;
 }
@@ -193,11 +194,16 @@ typedef struct {
 void place(const Heads *, int layer, int row, int head);
 Kept kept(const Heads *, int layer, int row, int kv_head);
 
-static inline size_t group_bytes(int bits, int group) { return (size_t)BLOCK * group * bits / 8 + 2 * BLOCK; }
+static inline int bits_of(const Linear *l) { return l->format == INT8 ? 8 : 4; }
+// Bytes behind the integers of a group: scales, and zero points where there are some.
+static inline int behind_group(int zeros) { return 2 * BLOCK * (1 + zeros); }
+static inline size_t group_bytes(const Linear *l) {
+    return (size_t)BLOCK * l->group * bits_of(l) / 8 + behind_group(l->format == INT4_ZEROS);
+}
 // Bytes of 16 outputs.
 static inline size_t block_bytes(const Linear *l) {
     if (dense_bytes(l)) return (size_t)BLOCK * l->in * dense_bytes(l);
-    return (size_t)(l->in / l->group) * group_bytes(l->format == INT4 ? 4 : 8, l->group);
+    return (size_t)(l->in / l->group) * group_bytes(l);
 }
 // Floats of the scratch of `attend`, and of `attend_tile`.
 static inline size_t attend_floats(int head_dim) { return (size_t)2 * QUERIES * head_dim; }

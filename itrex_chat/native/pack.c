@@ -5,7 +5,7 @@
 #include <string.h>
 
 static int possible(const Linear *l) {
-    return l->in > 0 && l->out > 0 && (l->format == INT4 || l->format == INT8) && l->group >= 32 && l->group % 32 == 0 &&
+    return l->in > 0 && l->out > 0 && l->format >= INT4 && l->format <= INT4_ZEROS && l->group >= 32 && l->group % 32 == 0 &&
            l->in % l->group == 0;
 }
 
@@ -15,21 +15,22 @@ EXPORT size_t itrex_packed_bytes(const Linear *l) { return possible(l) ? block_b
 typedef struct {
     const Linear *l;
     const int32_t *qweight;
-    const uint16_t *scales;
+    const uint16_t *scales, *zeros;
     int64_t qstride, sstride;
     int first, count, taken;
 } Packing;
 
-// Outputs of the block b of the group g: its words, then its scales.
+// Outputs of the block b of the group g: its words, then its scales, then its zero points.
 static void pack_group(const Packing *p, int b, int g, int j, int words) {
     const Linear *l = p->l;
-    const int bits = l->format == INT4 ? 4 : 8, end_of_all = p->first + p->count;
+    const int end_of_all = p->first + p->count;
     const int start = b * BLOCK > p->first ? b * BLOCK : p->first;
     const int end = (b + 1) * BLOCK < end_of_all ? (b + 1) * BLOCK : end_of_all;
     const size_t size = j < words ? 4 : 2;
-    uint8_t *word = (uint8_t *)l->weight + b * block_bytes(l) + g * group_bytes(bits, l->group) + (size_t)64 * j;
+    uint8_t *word = (uint8_t *)l->weight + b * block_bytes(l) + g * group_bytes(l) +
+                    (j <= words ? (size_t)64 * j : (size_t)64 * words + 2 * BLOCK);
     const uint8_t *source = j < words ? (const uint8_t *)(p->qweight + ((size_t)g * words + j) * p->qstride + (start - p->first))
-                                      : (const uint8_t *)(p->scales + (size_t)g * p->sstride + (start - p->first));
+                                      : (const uint8_t *)((j == words ? p->scales : p->zeros) + (size_t)g * p->sstride + (start - p->first));
     memcpy(word + size * (start - b * BLOCK), source, size * (end - start));
     if (end_of_all == l->out && end == l->out)
         memset(word + size * (end - b * BLOCK), 0, size * ((b + 1) * BLOCK - end));
@@ -38,25 +39,27 @@ static void pack_group(const Packing *p, int b, int g, int j, int words) {
 static void pack_blocks(void *job, int number, int threads) {
     Packing *p = job;
     const Linear *l = p->l;
-    const int words = l->group * (l->format == INT4 ? 4 : 8) / 32, groups = l->in / l->group, together = 16;
+    const int words = l->group * bits_of(l) / 32, groups = l->in / l->group, together = 16;
+    const int parts = words + 1 + (l->format == INT4_ZEROS);
     const int from = p->first / BLOCK, to = (p->first + p->count + BLOCK - 1) / BLOCK;
     (void)number, (void)threads;
     for (int b0; (b0 = from + together * next_task(&p->taken)) < to;)
         for (int g = 0; g < groups; g++)
-            for (int j = 0; j <= words; j++)
+            for (int j = 0; j < parts; j++)
                 for (int b = b0; b < to && b < b0 + together; b++) pack_group(p, b, g, j, words);
 }
 
 // Outputs [first, first + count) of a packed matrix from qweight int32 [in·bits/32, count] (rows `qstride` words apart)
-// and scales float16 [in/group, count] (rows `sstride` apart). The last outputs fill the block up with zeros.
+// and scales float16 [in/group, count] (rows `sstride` apart), in INT4_ZEROS with zero points that lie like the scales (NULL
+// elsewhere). The last outputs fill the block up with zeros.
 // DONE or REFUSED.
-EXPORT int itrex_pack(const Linear *l, const int32_t *qweight, int64_t qstride, const uint16_t *scales, int64_t sstride,
-                      int first, int count, int threads) {
+EXPORT int itrex_pack(const Linear *l, const int32_t *qweight, int64_t qstride, const uint16_t *scales, const uint16_t *zeros,
+                      int64_t sstride, int first, int count, int threads) {
     if (!possible(l) || !l->weight || first < 0 || count < 1 || count > l->out - first || qstride < count ||
-        sstride < count || threads < 1)
+        sstride < count || threads < 1 || !zeros != (l->format != INT4_ZEROS))
         return REFUSED;
     team(threads, pack_blocks,
-         &(Packing){.l = l, .qweight = qweight, .scales = scales, .qstride = qstride, .sstride = sstride, .first = first,
+         &(Packing){.l = l, .qweight = qweight, .scales = scales, .zeros = zeros, .qstride = qstride, .sstride = sstride, .first = first,
                     .count = count});
     return DONE;
 }
@@ -67,16 +70,21 @@ typedef struct {
 } Unpacking;
 
 static void unpack_group(const Linear *l, int o, int g, float *out) {
-    const int bits = l->format == INT4 ? 4 : 8, per_word = 32 / bits, words = l->group / per_word;
-    const uint8_t *p = (const uint8_t *)l->weight + o / BLOCK * block_bytes(l) + g * group_bytes(bits, l->group);
+    const int bits = bits_of(l), per_word = 32 / bits, words = l->group / per_word;
+    const uint8_t *p = (const uint8_t *)l->weight + o / BLOCK * block_bytes(l) + g * group_bytes(l);
     uint16_t half;
     memcpy(&half, p + 64 * words + 2 * (o % BLOCK), 2);
     const float scale = half_value(half);
+    float middle = 0;
+    if (l->format == INT4_ZEROS) {
+        memcpy(&half, p + 64 * words + 2 * BLOCK + 2 * (o % BLOCK), 2);
+        middle = 8 - half_value(half);
+    }
     for (int i = 0; i < l->group; i++) {
         uint32_t word;
         memcpy(&word, p + 64 * (i / per_word) + 4 * (o % BLOCK), 4);
         const int q = (int)(word >> (bits * (i % per_word)) & ((1u << bits) - 1)) - (1 << (bits - 1));
-        out[i] = q * scale;
+        out[i] = (q + middle) * scale;
     }
 }
 

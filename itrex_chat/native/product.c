@@ -32,7 +32,7 @@ Input arranged(const Linear *l, int rows, const float *x, size_t ldx, void *memo
 // Round a row of x as the matrix wants it.
 void round_row(const Linear *l, const Input *in, int row, const float *x) {
     if (in->q)
-        level()->quantize(x, l->in, l->group, l->format == INT4 ? 4 : 8, (int8_t *)in->q + row * in->ld,
+        level()->quantize(x, l->in, l->group, bits_of(l), (int8_t *)in->q + row * in->ld,
                           (float *)in->scale + (size_t)row * in->groups, (int32_t *)in->zero + (size_t)row * in->groups);
     else if (in->x != x)
         level()->round_bf16(x, l->in, (float *)in->x + row * in->ld);

@@ -1,12 +1,13 @@
 """What becomes of each tensor of a checkpoint, decided before anything is read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from itrex_chat.architecture.layout import TensorSpec, layer
+from itrex_chat.architecture.layout import HEAD, TensorSpec, layer
 from itrex_chat.checkpoints import Checkpoint
-from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.checkpoints.integers import Packed
+from itrex_chat.foundation.errors import CheckpointError, RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.settings.recipe import WEIGHT_DTYPES, Quantization
@@ -18,16 +19,21 @@ SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted 
 class Treatment:
     """One tensor's fate: quantized to `weight_dtype` in groups of `group_size`, or kept in `dtype`.
 
-    `weight_dtype` is "" and `group_size` 0 where it is kept; the integers of a quantized one lie in int32 words.
+    `weight_dtype` is "" and `group_size` 0 where it is kept; the integers of a quantized one lie in int32 words. `taken`:
+    how the checkpoint has it as integers, which are taken as they are. `zero_offset` is what zero points are stored less.
     """
 
     spec: TensorSpec
     weight_dtype: str = ""
     group_size: int = 0
     dtype: torch.dtype = torch.int32
+    taken: Packed | None = None
+    zero_offset: int = 1
 
     @property
     def bits(self) -> int | None:
+        if self.taken:
+            return self.taken.bits
         return WEIGHT_DTYPES[self.weight_dtype] if self.weight_dtype else None
 
     @property
@@ -40,7 +46,13 @@ class Treatment:
         if not self.bits:
             return self.spec.size * self.dtype.itemsize
         groups = self.spec.size // self.group_size
-        return (self.spec.size + groups) * self.bits // 8 + 2 * groups
+        nbytes = (self.spec.size + groups) * self.bits // 8 + 2 * groups
+        return nbytes + (2 * groups if self.zeros == "float" else 0)
+
+    @property
+    def zeros(self) -> str:
+        """The kind of zero points of its own that it has (`Packed.zeros`)."""
+        return self.taken.zeros if self.taken else ""
 
 
 def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
@@ -50,7 +62,8 @@ def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
     where the width is no multiple of the wanted group size the largest one
     that fits is taken, and a matrix that none fits is kept, as are those of
     `keep_layers`. The embedding is
-    kept in 16 bits, everything else as it is stored.
+    kept in 16 bits, everything else as it is stored. Where the checkpoint's
+    integers are to be taken, they come before all that, and in their groups.
     """
     if too_large := [number for number in quantization.keep_layers if number >= checkpoint.decoder.layers]:
         raise RecipeError(
@@ -60,10 +73,45 @@ def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
                 last=checkpoint.decoder.layers - 1,
             )
         )
-    return [_treatment(spec, checkpoint, quantization) for spec in checkpoint.specs()]
+    taken = _taken(checkpoint, quantization)
+    found = [_treatment(spec, checkpoint, quantization, taken.get(spec.name)) for spec in checkpoint.specs()]
+    if any(treatment.zeros for treatment in found):
+        found = [replace(treatment, zero_offset=0) for treatment in found]
+    return found
 
 
-def _treatment(spec: TensorSpec, checkpoint: Checkpoint, quantization: Quantization) -> Treatment:
+def _taken(checkpoint: Checkpoint, quantization: Quantization) -> dict[str, Packed]:
+    """The matrices whose integers are taken as the checkpoint has them."""
+    kept = tuple(map(layer, quantization.keep_layers))
+    roles = ("linear",) if quantization.head == "none" else ("linear", "head")
+    if quantization.integers == "new" or (quantization.integers == "auto" and not checkpoint.quantized_before):
+        return {}
+    stored = {
+        spec.name: packed
+        for spec in checkpoint.specs()
+        if spec.role in roles and not spec.name.startswith(kept) and (packed := checkpoint.packed(spec.name))
+    }
+    bits = {packed.bits for name, packed in stored.items() if name != HEAD}
+    if quantization.bits in bits:
+        return stored
+    if quantization.integers == "auto":
+        return {}
+    raise CheckpointError(
+        _(
+            "{folder} ({stored}) has no integers of {bits} bits that can be taken as they are; leave quantization.integers as "
+            "it is, or choose other bits.",
+            folder=checkpoint.source.folder,
+            stored=checkpoint.description,
+            bits=quantization.bits,
+        )
+    )
+
+
+def _treatment(
+    spec: TensorSpec, checkpoint: Checkpoint, quantization: Quantization, taken: Packed | None = None
+) -> Treatment:
+    if taken:
+        return Treatment(spec, "", taken.group_size, taken=taken)
     stored = checkpoint.dtype(spec.name)
     if spec.role == "embedding":
         return Treatment(spec, dtype=stored if stored.itemsize == 2 else torch.float16)

@@ -83,7 +83,7 @@ def summarize(
         regrouped={
             treatment.name: treatment.group_size
             for treatment in matrices
-            if treatment.bits and treatment.group_size != wanted_group
+            if treatment.bits and treatment.group_size != wanted_group and not treatment.taken
         },
         seconds=seconds,
         peak_memory=peak_memory,

@@ -116,7 +116,12 @@ def provenance(model: ModelComparison) -> str:
             base=titled(model.baseline),
             storage=storage,
         )
-    if model.weights_were_quantized:
+    if model.integers_were_taken:
+        text += _(
+            " They are integers that another program chose; an INT4 variant takes the same ones, so that it differs by the "
+            "rounding of activations alone. What quantizing cost only the original model can show."
+        )
+    elif model.weights_were_quantized:
         text += _(
             " They were quantized before, which makes INT4 look better here than it is against the original model."
         )

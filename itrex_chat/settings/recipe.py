@@ -32,6 +32,7 @@ from itrex_chat.settings.kv_cache import CacheFormats
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
 GROUP_SIZES = (32, 64, 128)
 HEADS = ("int8", "int4", "none")
+INTEGERS = ("auto", "stored", "new")
 COMPUTE_DTYPES = ("int8", "bf16", "fp32")
 HUBS = ("modelscope", "huggingface")
 CONTROL_TEXTS = ("literal", "published")
@@ -87,7 +88,9 @@ class Quantization:
     one row share a scale; `head` is the output projection's precision;
     `compute_dtype` is what activations are multiplied in and does not change
     the artifact. `keep_layers` are decoder blocks, counted from 0, whose
-    matrices stay as they are stored.
+    matrices stay as they are stored. `integers` says whose are taken where a
+    checkpoint has some: those that are "stored", or "new" ones; "auto" is
+    "stored" for GPTQ, AWQ and their like with as many bits, else "new".
     """
 
     weight_dtype: str = "int4_fullrange"
@@ -95,6 +98,7 @@ class Quantization:
     head: str = "int8"
     compute_dtype: str = "int8"
     keep_layers: tuple[int, ...] = ()
+    integers: str = "auto"
 
     @property
     def bits(self) -> int:
@@ -105,6 +109,7 @@ class Quantization:
         one_of("quantization.group_size", self.group_size, GROUP_SIZES)
         one_of("quantization.head", self.head, HEADS)
         one_of("quantization.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        one_of("quantization.integers", self.integers, INTEGERS)
         if any(type(number) is not int or number < 0 for number in self.keep_layers):
             raise RecipeError(
                 _(
@@ -192,6 +197,8 @@ class Recipe:
             del values["fp32"]["memory"]
         if self.kv_cache == CacheFormats():
             del values["kv_cache"]
+        if self.quantization.integers == Quantization.integers:
+            del values["quantization"]["integers"]
         return values
 
 

@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 MANIFEST = "manifest.json"  # of an artifact (`pushed.py`): it is downloaded with the rest, and no part of a checkpoint
 DESCRIPTIONS = (
     "config.json",
+    "quantize_config.json",
+    "quant_config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

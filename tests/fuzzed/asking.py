@@ -36,6 +36,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "quantization.weight_dtype": ("int4_clip", "int8"),
     "quantization.group_size": ("64", "128"),
     "quantization.head": ("int4", "none"),
+    "quantization.integers": ("stored", "new"),
     "quantization.compute_dtype": ("bf16", "fp32"),
     "quantization.keep_layers": ("[0]", "[1]"),
     "generation.do_sample": ("true",),

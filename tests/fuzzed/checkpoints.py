@@ -18,7 +18,8 @@ from itrex_chat.architecture.config import from_transformers
 from itrex_chat.architecture.layout import HEAD, tensors
 from itrex_chat.foundation.errors import CheckpointError
 
-LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "glm", "glm4", "qwen", "shards", "pickle", "pickles", "older")
+PACKED = ("gptq", "awq", "compressed-tensors")
+LAYOUTS = ("llama", "mistral", "qwen2", "qwen3", "glm", "glm4", "qwen", "shards", "pickle", "pickles", "older", *PACKED)
 LARGE = ("chatglm3", "baichuan2")  # take longer
 KINDS = ("llama", "mistral", "qwen2", "qwen3", "glm", "glm4")
 CONFIG = "config.json"

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import packed_checkpoints
 import tiny_gguf
 import tiny_models
 import torch
 from safetensors.torch import load_file
 
+from fuzzed.checkpoints import PACKED
 from itrex_chat.artifacts import manifest, obtain
 from itrex_chat.ratings import given, judgements, sheet
 from itrex_chat.ratings.criteria import CRITERIA
@@ -58,6 +60,10 @@ def make(folder: Path) -> None:
     for name in STANDARD:
         tiny_models.standard(checkpoints / name, name, **({"sliding_window": 24} if name == "mistral" else {}))
     _layouts(checkpoints)
+    for kind in PACKED:
+        packed_checkpoints.write(
+            checkpoints / "llama", checkpoints / kind, kind, group=32, symmetric=kind != "awq", bias=kind == "gptq"
+        )
     _gguf_files(checkpoints, folder / "gguf")
     for name, settings in ARTIFACTS.items():
         _artifact(checkpoints / name, settings, folder / "artifacts" / name)

@@ -222,6 +222,14 @@ def _from_artifact(artifact: Artifact, view: View, name: str) -> tuple[torch.Ten
     matrix = artifact.matrix(rows.module)
     if not isinstance(matrix, QuantizedTensor):
         return torch.empty(0), torch.empty(0)
+    if matrix.zeros is not None:
+        raise EngineError(
+            _(
+                "ITREX's layers are filled with symmetric integers here, and {name} has zero points of its own; ask for the "
+                "variant without itrex-.",
+                name=rows.module,
+            )
+        )
     part = matrix.columns(rows.first, rows.first + rows.count)
     columns = list(rows.order) if rows.order else slice(None)
     return part.integers()[:, columns], part.scales.float()[:, columns]

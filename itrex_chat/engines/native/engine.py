@@ -166,6 +166,14 @@ class NativeEngine:
         seconds, artifact = time.perf_counter() - started, obtained.artifact
         statistics = Statistics(**artifact.manifest["statistics"])
         lines = [statistics.table(), f"{artifact.name}: {statistics.line()}"]
+        if taken := artifact.manifest.get("taken"):
+            lines.append(
+                _(
+                    "The integers of {count} matrices are those that the checkpoint had ({stored}).",
+                    count=taken,
+                    stored=artifact.manifest["source"]["stored"],
+                )
+            )
         if statistics.regrouped:
             lines.append(
                 _(

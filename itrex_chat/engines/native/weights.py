@@ -252,10 +252,13 @@ class QuantizedWeights:
         return self._counted(self.artifact.tensor(name))
 
     def linear(self, names: list[str]) -> Linear:
-        """One product where all parts have the same bits and group size, else one for each part."""
+        """One product where all parts have the same bits and group size, and zero points or none; else one for each part."""
         parts = [self._counted(self.artifact.matrix(name)) for name in names]
         biases = [self.artifact.tensor(f"{name}.bias") for name in names if self.artifact.has(f"{name}.bias")]
-        kinds = {(part.bits, part.group_size) if isinstance(part, QuantizedTensor) else None for part in parts}
+        kinds = {
+            (part.bits, part.group_size, part.zeros is None) if isinstance(part, QuantizedTensor) else None
+            for part in parts
+        }
         if len(kinds) == 1 and None not in kinds:
             return self._layer(parts, torch.cat(biases).float() if biases else None)
         return StackedLinear(
