@@ -1,0 +1,98 @@
+"""A small Llama with 16-bit weights of its own, and how well INT4 and llama.cpp's formats keep it.
+
+    nice python benchmarks/small_llama.py train FOLDER
+    python benchmarks/small_llama.py compare FOLDER
+    python benchmarks/small_llama.py speed FOLDER
+    python benchmarks/small_llama.py table FOLDER
+
+`train` takes about an hour of one core, reads texts that every machine with this checkout and Python has, and goes on where it
+was interrupted. `compare` has llama.cpp quantize the model with and without an importance matrix, and measures its formats and
+this program's with llama.cpp's measure and with this program's on the same tokens. `speed` measures decode in turn; nothing else should
+run meanwhile. `table` prints what was found. llama.cpp's programs are those of --llama-cpp, or get an environment in the cache at the
+first run, where they are compiled.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from measuring import environments
+from measuring.processes import Unavailable
+from trained import speeds
+from trained.contest import COMPARED, Contest
+from trained.llama_tools import Tools
+from trained.table import markdown
+from trained.training import Plan, Shape, train
+
+from itrex_chat.foundation import machine
+from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.foundation.files import write_json
+
+SPEED = "speed.json"
+OURS = ["INT4 rtn"]
+
+
+def parser() -> argparse.ArgumentParser:
+    built = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = built.add_subparsers(dest="verb", required=True)
+    for name in ("train", "compare", "speed", "table"):
+        verbs.add_parser(name).add_argument("folder", type=Path)
+    add = verbs.choices["train"].add_argument
+    add("--steps", type=int, default=Plan.steps)
+    for name in ("compare", "speed"):
+        add = verbs.choices[name].add_argument
+        add(
+            "--llama-cpp",
+            type=Path,
+            help="the folder of llama-quantize, llama-imatrix, llama-perplexity and llama-bench",
+        )
+        add("--ours", nargs="*", default=OURS, metavar="NAME[: KEY VALUE …]", help="a name and settings of the recipe")
+        add("--windows", type=int, default=24, help="of 512 tokens, of each text")
+        add("--calibration", type=int, default=64, help="windows of the text that the importance matrix is made from")
+        add("--rounds", type=int, default=5)
+        add("--tokens", type=int, default=128)
+    return built
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    folder: Path = arguments.folder.resolve()
+    if arguments.verb == "train":
+        torch.set_num_threads(1)
+        print(train(folder, Shape(), Plan(arguments.steps)))
+        return 0
+    try:
+        if arguments.verb == "compare":
+            contest(folder, arguments).compare(named(arguments.ours))
+        elif arguments.verb == "speed":
+            measured = contest(folder, arguments)
+            recipes = {name: measured.recipe(settings) for name, settings in named(arguments.ours).items()}
+            found = speeds.measure(recipes, measured.files(), measured.tools, arguments.rounds, arguments.tokens)
+            write_json(folder / SPEED, speeds.as_dict(found))
+    except (Unavailable, ItrexChatError) as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    print(markdown(json.loads((folder / COMPARED).read_text("utf-8")), _speeds(folder)))
+    return 0
+
+
+def contest(folder: Path, arguments: argparse.Namespace) -> Contest:
+    programs = arguments.llama_cpp or environments.llama_cpp_programs()
+    return Contest(folder, Tools(programs, machine.threads()), arguments.windows, arguments.calibration)
+
+
+def named(given: list[str]) -> dict[str, list[str]]:
+    """ "INT4 search: quantization.algorithm search" is the name "INT4 search" and its settings."""
+    parts = [text.partition(":") for text in given]
+    return {name: settings.split() for name, _colon, settings in parts}
+
+
+def _speeds(folder: Path) -> dict:
+    path = folder / SPEED
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

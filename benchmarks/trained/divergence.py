@@ -1,0 +1,55 @@
+"""How far models' predictions are from the 16-bit model's, by this program's own measure, on the positions that llama.cpp scores."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from itrex_chat.jobs.passage import Passage
+from itrex_chat.neuralchat.chatbot import load_chatbot
+from itrex_chat.quality import metrics, scoring
+from itrex_chat.quality.intervals import Estimate
+from itrex_chat.quality.metrics import Positions
+from itrex_chat.settings.recipe import Recipe
+
+
+def passage(corpus: str, number: int, ids: list[int]) -> Passage:
+    """A window whose second half is predicted but for the half's first token, as llama-perplexity does it."""
+    return Passage(corpus, f"{corpus} {number}", tuple(ids), len(ids) // 2 + 1)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The 16-bit model's predictions on passages of several texts."""
+
+    passages: list[Passage]
+    kept: list[dict[str, np.ndarray]]
+
+    @classmethod
+    def of(cls, recipe: Recipe, passages: list[Passage]) -> "Reference":
+        decoder = load_chatbot(recipe, "fp32").decoder
+        return cls(
+            passages, [scoring.reference_of(decoder, part) for part in tqdm(passages, "the 16-bit model", leave=False)]
+        )
+
+    def found(self, recipe: Recipe, variant: str, title: str) -> dict[str, Positions]:
+        """Where a variant of a model is, by corpus."""
+        decoder = load_chatbot(recipe, variant).decoder
+        scores = [
+            scoring.score_of(decoder, part, kept)
+            for part, kept in zip(tqdm(self.passages, title, leave=False), self.kept)
+        ]
+        result = {}
+        for corpus in dict.fromkeys(part.corpus for part in self.passages):
+            places = [place for place, part in enumerate(self.passages) if part.corpus == corpus]
+            result[corpus] = metrics.positions(
+                [self.kept[place] for place in places], [scores[place] for place in places]
+            )
+        return result
+
+
+def figures(found: dict[str, Positions]) -> dict[str, dict[str, Estimate]]:
+    """By corpus: the mean divergence, how often the likeliest token is the same, the ratio of the perplexities."""
+    wanted = ("kld_mean", "same_top", "ppl_ratio", "ppl_base")
+    estimates = {corpus: metrics.estimates(positions) for corpus, positions in found.items()}
+    return {corpus: {name: all_of[name] for name in wanted} for corpus, all_of in estimates.items()}
