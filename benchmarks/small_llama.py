@@ -22,16 +22,18 @@ from measuring import environments
 from measuring.processes import Unavailable
 from trained import speeds
 from trained.contest import COMPARED, Contest
-from trained.llama_tools import Tools
+from trained.llama_tools import WINDOW, Tools
 from trained.table import markdown
 from trained.training import Plan, Shape, train
 
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.files import write_json
+from itrex_chat.settings import recipe as recipes
 
 SPEED = "speed.json"
-OURS = ["INT4 rtn"]
+ALGORITHMS = getattr(recipes, "ALGORITHMS", ("rtn",))  # of this version
+CALIBRATED = getattr(recipes, "CALIBRATED", ())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,9 +50,14 @@ def parser() -> argparse.ArgumentParser:
             type=Path,
             help="the folder of llama-quantize, llama-imatrix, llama-perplexity and llama-bench",
         )
-        add("--ours", nargs="*", default=OURS, metavar="NAME[: KEY VALUE …]", help="a name and settings of the recipe")
+        add(
+            "--ours",
+            nargs="*",
+            metavar="NAME[: KEY VALUE …]",
+            help="names with settings of the recipe; default: all algorithms",
+        )
         add("--windows", type=int, default=24, help="of 512 tokens, of each text")
-        add("--calibration", type=int, default=64, help="windows of the text that the importance matrix is made from")
+        add("--calibration", type=int, default=64, help="windows of the calibration's text, for both programs")
         add("--rounds", type=int, default=5)
         add("--tokens", type=int, default=128)
     return built
@@ -65,11 +72,11 @@ def main() -> int:
         return 0
     try:
         if arguments.verb == "compare":
-            contest(folder, arguments).compare(named(arguments.ours))
+            contest(folder, arguments).compare(ours(folder, arguments))
         elif arguments.verb == "speed":
             measured = contest(folder, arguments)
-            recipes = {name: measured.recipe(settings) for name, settings in named(arguments.ours).items()}
-            found = speeds.measure(recipes, measured.files(), measured.tools, arguments.rounds, arguments.tokens)
+            variants = {name: measured.recipe(settings) for name, settings in ours(folder, arguments).items()}
+            found = speeds.measure(variants, measured.files(), measured.tools, arguments.rounds, arguments.tokens)
             write_json(folder / SPEED, speeds.as_dict(found))
     except (Unavailable, ItrexChatError) as problem:
         print(problem, file=sys.stderr)
@@ -83,10 +90,21 @@ def contest(folder: Path, arguments: argparse.Namespace) -> Contest:
     return Contest(folder, Tools(programs, machine.threads()), arguments.windows, arguments.calibration)
 
 
-def named(given: list[str]) -> dict[str, list[str]]:
-    """ "INT4 search: quantization.algorithm search" is the name "INT4 search" and its settings."""
-    parts = [text.partition(":") for text in given]
-    return {name: settings.split() for name, _colon, settings in parts}
+def ours(folder: Path, arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """This program's variants: settings by name. "INT4 search: quantization.algorithm search" is the name "INT4 search" and
+    its settings. Without any, each algorithm with the text that llama.cpp's importance matrix is made from."""
+    if arguments.ours:
+        parts = [text.partition(":") for text in arguments.ours]
+        return {name: settings.split() for name, _colon, settings in parts}
+    found: dict[str, list[str]] = {}
+    for algorithm in ALGORITHMS:
+        settings = ["quantization.algorithm", algorithm] if algorithm != "rtn" else []
+        if algorithm in CALIBRATED:
+            settings += ["quantization.calibration", json.dumps([str(folder / "calibration.txt")])]
+            settings += ["quantization.calibration_tokens", str(arguments.calibration * WINDOW)]
+        found[f"INT4 {algorithm}"] = settings
+    last = f"INT4 {ALGORITHMS[-1]}"
+    return found | {f"{last}, INT4 head": [*found[last], "quantization.head", "int4"]}
 
 
 def _speeds(folder: Path) -> dict:

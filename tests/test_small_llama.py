@@ -120,7 +120,7 @@ def test_the_same_model_diverges_by_nothing_and_int4_by_something(model, home):
 
     recipe = recipes.load(str(model))
     windows = [divergence.passage("text", number, list(range(number, number + 48))) for number in (1, 2)]
-    reference = divergence.Reference.of(recipe, windows)
+    reference = divergence.Reference(recipe, windows)
     same, int4 = (divergence.figures(reference.found(recipe, name, name))["text"] for name in ("fp32", "int4"))
     assert same["kld_mean"].value == 0 and same["same_top"].value == 1
     assert int4["kld_mean"].value > 0

@@ -1,17 +1,20 @@
 """One comparison: the 16-bit model, llama.cpp's formats of it and this program's, both measured by both."""
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 from measuring import gguf_f16
 
 from itrex_chat.engines.on_disk import of_checkpoint
-from itrex_chat.foundation.digests import sha256
+from itrex_chat.foundation.digests import sha256, sha256_of_json
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.files import write_json
 from itrex_chat.neuralchat.chatbot import load_chatbot
+from itrex_chat.quality.metrics import Positions
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources.gguf_header import read_header
@@ -74,40 +77,54 @@ class Contest:
         return recipes.load(str(self.model), settings)
 
     def compare(self, ours: dict[str, list[str]]) -> dict:
-        """Everything but speed. `ours`: settings of a recipe, as --set takes them, by name."""
-        files = self.files()
-        bases = {text: self.made / f"{text}.base" for text in TEXTS}
+        """Everything but speed. `ours`: settings of a recipe, as --set takes them, by name. What was found of the same model
+        on the same windows before stays."""
+        files, weights = self.files(), self._weights()
+        bases = {text: self.made / f"{text}-{self.windows}.base" for text in TEXTS}
         for text, base in bases.items():
-            self.tools.base(self.f16, self.folder / f"{text}.txt", base, self.windows)
+            if not base.is_file():
+                self.tools.base(self.f16, self.folder / f"{text}.txt", base, self.windows)
         self._check_tokens(bases)
         passages = [
             divergence.passage(text, number, ids)
             for text, base in bases.items()
             for number, ids in enumerate(windows_of(base), 1)
         ]
-        plain = self.recipe([])
-        reference, weights = Reference.of(plain, passages), self._weights()
-        widened = self.made / "q4_0-floats.gguf"
-        self.tools.quantize(files["Q4_0"], widened, "F32")
-        rows = {}
-        for name, file in {WIDENED: widened, **files}.items():
-            rows[name] = self._row(
-                bases, file, divergence.figures(reference.found(recipes.load(str(file)), "fp32", name))
-            )
-            rows[name] |= {"bits": 8 * _tensor_bytes(file) / weights, "bytes": file.stat().st_size}
-        for name, settings in ours.items():
-            recipe, folder = self.recipe(settings), self.made / f"ours-{len(rows)}"
-            artifact, floats = dequantized.write(recipe, folder), folder / "floats.gguf"
-            gguf_f16.main(folder, floats, partial(vocabulary.add_to_gguf, self.model), "float32")
-            rows[name] = self._row(bases, floats, divergence.figures(reference.found(recipe, "int4", name)))
-            read = load_chatbot(recipe, "int4").facts()["weight_bytes"]
-            rows[name] |= {"bits": 8 * read / weights, "bytes": artifact.nbytes(), "settings": settings}
-        about = {"windows": len(passages), "positions": sum(part.positions for part in passages), "weights": weights}
-        found = {"about": about, "rows": rows}
-        write_json(self.folder / COMPARED, found)
-        return found
+        about = {
+            "model": self.made.name,
+            "windows": len(passages),
+            "positions": sum(part.positions for part in passages),
+            "weights": weights,
+        }
+        before = _read(self.folder / COMPARED)
+        rows = before["rows"] if before.get("about") == about else {}
+        reference, size = Reference(self.recipe([]), passages), dict[str, Any]()
 
-    def _row(self, bases: dict[str, Path], file: Path, ours: dict) -> dict:
+        def keep(name: str, row: dict) -> None:
+            rows[name] = row
+            write_json(self.folder / COMPARED, {"about": about, "rows": rows})
+
+        widened = self.made / "q4_0-floats.gguf"
+        if not widened.is_file():
+            self.tools.quantize(files["Q4_0"], widened, "F32")
+        for name, file in {WIDENED: widened, **files}.items():
+            if name not in rows:
+                found = reference.found(recipes.load(str(file)), "fp32", name)
+                size = {"bits": 8 * _tensor_bytes(file) / weights, "bytes": file.stat().st_size}
+                keep(name, self._row(bases, file, found) | size)
+        for name, settings in ours.items():
+            if rows.get(name, {}).get("settings") != settings:
+                recipe, folder = self.recipe(settings), self.made / f"ours-{sha256_of_json(settings)[:12]}"
+                artifact, floats = dequantized.write(recipe, folder), folder / "floats.gguf"
+                gguf_f16.main(folder, floats, partial(vocabulary.add_to_gguf, self.model), "float32")
+                found = reference.found(recipe, "int4", name)
+                read = load_chatbot(recipe, "int4").facts()["weight_bytes"]
+                size = {"bits": 8 * read / weights, "bytes": artifact.nbytes(), "settings": settings}
+                keep(name, self._row(bases, floats, found) | size)
+        return {"about": about, "rows": rows}
+
+    def _row(self, bases: dict[str, Path], file: Path, found: dict[str, Positions]) -> dict:
+        ours = divergence.figures(found)
         return {
             "theirs": {text: asdict(self.tools.divergence(file, base)) for text, base in bases.items()},
             "ours": {text: {name: asdict(value) for name, value in all_of.items()} for text, all_of in ours.items()},
@@ -133,3 +150,7 @@ def _tensor_bytes(file: Path) -> int:
     """Of a model whose embedding is its head: one decoded token reads all of them."""
     _metadata, tensors = read_header(file)
     return sum(tensor.length for tensor in tensors.values())
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}

@@ -1,6 +1,6 @@
 """How far models' predictions are from the 16-bit model's, by this program's own measure, on the positions that llama.cpp scores."""
 
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from tqdm import tqdm
@@ -18,32 +18,29 @@ def passage(corpus: str, number: int, ids: list[int]) -> Passage:
     return Passage(corpus, f"{corpus} {number}", tuple(ids), len(ids) // 2 + 1)
 
 
-@dataclass(frozen=True)
 class Reference:
     """The 16-bit model's predictions on passages of several texts."""
 
-    passages: list[Passage]
-    kept: list[dict[str, np.ndarray]]
+    def __init__(self, recipe: Recipe, passages: list[Passage]):
+        self._recipe, self._passages = recipe, passages
 
-    @classmethod
-    def of(cls, recipe: Recipe, passages: list[Passage]) -> "Reference":
-        decoder = load_chatbot(recipe, "fp32").decoder
-        return cls(
-            passages, [scoring.reference_of(decoder, part) for part in tqdm(passages, "the 16-bit model", leave=False)]
-        )
+    @cached_property
+    def _kept(self) -> list[dict[str, np.ndarray]]:
+        decoder = load_chatbot(self._recipe, "fp32").decoder
+        return [scoring.reference_of(decoder, part) for part in tqdm(self._passages, "the 16-bit model", leave=False)]
 
     def found(self, recipe: Recipe, variant: str, title: str) -> dict[str, Positions]:
         """Where a variant of a model is, by corpus."""
-        decoder = load_chatbot(recipe, variant).decoder
+        kept_ones, decoder = self._kept, load_chatbot(recipe, variant).decoder
         scores = [
             scoring.score_of(decoder, part, kept)
-            for part, kept in zip(tqdm(self.passages, title, leave=False), self.kept)
+            for part, kept in zip(tqdm(self._passages, title, leave=False), kept_ones)
         ]
         result = {}
-        for corpus in dict.fromkeys(part.corpus for part in self.passages):
-            places = [place for place, part in enumerate(self.passages) if part.corpus == corpus]
+        for corpus in dict.fromkeys(part.corpus for part in self._passages):
+            places = [place for place, part in enumerate(self._passages) if part.corpus == corpus]
             result[corpus] = metrics.positions(
-                [self.kept[place] for place in places], [scores[place] for place in places]
+                [kept_ones[place] for place in places], [scores[place] for place in places]
             )
         return result
 

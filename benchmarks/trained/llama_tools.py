@@ -12,6 +12,7 @@ import numpy as np
 from measuring.processes import Unavailable
 
 PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench")
+ATTEMPTS = 8  # it prints from a thread of its own, and ends without waiting for it: the last lines may be missing
 WINDOW = 512  # tokens that are read together; those of the second half are scored
 
 
@@ -54,10 +55,13 @@ class Tools:
     def divergence(self, model: Path, base: Path) -> Divergence:
         """How far a model's predictions are from those that were kept."""
         wanted = ["--kl-divergence", "--kl-divergence-base", base, "-c", WINDOW, "-t", self.threads]
-        said = self._run("llama-perplexity", "-m", model, *wanted)
-        mean, error = _numbers(r"Mean\s+KLD:\s*(\S+) ±\s*(\S+)", said)
-        same, same_error = _numbers(r"Same top p:\s*(\S+) ±\s*(\S+) %", said)
-        return Divergence(mean, error, same / 100, same_error / 100)
+        for _attempt in range(ATTEMPTS):
+            said = self._run("llama-perplexity", "-m", model, *wanted)
+            mean = re.search(r"Mean\s+KLD:\s*(\S+) ±\s*(\S+)", said)
+            same = re.search(r"Same top p:\s*(\S+) ±\s*(\S+) %", said)
+            if mean and same:
+                return Divergence(float(mean[1]), float(mean[2]), float(same[1]) / 100, float(same[2]) / 100)
+        raise Unavailable(f"llama-perplexity did not say how far {model.name} is, asked {ATTEMPTS} times")
 
     def decode_rate(self, model: Path, tokens: int) -> float:
         """Tokens per second, by llama-bench."""
@@ -93,9 +97,3 @@ def windows_of(base: Path) -> list[list[int]]:
             raise Unavailable(f"{base} does not hold llama.cpp's predictions")
         ids = np.fromfile(file, np.int32, length * count)
     return ids.reshape(count, length).tolist()
-
-
-def _numbers(pattern: str, text: str) -> tuple[float, ...]:
-    if not (found := re.search(pattern, text)):
-        raise Unavailable(f"llama-perplexity did not say what was looked for ({pattern})")
-    return tuple(map(float, found.groups()))

@@ -16,8 +16,9 @@ def markdown(compared: dict, speeds: dict) -> str:
         f"| | {' | '.join([*head, 'bits a weight', 'MB on disk', 'decode tok/s'])} |",
         f"|---|{'--:|' * (len(head) + 3)}",
     ]
-    for name, row in rows.items():
-        cells = []
+    order = sorted(rows, key=lambda name: ("settings" in rows[name], rows[name]["bits"]))
+    for name in order:
+        row, cells = rows[name], []
         for text in TEXTS:
             theirs, ours = row["theirs"][text], row["ours"][text]["kld_mean"]
             cells += [f"{theirs['mean']:.4f} ± {theirs['error']:.4f}", _interval(ours, "{:.4f}")]
