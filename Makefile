@@ -60,7 +60,7 @@ LLAMA_CPP =
 PROGRAMS = $(if $(LLAMA_CPP),--llama-cpp $(LLAMA_CPP))
 small-llama: .venv/.installed
 	$(RUN) benchmarks/small_llama.py train $(FOLDER)
-	$(RUN) benchmarks/small_llama.py compare $(FOLDER) $(PROGRAMS) > $(FOLDER)/compared.md
+	$(RUN) benchmarks/small_llama.py compare $(FOLDER) $(PROGRAMS) > /dev/null
 	$(RUN) benchmarks/small_llama.py speed $(FOLDER) $(PROGRAMS)
 
 SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)

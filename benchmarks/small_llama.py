@@ -15,13 +15,13 @@ first run, where they are compiled.
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from measuring import environments
 from measuring.processes import Unavailable
-from trained import speeds
-from trained.contest import COMPARED, Contest
+from trained.contest import COMPARED, Contest, read
 from trained.llama_tools import WINDOW, Tools
 from trained.table import markdown
 from trained.training import Plan, Shape, train
@@ -75,13 +75,18 @@ def main() -> int:
             contest(folder, arguments).compare(ours(folder, arguments))
         elif arguments.verb == "speed":
             measured = contest(folder, arguments)
-            variants = {name: measured.recipe(settings) for name, settings in ours(folder, arguments).items()}
-            found = speeds.measure(variants, measured.files(), measured.tools, arguments.rounds, arguments.tokens)
-            write_json(folder / SPEED, speeds.as_dict(found))
+            found = measured.speeds(ours(folder, arguments), arguments.rounds, arguments.tokens)
+            write_json(folder / SPEED, {name: asdict(rate) for name, rate in found.items()})
     except (Unavailable, ItrexChatError) as problem:
         print(problem, file=sys.stderr)
         return 1
-    print(markdown(json.loads((folder / COMPARED).read_text("utf-8")), _speeds(folder)))
+    if not (compared := read(folder / COMPARED)):
+        print(
+            f"{folder} has nothing that was compared: python benchmarks/small_llama.py compare {folder}",
+            file=sys.stderr,
+        )
+        return 1
+    print(markdown(compared, read(folder / SPEED)))
     return 0
 
 
@@ -105,11 +110,6 @@ def ours(folder: Path, arguments: argparse.Namespace) -> dict[str, list[str]]:
         found[f"INT4 {algorithm}"] = settings
     last = f"INT4 {ALGORITHMS[-1]}"
     return found | {f"{last}, INT4 head": [*found[last], "quantization.head", "int4"]}
-
-
-def _speeds(folder: Path) -> dict:
-    path = folder / SPEED
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import gguf_f16
+from measuring.figures import Spread
 
 from itrex_chat.engines.on_disk import of_checkpoint
 from itrex_chat.foundation.digests import sha256, sha256_of_json
@@ -18,7 +19,7 @@ from itrex_chat.quality.metrics import Positions
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources.gguf_header import read_header
-from trained import dequantized, divergence, vocabulary
+from trained import dequantized, divergence, speeds, vocabulary
 from trained.divergence import Reference
 from trained.llama_tools import Tools, windows_of
 
@@ -96,7 +97,7 @@ class Contest:
             "positions": sum(part.positions for part in passages),
             "weights": weights,
         }
-        before = _read(self.folder / COMPARED)
+        before = read(self.folder / COMPARED)
         rows = before["rows"] if before.get("about") == about else {}
         reference, size = Reference(self.recipe([]), passages), dict[str, Any]()
 
@@ -111,6 +112,7 @@ class Contest:
             if name not in rows:
                 found = reference.found(recipes.load(str(file)), "fp32", name)
                 size = {"bits": 8 * _tensor_bytes(file) / weights, "bytes": file.stat().st_size}
+                size["format"] = FORMATS[name][0] if name in FORMATS else ""
                 keep(name, self._row(bases, file, found) | size)
         for name, settings in ours.items():
             if rows.get(name, {}).get("settings") != settings:
@@ -118,10 +120,18 @@ class Contest:
                 artifact, floats = dequantized.write(recipe, folder), folder / "floats.gguf"
                 gguf_f16.main(folder, floats, partial(vocabulary.add_to_gguf, self.model), "float32")
                 found = reference.found(recipe, "int4", name)
-                read = load_chatbot(recipe, "int4").facts()["weight_bytes"]
-                size = {"bits": 8 * read / weights, "bytes": artifact.nbytes(), "settings": settings}
+                a_token = load_chatbot(recipe, "int4").facts()["weight_bytes"]
+                size = {"bits": 8 * a_token / weights, "bytes": artifact.nbytes(), "settings": settings}
+                size["format"] = _format(recipe)
                 keep(name, self._row(bases, floats, found) | size)
         return {"about": about, "rows": rows}
+
+    def speeds(self, ours: dict[str, list[str]], rounds: int, tokens: int) -> dict[str, Spread]:
+        """Tokens per second by format: it does not matter who chose the integers."""
+        files = self.files()
+        theirs = {kind: files[name] for name, (kind, weighted) in FORMATS.items() if not weighted}
+        variants = {_format(recipe): recipe for recipe in reversed([*map(self.recipe, ours.values())])}
+        return speeds.measure(dict(reversed(variants.items())), theirs, self.tools, rounds, tokens)
 
     def _row(self, bases: dict[str, Path], file: Path, found: dict[str, Positions]) -> dict:
         ours = divergence.figures(found)
@@ -146,11 +156,16 @@ class Contest:
                 )
 
 
+def _format(recipe: Recipe) -> str:
+    return f"INT4, groups of {recipe.quantization.group_size}, head {recipe.quantization.head}"
+
+
 def _tensor_bytes(file: Path) -> int:
     """Of a model whose embedding is its head: one decoded token reads all of them."""
     _metadata, tensors = read_header(file)
     return sum(tensor.length for tensor in tensors.values())
 
 
-def _read(path: Path) -> dict:
+def read(path: Path) -> dict:
+    """What was written there before, nothing where nothing was."""
     return json.loads(path.read_text("utf-8")) if path.is_file() else {}

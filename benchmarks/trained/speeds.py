@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from measuring.figures import Spread, spread
@@ -56,7 +55,3 @@ def _ours(recipe: Recipe, tokens: int, threads: int) -> float:
     if failed := next((line["reason"] for line in lines if line["kind"] == "failed"), None):
         raise Unavailable(failed)
     return 1 / next(line["tpot"] for line in lines if line["kind"] == "answer")
-
-
-def as_dict(found: dict[str, Spread]) -> dict:
-    return {name: asdict(value) for name, value in found.items()}

@@ -6,7 +6,7 @@ NAMES = {"same-kind": "like the training", "other-kind": "another kind"}
 
 
 def markdown(compared: dict, speeds: dict) -> str:
-    """`compared` as `contest` writes it; `speeds` by name, may be empty."""
+    """`compared` as `contest` writes it; `speeds` by format, may be empty."""
     rows, about = compared["rows"], compared["about"]
     head = [f"KL, {NAMES[text]}: {by}" for text in TEXTS for by in ("by llama.cpp", "by this program")]
     head += [f"same likeliest, {NAMES[text]}" for text in TEXTS]
@@ -23,7 +23,7 @@ def markdown(compared: dict, speeds: dict) -> str:
             theirs, ours = row["theirs"][text], row["ours"][text]["kld_mean"]
             cells += [f"{theirs['mean']:.4f} ± {theirs['error']:.4f}", _interval(ours, "{:.4f}")]
         cells += [_interval(row["ours"][text]["same_top"], "{:.1%}") for text in TEXTS]
-        speed = speeds.get(name)
+        speed = speeds.get(row["format"])
         cells += [f"{row['bits']:.2f}", f"{row['bytes'] / 1e6:.1f}"]
         cells += [f"{speed['median']:.0f} ({speed['p25']:.0f}–{speed['p75']:.0f})" if speed else "–"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
