@@ -126,6 +126,24 @@ def test_the_same_model_diverges_by_nothing_and_int4_by_something(model, home):
     assert int4["kld_mean"].value > 0
 
 
+def test_a_ratio_of_divergences_is_surer_where_hard_windows_are_hard_for_both():
+    from trained.divergence import ratio
+
+    theirs = [0.01, 0.02, 0.04, 0.08]
+    alike, unlike = ratio([0.005, 0.011, 0.019, 0.041], theirs), ratio([0.041, 0.019, 0.011, 0.005], theirs)
+    assert alike.value == pytest.approx(unlike.value) == pytest.approx(0.076 / 0.15)
+    assert alike.low > 0.45 and alike.high < 0.56 and unlike.low < 0.1 and unlike.high > 2
+    assert ratio([0.01], [0.02]).low is None
+
+
+def test_questions_are_what_public_names_say_of_themselves():
+    from trained.texts import _questions
+
+    source = 'def open(x):\n    """Open it."""\n\n\nclass _Hidden:\n    """No."""\n\n\ndef silent():\n    pass\n'
+    assert [*_questions("os", source)] == [("What does os.open do?", "Open it.")]
+    assert [*_questions("os", "print 'old'")] == []
+
+
 def test_the_front_line_has_whoever_is_beaten_by_nothing_with_as_few_bits():
     from trained.table import front, markdown
 
@@ -134,6 +152,7 @@ def test_the_front_line_has_whoever_is_beaten_by_nothing_with_as_few_bits():
         theirs = {"mean": kl, "error": 0.0, "same_top": 0.9, "same_top_error": 0.0}
         texts = ("same-kind", "other-kind")
         ours = dict.fromkeys(texts, {"kld_mean": figure, "same_top": figure})
+        more["by_window"] = dict.fromkeys(texts, [kl, kl])
         return {
             "bits": bits,
             "bytes": 10,
@@ -146,6 +165,7 @@ def test_the_front_line_has_whoever_is_beaten_by_nothing_with_as_few_bits():
         "Q4_0, as floats": row(32.0, 0.01),
         "large": row(5.0, 0.02),
         "worse": row(4.9, 0.05),
+        "INT4 rtn": row(4.9, 0.05, settings=[]),
         "small": row(4.5, 0.04, settings=[]),
         "as small": row(4.5, 0.06),
     }
@@ -153,4 +173,5 @@ def test_the_front_line_has_whoever_is_beaten_by_nothing_with_as_few_bits():
     about = {"weights": 1e6, "positions": 2, "windows": 1}
     speeds = {"4.5": {"median": 7.0, "p25": 6.0, "p75": 8.0, "count": 3}}
     table = markdown({"rows": rows, "about": about}, speeds)
+    assert "worse has 1.00 [1.00, 1.00] on a text like the training" in table
     assert table.count("| 7 (6–8) |") == 2 and "small; large" in table and "[0.0400, …]" in table

@@ -137,6 +137,7 @@ class Contest:
         ours = divergence.figures(found)
         return {
             "theirs": {text: asdict(self.tools.divergence(file, base)) for text, base in bases.items()},
+            "by_window": {text: divergence.by_window(positions) for text, positions in found.items()},
             "ours": {text: {name: asdict(value) for name, value in all_of.items()} for text, all_of in ours.items()},
         }
 

@@ -1,5 +1,6 @@
 """How far models' predictions are from the 16-bit model's, by this program's own measure, on the positions that llama.cpp scores."""
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -8,7 +9,7 @@ from tqdm import tqdm
 from itrex_chat.jobs.passage import Passage
 from itrex_chat.neuralchat.chatbot import load_chatbot
 from itrex_chat.quality import metrics, scoring
-from itrex_chat.quality.intervals import Estimate
+from itrex_chat.quality.intervals import Estimate, student
 from itrex_chat.quality.metrics import Positions
 from itrex_chat.settings.recipe import Recipe
 
@@ -43,6 +44,22 @@ class Reference:
                 [kept_ones[place] for place in places], [scores[place] for place in places]
             )
         return result
+
+
+def by_window(found: Positions) -> list[float]:
+    """The mean divergence of each window."""
+    return (np.bincount(found.passages, found.kl) / np.bincount(found.passages)).tolist()
+
+
+def ratio(first: list[float], second: list[float]) -> Estimate:
+    """The ratio of two mean divergences over the same windows of equal length: windows that are hard for both cancel out."""
+    ours, theirs, count = np.array(first), np.array(second), len(first)
+    value = float(ours.mean() / theirs.mean())
+    if count < 2:
+        return Estimate(value)
+    error = math.sqrt(float(((ours / ours.mean() - theirs / theirs.mean()) ** 2).sum()) / (count * (count - 1)))
+    reach = math.exp(student(count - 1) * error)
+    return Estimate(value, value / reach, value * reach)
 
 
 def figures(found: dict[str, Positions]) -> dict[str, dict[str, Estimate]]:

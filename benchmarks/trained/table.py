@@ -1,6 +1,11 @@
 """The comparison as a table of Markdown."""
 
+from dataclasses import asdict
+
 from trained.contest import TEXTS, WIDENED
+from trained.divergence import ratio
+
+PLAIN = "INT4 rtn"
 
 NAMES = {"same-kind": "like the training", "other-kind": "another kind"}
 
@@ -27,7 +32,7 @@ def markdown(compared: dict, speeds: dict) -> str:
         cells += [f"{row['bits']:.2f}", f"{row['bytes'] / 1e6:.1f}"]
         cells += [f"{speed['median']:.0f} ({speed['p25']:.0f}–{speed['p75']:.0f})" if speed else "–"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", *_agreement(rows), *(_front(rows, text) for text in TEXTS)]
+    lines += ["", *_agreement(rows), *_ratios(rows), *(_front(rows, text) for text in TEXTS)]
     return "\n".join(lines)
 
 
@@ -44,6 +49,20 @@ def _agreement(rows: dict) -> list[str]:
         ours = rows[WIDENED]["ours"][text]["kld_mean"]["value"]
         said.append(f"{NAMES[text]}: {100 * (ours / theirs - 1):+.2f} %")
     return [f"Of {WIDENED}, this program finds a KL divergence other than llama.cpp's by: {'; '.join(said)}.", ""]
+
+
+def _ratios(rows: dict) -> list[str]:
+    """Our other algorithms beside round-to-nearest, by this program's measure."""
+    said = []
+    for name, row in rows.items():
+        if PLAIN not in rows or name == PLAIN or row["format"] != rows[PLAIN]["format"]:
+            continue
+        parts = []
+        for text in TEXTS:
+            found = ratio(row["by_window"][text], rows[PLAIN]["by_window"][text])
+            parts.append(f"{_interval(asdict(found), '{:.2f}')} on a text {NAMES[text]}")
+        said += [f"{name} has {' and '.join(parts)} of {PLAIN}'s KL divergence.", ""]
+    return said
 
 
 def kl(row: dict, text: str) -> float:
