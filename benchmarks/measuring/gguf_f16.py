@@ -2,12 +2,14 @@
 
     python -m measuring.gguf_f16 FOLDER FILE
 
-Without a vocabulary: contestants are asked with token ids.
+Without a vocabulary unless one is wanted: contestants are asked with token ids.
 """
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MODULES = {
     "input_layernorm": "attn_norm",
@@ -27,7 +29,10 @@ WHOLE = {
 }
 
 
-def main(folder: Path, target: Path) -> None:
+def main(
+    folder: Path, target: Path, add_vocabulary: Callable[[Any], None] | None = None, matrices: str = "float16"
+) -> None:
+    """`add_vocabulary` writes the tokenizer's part of the metadata; `matrices` are "float16" or "float32"."""
     import gguf
     import numpy as np
     from safetensors import safe_open
@@ -43,15 +48,20 @@ def main(folder: Path, target: Path) -> None:
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    writer.add_rope_dimension_count(config["hidden_size"] // heads)
+    writer.add_rope_dimension_count(config.get("head_dim") or config["hidden_size"] // heads)
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    writer.add_tokenizer_model("no_vocab")
-    homes = json.loads((folder / "model.safetensors.index.json").read_text("utf-8"))["weight_map"]
-    files = {name: safe_open(folder / name, "numpy") for name in sorted(set(homes.values()))}
+    writer.add_file_type(getattr(gguf.LlamaFileType, {"float16": "MOSTLY_F16", "float32": "ALL_F32"}[matrices]))
+    if add_vocabulary:
+        add_vocabulary(writer)
+    else:
+        writer.add_tokenizer_model("no_vocab")
+    files = {path.name: safe_open(path, "numpy") for path in sorted(folder.glob("*.safetensors"))}
+    homes: dict[str, str] = {}
+    for home, file in files.items():
+        homes |= dict.fromkeys(file.keys(), home)
     for name, home in homes.items():
         shape = files[home].get_slice(name).get_shape()
-        dtype = np.dtype(np.float32 if len(shape) == 1 else np.float16)
+        dtype = np.dtype(np.float32 if len(shape) == 1 else matrices)
         writer.add_tensor_info(_name(name), shape, dtype, dtype.itemsize * int(np.prod(shape)))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -62,7 +72,7 @@ def main(folder: Path, target: Path) -> None:
             # llama.cpp turns neighbouring channels of a head where transformers turns its halves.
             rows = config["num_key_value_heads"] if "k_proj" in name else heads
             values = values.reshape(rows, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-        writer.write_tensor_data(values.astype(np.float32 if values.ndim == 1 else np.float16))
+        writer.write_tensor_data(values.astype(np.float32 if values.ndim == 1 else matrices))
     writer.close()
 
 
