@@ -17,6 +17,7 @@ VERBS = (
     "compare",
     "sheet",
     "sweep",
+    "merge",
     "attribute",
     "online",
     "judge",

@@ -18,6 +18,7 @@ from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.questions import Question, QuestionSet
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.shard import Shard
 from itrex_chat.settings.variant import NATIVE, Variant, titled
 
 
@@ -31,6 +32,7 @@ def ask(
     options: EngineOptions = EngineOptions(),
     executor: Executor | None = None,
     batch: int | None = None,
+    shard: Shard | None = None,
 ) -> RunRecord:
     """Ask each model's variants the questions and return the run's record.
 
@@ -43,6 +45,7 @@ def ask(
     the `engines` computes all of them, ITREX with `options`. `executor` does
     the work (None: processes here). Up to `batch` questions, and 16, are
     answered at a time, each as it is alone; a run may go on with another batch.
+    With a `shard`, the record is a part of the run, for `runs/merging.py` to join with the others.
     Raises ItrexChatError.
     """
     labelled = labels(models)
@@ -55,6 +58,8 @@ def ask(
         spec["engines"] = list(engines)
     if options.own_template:
         spec["own_template"] = True
+    if shard:
+        spec["shard"] = str(shard)
     record = RunRecord.start(out or place(cache_home() / "runs", spec), spec)
     if command and command not in (record.content.commands or ()):
         record.content.commands = [*(record.content.commands or ()), command]
@@ -62,8 +67,9 @@ def ask(
         asking = _Asking(
             record, Display(), executor or LocalExecutor(), question_set, options, batch and min(batch, MOST_TOGETHER)
         )
-        for label, recipe in labelled:
-            asking.model(label, recipe, variants_of(spec, recipe.as_dict()))
+        for number, (label, recipe) in enumerate(labelled):
+            part = Part(shard, number, len(labelled)) if shard else None
+            asking.model(label, recipe, variants_of(spec, recipe.as_dict()), part)
         record.finish()
     finally:
         record.close()
@@ -91,6 +97,25 @@ def labels(models: list[Recipe]) -> list[tuple[str, Recipe]]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """What a shard has of one of the run's models, by its `index` among so many `models`."""
+
+    shard: Shard
+    index: int
+    models: int
+
+    @property
+    def empty(self) -> bool:
+        return not self.shard.has_model(self.index, self.models)
+
+    def of(self, asked: QuestionSet) -> QuestionSet:
+        """The set with the questions that belong to the shard."""
+        return dataclasses.replace(
+            asked, questions=tuple(self.shard.of_model(self.index, self.models, asked.questions))
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class _Asking:
     """What the models of a run share. The record is written here and nowhere else."""
 
@@ -101,8 +126,10 @@ class _Asking:
     options: EngineOptions
     batch: int | None
 
-    def model(self, label: str, recipe: Recipe, variants: list[str]) -> None:
-        """Prepare a model and ask its variants."""
+    def model(self, label: str, recipe: Recipe, variants: list[str], part: Part | None = None) -> None:
+        """Prepare a model and ask its variants, of a shard's questions those in its `part`."""
+        if part and (part.empty or (self.question_set and not part.of(self.question_set).questions)):
+            return
         candidates = (
             [self.question_set]
             if self.question_set
@@ -122,6 +149,9 @@ class _Asking:
             return
         self._check_same_model(label, prepared)
         asked = self.question_set or question_sets.default_for(prepared.languages)
+        asked = part.of(asked) if part else asked
+        if not asked.questions:
+            return
         self.record.model(label).update(
             {
                 "question_set": asked.name,
@@ -217,6 +247,7 @@ class _Asking:
         `files`. Raises RunError where it is another model now."""
         questions = {question.id: question for question in job.questions}
         waiting = iter(job.questions)
+        made_on: str | None = None
 
         def announce() -> None:
             if self.display.has_bar(job.batch):
@@ -229,6 +260,7 @@ class _Asking:
                 if replaced(files, event.facts.files):
                     raise self._another_model(job.label)
                 self._check_same_files(job.label, event.facts.files)
+                made_on = self.record.made_on(event.machine)
                 self.record.note(job.label, job.variant, state="asking", load=dataclasses.asdict(event.facts))
                 self.display.loaded(job.label, job.variant, event.facts)
                 if event.pace:
@@ -238,7 +270,7 @@ class _Asking:
             elif isinstance(event, Text):
                 self.display.text(event.text)
             elif isinstance(event, Answered):
-                self.record.append(event.answer)
+                self.record.append(dataclasses.replace(event.answer, machine=made_on))
                 number += 1
                 self.display.answer(questions[event.answer.id], number, count, event.answer)
                 announce()

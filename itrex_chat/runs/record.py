@@ -131,6 +131,17 @@ class RunRecord:
     def answers_of(self, label: str, variant: str) -> list[Answer]:
         return [answer for answer in self.answers if (answer.model, answer.variant) == (label, variant)]
 
+    def made_on(self, described: Mapping[str, Any]) -> str | None:
+        """What answers call the machine of a description; None for the run's own. Another one is kept in the record."""
+        if not described or machine.same(self.content.machine, dict(described)):
+            return None
+        name = machine.called(dict(described))
+        known = self.content.machines or {}
+        if name not in known:
+            self.content.machines = known | {name: dict(described)}
+            self.save()
+        return name
+
     def append(self, answer: Answer) -> None:
         """Keep an answer, on disk before this returns."""
         with (
@@ -141,6 +152,14 @@ class RunRecord:
             file.flush()
             os.fsync(file.fileno())
         self.answers.append(answer)
+
+    def write(self, answers: list[Answer]) -> None:
+        """Keep these answers, in this order, instead of those that are there; whole or not at all."""
+        lines = "".join(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n" for answer in answers)
+        with files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)):
+            files.write_text(self.folder / ANSWERS, lines)
+        self.answers = answers
+        self.save()
 
     def _drop_partial_line(self) -> None:
         """Cut off a line that was being written when an earlier process died."""
