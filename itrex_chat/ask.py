@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from itrex_chat import cluster
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
@@ -34,17 +35,19 @@ def command(arguments: argparse.Namespace) -> int:
     asked = question_sets.load(arguments.prompts) if arguments.prompts else None
     engines, options = engine_options.chosen(arguments)
     part = shard.chosen(arguments)
-    record = ask(
-        models,
-        variants,
-        asked,
-        arguments.out,
-        command_line.invocation("ask"),
-        tuple(engines),
-        options,
-        batch=arguments.batch,
-        shard=part,
-    )
+    with cluster.opened(arguments.executor) as executor:
+        record = ask(
+            models,
+            variants,
+            asked,
+            arguments.out,
+            command_line.invocation("ask"),
+            tuple(engines),
+            options,
+            executor,
+            arguments.batch,
+            part,
+        )
     states = [facts.state for model in record.content.models.values() for facts in model.variants.values()]
     tell("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
     if part:
@@ -96,6 +99,7 @@ def main(argv: list[str] | None = None) -> int:
             "default: 1, and what memory has room for where weights are read from disk for each pass"
         ),
     )
+    cluster.add_option(parser)
     shard.add_option(
         parser,
         _(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RUN, ANSWERS = "run.json", "answers.jsonl"
 LARGEST = 256 << 20  # bytes of answers
+SPARING = 20  # times as long as writing `run.json` takes, until it is written again
 AHEAD = 3600  # seconds that the clock of a disk may be ahead of ours
 
 
@@ -38,6 +39,8 @@ class RunRecord:
     def __init__(self, folder: Path, content: Run, answers: list[Answer]):
         self.folder, self.content, self.answers = folder, content, answers
         self._lock: FileLock | None = None
+        self.sparing = False  # whether what `note` sets may be written later, where writing takes long
+        self._saved, self._took = 0.0, 0.0  # when it was written, and the seconds that this took
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
@@ -116,7 +119,15 @@ class RunRecord:
         variants = self.model(label).variants
         known = variants[variant].as_dict() if variant in variants else {}
         variants[variant] = VariantRun.of(known | facts)
-        self.save()
+        self.save_soon()
+
+    def save_soon(self) -> None:
+        """Save; where the record is `sparing`, a twentieth of the time at most. `finish` saves in the end."""
+        began = time.monotonic()
+        if not self.sparing or began - self._saved >= SPARING * self._took:
+            self.save()
+            self._saved = time.monotonic()
+            self._took = self._saved - began
 
     def answered(self, label: str, variant: str) -> set[str]:
         """The questions that a variant has answered."""
@@ -160,6 +171,29 @@ class RunRecord:
             files.write_text(self.folder / ANSWERS, lines)
         self.answers = answers
         self.save()
+
+    def put_in_order(self) -> None:
+        """Have models and answers in the order of the run's spec, variants and questions, in which one process gives them."""
+        labels = [model.label for model in self.content.spec.models]
+        known = self.content.models
+        self.content.models = {label: known[label] for label in labels if label in known}
+        places = {
+            (label, variant, question.id): (number, rank, place)
+            for number, (label, facts) in enumerate(self.content.models.items())
+            for rank, variant in enumerate(self._variants(label, facts))
+            for place, question in enumerate(facts.questions or ())
+        }
+        last = (len(labels), 0, 0)
+        ordered = sorted(self.answers, key=lambda each: places.get((each.model, each.variant, each.id), last))
+        if ordered != self.answers:
+            self.write(ordered)
+
+    def _variants(self, label: str, facts: ModelRun) -> list[str]:
+        """The variants of a model, as they are asked: those whose weights are read from disk for each pass last."""
+        asked = variants_of(self.content.spec, self.content.spec.recipe(label) or {})
+        streamed = {name for name, run in facts.variants.items() if run.load and run.load.streamed_bytes}
+        facts.variants = {name: facts.variants[name] for name in asked if name in facts.variants} | facts.variants
+        return sorted(asked, key=streamed.__contains__)
 
     def _drop_partial_line(self) -> None:
         """Cut off a line that was being written when an earlier process died."""
