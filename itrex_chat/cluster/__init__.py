@@ -8,10 +8,13 @@ what one machine has to another, `executor` does jobs with them.
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
-from itrex_chat.jobs.executor import Executor
+
+if TYPE_CHECKING:
+    from itrex_chat.cluster.executor import RayExecutor
 
 NAME = "ray"
 
@@ -29,7 +32,7 @@ def add_option(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def opened(text: str | None) -> Iterator[Executor | None]:
+def opened(text: str | None) -> "Iterator[RayExecutor | None]":
     """The executor that `--executor` means; None where nothing is given. Raises RunError where it cannot be had."""
     if text is None:
         yield None

@@ -27,7 +27,8 @@ from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.jobs import protocol
 from itrex_chat.jobs.event import Answered, Event, Failed, Loaded, OriginalFiles, Planned, Prepared, Scored
-from itrex_chat.jobs.job import Ask, Job, PlanScoring, Score, ScoreLayers
+from itrex_chat.jobs.job import Ask, Job, PlanScoring, Prepare, Score, ScoreLayers
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant, titled
 
 BEGINNING = 120.0  # seconds that an actor may take until it answers
@@ -92,6 +93,16 @@ class RayExecutor:
                         reason=reason,
                     )
                 )
+
+    def quantize(self, recipe: Recipe, variant: str) -> Path | None:
+        """Have one machine make or find the artifact of a variant, and bring it into this machine's cache: its folder there, or
+        None where it could not come. Raises RunError."""
+        job = Prepare(recipe=recipe, variants=(variant,), tokens=recipe.generation.max_new_tokens)
+        prepared = next(event for event in self.run(job) if isinstance(event, Prepared))
+        if problem := prepared.problems.get(variant):
+            raise RunError(problem)
+        made = prepared.artifacts.get(variant)
+        return self.fetch(made.folder) if made else None
 
     def fetch(self, folder: str) -> Path | None:
         """Have an artifact of the cluster in this machine's cache; where it is, or None where that did not work."""

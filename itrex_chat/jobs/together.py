@@ -34,7 +34,7 @@ class Told:
 class Together:
     """Chains of jobs, of which an executor does up to `at_once` at a time, each chain in one thread in its order.
 
-    A chain that is added with `first` goes before those that wait. A job that fails does not keep the next of its chain from
+    Where that is one, who hears does the work. A chain that is added with `first` goes before those that wait. A job that fails does not keep the next of its chain from
     being done.
     """
 
@@ -47,7 +47,7 @@ class Together:
     def add(self, chain: Iterable[Job], first: bool = False) -> None:
         self._open += 1
         self._waiting.put((not first, next(self._numbers), list(chain)))
-        if self._threads < min(self._open, at_once(self._executor)):
+        if at_once(self._executor) > 1 and self._threads < min(self._open, at_once(self._executor)):
             self._threads += 1
             language = spoken_language()
             threading.Thread(target=self._work, args=(language,), daemon=True).start()
@@ -55,6 +55,11 @@ class Together:
     def told(self) -> Iterator[Told]:
         """What the jobs tell as it comes, until none is left; more may be added meanwhile."""
         while self._open:
+            if not self._threads:
+                _later, _number, chain = self._waiting.get()
+                self._open -= 1
+                yield from itertools.chain.from_iterable(map(self._done, chain))
+                continue
             told = self._told.get()
             if told is None:
                 self._open -= 1
@@ -68,18 +73,18 @@ class Together:
             _later, _number, chain = self._waiting.get()
             try:
                 with speaking(language):
-                    for job in chain:
-                        self._do(job)
+                    for told in itertools.chain.from_iterable(map(self._done, chain)):
+                        self._told.put(told)
             except BaseException as error:  # a bug is the listener's
                 self._told.put(error)
                 return
             self._told.put(None)
 
-    def _do(self, job: Job) -> None:
+    def _done(self, job: Job) -> Iterator[Told]:
         try:
             for event in self._executor.run(job):
-                self._told.put(Told(job, event))
+                yield Told(job, event)
         except ItrexChatError as error:
-            self._told.put(Told(job, error=error))
+            yield Told(job, error=error)
         else:
-            self._told.put(Told(job))
+            yield Told(job)
