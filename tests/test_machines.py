@@ -226,7 +226,8 @@ def test_nothing_but_verbs_comes_into_the_room_and_nothing_else_imports_ray():
 
 
 @pytest.mark.parametrize(
-    "questions, models, machines, count", [(10, 3, 3, 1), (10, 1, 3, 3), (2, 1, 3, 2), (1000, 200, 1000, 20)]
+    "questions, models, machines, count",
+    [(10, 3, 3, 1), (10, 1, 3, 3), (2, 1, 3, 2), (1000, 200, 1000, 5), (1000, 20, 16, 3), (10, 20, 16, 1)],
 )
 def test_questions_are_asked_in_as_many_parts_as_keep_all_machines_busy(questions, models, machines, count):
     assert parts(questions, models, machines) == count

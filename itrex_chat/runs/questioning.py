@@ -93,13 +93,13 @@ class Asking:
             {
                 "question_set": asked.name,
                 "system": asked.system,
-                "questions": [dataclasses.asdict(question) for question in asked.questions],
                 "languages": list(prepared.languages),
                 "artifacts": {name: dataclasses.asdict(facts) for name, facts in prepared.artifacts.items()},
                 "generation": dataclasses.asdict(recipe.generation),
                 "needs": prepared.needs,
             }
         )
+        self.record.model(label).questions = list(asked.questions)
         self.record.save_soon()
         self.display.model(label, asked.name, len(asked.questions))
         for variant in sorted(model.variants, key=prepared.streamed.__contains__):  # what takes long last

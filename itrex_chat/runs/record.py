@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RUN, ANSWERS = "run.json", "answers.jsonl"
 LARGEST = 256 << 20  # bytes of answers
+SYNCED = 0.1  # seconds between two times that answers are synced, where many come at a time
 SPARING = 20  # times as long as writing `run.json` takes, until it is written again
 AHEAD = 3600  # seconds that the clock of a disk may be ahead of ours
 
@@ -41,6 +42,7 @@ class RunRecord:
         self._lock: FileLock | None = None
         self.sparing = False  # whether what `note` sets may be written later, where writing takes long
         self._saved, self._took = 0.0, 0.0  # when it was written, and the seconds that this took
+        self._synced = 0.0  # when answers were
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
@@ -154,14 +156,17 @@ class RunRecord:
         return name
 
     def append(self, answer: Answer) -> None:
-        """Keep an answer, on disk before this returns."""
+        """Keep an answer, on disk before this returns; where the record is `sparing`, a tenth of a second later at most, should
+        the power fail."""
         with (
             files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)),
             (self.folder / ANSWERS).open("a", encoding="utf-8") as file,
         ):
             file.write(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if not self.sparing or time.monotonic() - self._synced >= SYNCED:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
         self.answers.append(answer)
 
     def write(self, answers: list[Answer]) -> None:

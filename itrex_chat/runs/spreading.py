@@ -16,15 +16,18 @@ from itrex_chat.runs.questioning import Asked, Asking, Following
 from itrex_chat.settings.shard import Shard
 
 FEW = 25  # questions of a part that is not made smaller for the sake of an even end
-ROUNDS = 4  # parts for each machine, where there are questions enough
+IDLE = 0.1  # of the machines' time at most, at the end, where there are questions enough
 
 
 def parts(questions: int, models: int, machines: int) -> int:
-    """How many parts a model's questions are asked in: enough for all machines, and where questions are many, for some rounds
-    of them, so that none is idle for long at the end."""
-    least = -(-machines // max(1, models))
-    even = min(-(-ROUNDS * machines // max(1, models)), questions // FEW)
-    return max(1, min(questions, max(least, even)))
+    """How many parts a model's questions are asked in: as few as all machines have something to do with, since each part loads
+    its model, and not many of them nothing in the end."""
+    least = min(questions, -(-machines // max(1, models)))
+    for count in range(max(1, least), questions // FEW + 1):
+        jobs = models * count
+        if -(-jobs // machines) * machines <= (1 + IDLE) * jobs:
+            return count
+    return max(1, least)
 
 
 def spread(asking: Asking, executor: Executor, models: list[Asked]) -> None:
@@ -46,7 +49,7 @@ def spread(asking: Asking, executor: Executor, models: list[Asked]) -> None:
 
 def _follow(asking: Asking, together: Together, preparing: dict[str, Asked], executor: Executor) -> None:
     """Keep what comes, and add what there is to ask of models as they are prepared."""
-    following, models = dict[str, _OfPart](), len(preparing)
+    following, models = dict[str, OfPart](), len(preparing)
     for told in together.told():
         if part := following.get(told.job.id):
             if told.event:
@@ -54,25 +57,25 @@ def _follow(asking: Asking, together: Together, preparing: dict[str, Asked], exe
             else:
                 part.end(told.error)
         elif isinstance(told.event, Prepared):
-            for chain in _chains(asking, preparing[told.job.id], told.event, models, at_once(executor)):
+            for chain in chains(asking, preparing[told.job.id], told.event, models, at_once(executor)):
                 following |= {part.job.id: part for part in chain}
                 together.add([part.job for part in chain], first=True)
         elif isinstance(told.error, RunError):
             asking.unprepared(preparing[told.job.id], told.error)
 
 
-def _chains(asking: Asking, model: Asked, prepared: Prepared, models: int, machines: int) -> "list[list[_OfPart]]":
+def chains(asking: Asking, model: Asked, prepared: Prepared, models: int, machines: int) -> "list[list[OfPart]]":
     """What is asked of a model that is prepared: for each part of its questions, one variant after the other."""
     variants = [_Variant(found) for found in asking.jobs(model, prepared)]
     if isinstance(asking.display, SpreadDisplay):
         asking.display.more(sum(len(variant.whole.job.questions) for variant in variants))
     asked = [question.id for question in asking.record.model(model.label).questions or ()]
     count = parts(len(asked), models, machines)
-    chains = []
+    found = []
     for number in range(1, count + 1):
         mine = set(Shard(number, count).of(asked))
-        chains.append([part for variant in variants if (part := variant.part(asking, mine))])
-    return [chain for chain in chains if chain]
+        found.append([part for variant in variants if (part := variant.part(asking, mine))])
+    return [chain for chain in found if chain]
 
 
 class _Variant:
@@ -82,7 +85,7 @@ class _Variant:
         self.whole, self.open, self.peak_memory = whole, 0, 0
         self.error: RunError | None = None
 
-    def part(self, asking: Asking, mine: set[str]) -> "_OfPart | None":
+    def part(self, asking: Asking, mine: set[str]) -> "OfPart | None":
         """What is kept of a part, by the ids of its questions; None where the variant has answered all of them."""
         job = self.whole.job
         questions = tuple(question for question in job.questions if question.id in mine)
@@ -98,10 +101,10 @@ class _Variant:
             questions=questions,
             batch=min(job.batch, len(questions)),
         )
-        return _OfPart(asking, part, self.whole, self)
+        return OfPart(asking, part, self.whole, self)
 
 
-class _OfPart(Following):
+class OfPart(Following):
     """What is kept of a part of a variant's questions."""
 
     def __init__(self, asking: Asking, job: Ask, whole: Following, variant: _Variant):
