@@ -179,6 +179,15 @@ def test_shards_of_other_runs_other_divisions_and_other_weights_are_named(recipe
     assert not (tmp_path / "merged").exists()
 
 
+def test_a_record_that_is_damaged_is_a_sentence(parts, tmp_path):
+    change(parts[1], lambda content: content.update(commands=["python 'ask"]))
+    with pytest.raises(RunError, match="the record of the run is damaged"):
+        merge([parts[1]], tmp_path / "merged")
+    change(parts[2], lambda content: content["spec"].update(shard="many"))
+    with pytest.raises(RecipeError, match="is no shard"):
+        merge(parts, tmp_path / "merged")
+
+
 def test_a_folder_with_something_else_is_left_alone(runs, parts, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear", "utf-8")

@@ -1,5 +1,6 @@
 """Reaching a Ray cluster, or saying in a sentence why it cannot be reached."""
 
+import contextlib
 import importlib
 import logging
 import os
@@ -47,10 +48,20 @@ def connected(address: str) -> Iterator[None]:
         )
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
         raise RunError(_unreachable(named, error)) from None
+    _silence()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _silence() -> None:
+    """Keep Ray from writing the state of a machine that was lost, a hundred lines of it, among a command's own. There is no
+    public way, so where this one goes, the lines come."""
+    with contextlib.suppress(ImportError):
+        worker = importlib.import_module("ray._private.worker")
+        if hasattr(worker, "_worker_logs_enabled"):
+            worker._worker_logs_enabled = False  # type: ignore[attr-defined]  # a module by its name
 
 
 def _answers(address: str) -> None:

@@ -33,11 +33,16 @@ from itrex_chat.settings.variant import Variant, titled
 
 BEGINNING = 120.0  # seconds that an actor may take until it answers
 TRIES = 3  # times that a job is begun without anything having come of it
+WAITS = 30  # times that a machine is waited for
 FORCED = ("ITREX_CHAT_KERNEL", "ITREX_CHAT_INSTRUCTIONS")
 
 
 class _Lost(Exception):
-    """A machine that is gone, or that does not begin."""
+    """A machine that is gone."""
+
+
+class _Busy(_Lost):
+    """A machine that does not begin: something else has its cores."""
 
 
 class RayExecutor:
@@ -67,7 +72,7 @@ class RayExecutor:
 
     def run(self, job: Job) -> Iterator[Event]:
         """Do a job and yield its events as they come; see `Executor`."""
-        job, tries = dataclasses.replace(job, trusted={}), 0  # a stamp of another disk vouches for nothing
+        job, tries, waits = dataclasses.replace(job, trusted={}), 0, 0  # a stamp of another disk vouches for nothing
         while True:
             with self._nodes.taken(_needed(job), _called(job)) as node:
                 try:
@@ -80,15 +85,16 @@ class RayExecutor:
                     return
                 except _Lost as lost:
                     self._nodes.rest(node)
-                    reason, tries = str(lost), tries + 1
+                    busy, reason = isinstance(lost, _Busy), str(lost)
+                    tries, waits = (tries, waits + 1) if busy else (tries + 1, waits)
             if isinstance(job, Ask) and not job.questions:
                 return  # all came home but the last word
-            if tries == TRIES:
+            if tries == TRIES or waits == WAITS:
                 raise RunError(
                     _(
                         "{what} was begun {count} times and nothing came of it; last on {machine}: {reason}.",
                         what=_called(job),
-                        count=tries,
+                        count=tries + waits,
                         machine=node.name,
                         reason=reason,
                     )
@@ -160,7 +166,7 @@ class RayExecutor:
         try:
             theirs = ray.get(actor.versions.remote(), timeout=BEGINNING)
         except exceptions.GetTimeoutError:
-            raise _Lost(_("it did not begin; something else has its cores")) from None
+            raise _Busy(_("it did not begin; something else has its cores")) from None
         if theirs != (ours := versions()):
             raise RunError(
                 _(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from itrex_chat.foundation import files, machine
-from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.errors import ItrexChatError, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.runs.content import ModelRun, Run, Spec, VariantRun, plain
@@ -32,9 +32,21 @@ def merge(folders: Iterable[Path], out: Path) -> RunRecord:
     Raises RunError where they are not all the parts of one run.
     """
     parts = _parts(list(folders))
-    _check_one_run(parts)
-    merged = RunRecord(out, _content(parts), list(_answers(parts)))
-    if missing := list(_missing(parts, merged)):
+    try:
+        _check_one_run(parts)
+        merged = RunRecord(out, _content(parts), list(_answers(parts)))
+        missing = list(_missing(parts, merged))
+    except ItrexChatError:
+        raise
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(
+            _(
+                "{runs}: the record of the run is damaged ({reason}).",
+                runs=", ".join(str(record.folder) for _shard, record in parts),
+                reason=" ".join(f"{type(error).__name__}: {error}".split())[:200],
+            )
+        ) from error
+    if missing:
         more = _(" and {count} more", count=len(missing) - NAMED) if len(missing) > NAMED else ""
         raise RunError(_("The run is not whole: {missing}{more}.", missing="; ".join(missing[:NAMED]), more=more))
     merged.content.complete = True
