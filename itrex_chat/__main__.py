@@ -20,6 +20,7 @@ VERBS = (
     "compare",
     "sheet",
     "sweep",
+    "merge",
     "attribute",
     "online",
     "judge",

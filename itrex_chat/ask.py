@@ -7,12 +7,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from itrex_chat import cluster
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
-from itrex_chat.settings import engine_options
+from itrex_chat.settings import engine_options, shard
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.variant import PRECISIONS
@@ -33,21 +34,30 @@ def command(arguments: argparse.Namespace) -> int:
         one_of("--variants", name, PRECISIONS)
     asked = question_sets.load(arguments.prompts) if arguments.prompts else None
     engines, options = engine_options.chosen(arguments)
-    record = ask(
-        models,
-        variants,
-        asked,
-        arguments.out,
-        command_line.invocation("ask"),
-        tuple(engines),
-        options,
-        batch=arguments.batch,
-    )
+    part = shard.chosen(arguments)
+    with cluster.opened(arguments.executor) as executor:
+        record = ask(
+            models,
+            variants,
+            asked,
+            arguments.out,
+            command_line.invocation("ask"),
+            tuple(engines),
+            options,
+            executor,
+            arguments.batch,
+            part,
+        )
     states = [facts.state for model in record.content.models.values() for facts in model.variants.values()]
     tell("\n" + _("{count} answers in {folder}", count=len(record.answers), folder=record.folder))
-    if record.answers:
+    if part:
+        tell(
+            _("Join it with the other parts: python -m itrex_chat.merge {folder} … --out FOLDER", folder=record.folder)
+        )
+    elif record.answers:
         tell(_("Compare them: python -m itrex_chat.compare {folder}", folder=record.folder))
-    return 0 if "failed" not in states and "done" in states else command_line.FAILED
+    nothing_to_do = part is not None and not states  # more shards than questions
+    return 0 if "failed" not in states and ("done" in states or nothing_to_do) else command_line.FAILED
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,6 +97,13 @@ def main(argv: list[str] | None = None) -> int:
         help=_(
             "answer up to N questions at a time, at most 16, each as it is alone; their times are not compared with others; "
             "default: 1, and what memory has room for where weights are read from disk for each pass"
+        ),
+    )
+    cluster.add_option(parser)
+    shard.add_option(
+        parser,
+        _(
+            "ask one part of so many, such as 2/8, of the models and questions; python -m itrex_chat.merge joins the parts"
         ),
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=_("where to keep the run; default: in the cache"))

@@ -9,19 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from itrex_chat import cluster
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.settings import options
+from itrex_chat.settings import options, shard
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.kv_cache import FORMATS
 from itrex_chat.settings.variant import MOST_PRECISE_FIRST, titled
 
 if TYPE_CHECKING:
+    from itrex_chat.jobs.executor import Executor
     from itrex_chat.quality.record import ModelQuality
+    from itrex_chat.settings.shard import Shard
 
 
 def measure(
@@ -31,13 +34,16 @@ def measure(
     limit: int | None = None,
     command: str = "",
     formats: Sequence[str] = (),
+    executor: "Executor | None" = None,
+    shard: "Shard | None" = None,
 ) -> "dict[str, ModelQuality]":
     """Measure the models of a run and keep the figures in its folder, where `compare` finds them.
 
     The most precise variant that answered is the baseline; `variants` None are
     the others of the run. What is in the cache is not computed again. Of each
     text the first `limit` tokens are used. Each variant is measured with its keys and values in each of the `formats`,
-    too, against the same baseline. Raises RunError.
+    too, against the same baseline. `executor` does the work (None: processes here). With a `shard`, only its part of the
+    passages is gone through, for the cache, and nothing is kept in the run. Raises RunError.
     """
     from itrex_chat.foundation import files
     from itrex_chat.quality import measuring
@@ -61,11 +67,14 @@ def measure(
                 alone = ready[0]
                 continue
             recipe, answers = recipes.from_dict(model.recipe), of_answers(record.answers_of(label, ready[0]))
-            found = measuring.measure(recipe, ready[0], variants or ready[1:], answers, list(texts), limit)
+            found = measuring.measure(
+                recipe, ready[0], variants or ready[1:], answers, list(texts), limit, executor, None, shard
+            )
             if formats:
-                found = measuring.also_kept(found, recipe, formats, answers, list(texts), limit)
+                found = measuring.also_kept(found, recipe, formats, answers, list(texts), limit, executor, shard)
             measured[label] = quality_record.of(found, command)
-            quality_record.write(run, measured)
+            if not shard:
+                quality_record.write(run, measured)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(
             _(
@@ -122,10 +131,15 @@ def command(arguments: argparse.Namespace) -> int:
     for name in variants or ():
         one_of("--variants", name, MOST_PRECISE_FIRST)
     formats = options.formats(arguments)
-    measured = measure(run, arguments.text, variants, arguments.tokens, command_line.invocation("measure"), formats)
-    for label, quality in measured.items():
-        tell(report(label, quality))
-    tell(_("Kept in {folder}; now: python -m itrex_chat.compare {folder}", folder=run))
+    part, invocation = shard.chosen(arguments), command_line.invocation("measure")
+    with cluster.opened(arguments.executor) as executor:
+        measured = measure(run, arguments.text, variants, arguments.tokens, invocation, formats, executor, part)
+    if part:
+        tell(_("Part {shard} is in the cache; when all are there: the same command without --shard", shard=part))
+    else:
+        for label, quality in measured.items():
+            tell(report(label, quality))
+        tell(_("Kept in {folder}; now: python -m itrex_chat.compare {folder}", folder=run))
     failed = all(variant.reason for quality in measured.values() for variant in quality.variants.values())
     return command_line.FAILED if failed else 0
 
@@ -150,6 +164,14 @@ def main(argv: list[str] | None = None) -> int:
             "measure each variant with its keys and values in these formats, too, with commas between them, of {names}; "
             "the baseline's stay as they are",
             names=", ".join(FORMATS),
+        ),
+    )
+    cluster.add_option(parser)
+    shard.add_option(
+        parser,
+        _(
+            "go through one part of so many, such as 2/8, of the answers and texts, for a cache that all parts share; without "
+            "it, what is there is put together"
         ),
     )
     return command_line.run(command, parser, argv)

@@ -5,9 +5,12 @@ python -m itrex_chat.quantize --model chatglm3-6b
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
+from itrex_chat import cluster
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation import command_line
+from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.settings import options
@@ -16,19 +19,29 @@ from itrex_chat.settings.engine_options import engines_in
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import ENGINES, NATIVE, Variant
 
+if TYPE_CHECKING:
+    from itrex_chat.cluster.executor import RayExecutor
 
-def quantize(recipe: Recipe, engine: str = NATIVE, refresh: bool = False) -> str:
+
+def quantize(recipe: Recipe, engine: str = NATIVE, refresh: bool = False, executor: "RayExecutor | None" = None) -> str:
     """Have an engine quantize a recipe's model into the cache, if that was not done before; what came of it, for people.
 
-    `refresh` asks the hub whether the model has changed. Raises ItrexChatError.
+    `refresh` asks the hub whether the model has changed. With an `executor`, a machine of the cluster does it, and what it has
+    made is brought here. Raises ItrexChatError.
     """
-    return engine_of(Variant.of(recipe.quantization, engine)).quantize(recipe, refresh)
+    variant = Variant.of(recipe.quantization, engine)
+    if executor and not executor.quantize(recipe, str(variant)):
+        return _("{variant} is in the cache of the machine of the cluster that made it.", variant=variant.title)
+    return engine_of(variant).quantize(recipe, refresh)
 
 
 def command(arguments: argparse.Namespace) -> None:
     recipe = recipes.load(arguments.model, command_line.settings(arguments))
-    for engine in engines_in(arguments.engine):
-        tell(quantize(recipe, engine, arguments.refresh))
+    if arguments.executor and arguments.refresh:
+        raise RecipeError(_("--refresh is for this machine; leave it or --executor out."))
+    with cluster.opened(arguments.executor) as executor:
+        for engine in engines_in(arguments.engine):
+            tell(quantize(recipe, engine, arguments.refresh, executor))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             default=NATIVE,
         ),
     )
+    cluster.add_option(parser)
     command_line.add_settings(parser)
     return command_line.run(command, parser, argv)
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from itrex_chat import cluster
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RunError
@@ -27,6 +28,7 @@ from itrex_chat.settings.variant import DENSE
 from itrex_chat.sweeps.grid import GRID, label
 
 if TYPE_CHECKING:
+    from itrex_chat.jobs.executor import Executor
     from itrex_chat.jobs.passage import Passage
     from itrex_chat.sweeps.sweeping import Outcome
 
@@ -59,12 +61,13 @@ def sweep(
     command: str = "",
     told: "Callable[[Outcome], object]" = lambda outcome: None,
     formats: Sequence[str] = (),
+    executor: "Executor | None" = None,
 ) -> "tuple[list[Outcome], Path]":
     """Measure quantizations of a model on answers and texts, and write sweep.html, .json and .csv.
 
     The first of the grid is what the others are compared with; `told` gets each outcome as it comes. Returns the
     outcomes and the folder that was written. Each is tried with its keys and values in each of the `formats`, too.
-    Raises RunError.
+    `executor` does the work (None: processes here). Raises RunError.
     """
     from itrex_chat.foundation import files
     from itrex_chat.sweeps.sweeping import sweep as outcomes_of
@@ -73,7 +76,7 @@ def sweep(
     outcomes = []
     with files.results_in(out, RunError):
         for outcome in outcomes_of(
-            recipe, baseline, list(grid), list(answers), list(texts), limit, keep, None, formats
+            recipe, baseline, list(grid), list(answers), list(texts), limit, keep, executor, formats
         ):
             outcomes.append(outcome)
             told(outcome)
@@ -156,19 +159,21 @@ def command(arguments: argparse.Namespace) -> int:
         if not answers and not arguments.text:
             raise RunError(_("Name what to measure on: --text FILE, or --run RUN for the answers of a run."))
         formats = options.formats(arguments)
-        outcomes, out = sweep(
-            recipe,
-            list(dict.fromkeys(grid)),
-            arguments.baseline,
-            answers,
-            arguments.text,
-            arguments.tokens,
-            arguments.keep,
-            arguments.out,
-            command_line.invocation("sweep"),
-            told=lambda o: tell(f"{o.label}: {o.reason}" if o.reason else aligned(sweep_rows([o]))[1]),
-            formats=formats,
-        )
+        with cluster.opened(arguments.executor) as executor:
+            outcomes, out = sweep(
+                recipe,
+                list(dict.fromkeys(grid)),
+                arguments.baseline,
+                answers,
+                arguments.text,
+                arguments.tokens,
+                arguments.keep,
+                arguments.out,
+                command_line.invocation("sweep"),
+                told=lambda o: tell(f"{o.label}: {o.reason}" if o.reason else aligned(sweep_rows([o]))[1]),
+                formats=formats,
+                executor=executor,
+            )
         tell("\n" + "\n".join(aligned(sweep_rows(outcomes))))
         tell("\n".join(sweep_verdict(outcomes)))
         tell(_("Written to {folder}: {files}", folder=out, files="sweep.html, sweep.json, sweep.csv"))
@@ -194,6 +199,7 @@ def main(argv: list[str] | None = None) -> int:
             names=", ".join(FORMATS),
         ),
     )
+    cluster.add_option(parser)
     parser.add_argument("--keep", action="store_true", help=_("keep the artifacts that were made for this"))
     return command_line.run(command, parser, argv)
 

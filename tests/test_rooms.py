@@ -58,6 +58,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "sweeps": ("foundation", "settings", "artifacts", "jobs", "quality"),
     "comparison": ("foundation", "settings", "jobs", "engines", "quality", "runs", "ratings"),
     "report": ("foundation", "settings", "jobs", "engines", "quality", "ratings", "sweeps", "comparison"),
+    "cluster": ("foundation", "settings", "artifacts", "jobs", "quality"),
     "server": ("foundation", "settings", "sources", "chat", "generation", "jobs", "engines", "runs", "ratings"),
     "neuralchat": ("foundation", "settings", "chat", "decoder", "generation", "engines"),
 }

@@ -1,5 +1,6 @@
 """From the records of runs to a `Comparison`."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from itrex_chat.comparison import likeness
 from itrex_chat.comparison.drafted import drafted
 from itrex_chat.comparison.figures import ONLINE
+from itrex_chat.comparison.machines import Machines
 from itrex_chat.comparison.types import AnswerPair, Batch, Comparison, Figures, ModelComparison
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation.errors import ItrexChatError, RunError
@@ -66,10 +68,15 @@ def compare(records: list[RunRecord]) -> Comparison:
         commands += [found.command for found in measured.values() if found.command]
         for label, facts in record.content.models.items():
             models.setdefault(label, []).append((record, facts))
+    machines = Machines(records)
     compared = [
         found
         for label, parts in models.items()
-        if (found := _compare_model(label, parts, quality.get(label), summary(ratings, label), judged.get(label, {})))
+        if (
+            found := _compare_model(
+                label, parts, quality.get(label), summary(ratings, label), judged.get(label, {}), machines
+            )
+        )
     ]
     if not compared:
         raise RunError(_nothing(records))
@@ -138,15 +145,18 @@ def _compare_model(
     quality: ModelQuality | None,
     ratings: dict[str, list[Rated]],
     judged: dict[str, list[Judged]],
+    machines: Machines,
 ) -> ModelComparison | None:
     _check_identity(label, parts)
     questions, variants = _questions(label, parts), _variants(label, parts)
-    answers = {
-        (answer.variant, answer.id): answer
-        for record, _facts in parts
-        for answer in record.answers
-        if answer.model == label
-    }
+    answers: dict[tuple[str, str], Answer] = {}
+    made: dict[str, dict[str, str]] = {}  # the machine of each answer, by its variant and question
+    for record, _facts in parts:
+        for answer in record.answers:
+            if answer.model == label:
+                answers[answer.variant, answer.id] = answer
+                made.setdefault(answer.variant, {})[answer.id] = machines.of(record, answer)
+    timed = machines.chosen({variant: list(names.values()) for variant, names in made.items()})
     answered = [name for name in (*ORDER, ONLINE) if any(variant == name for variant, _id in answers)]
     if not answered:
         return None
@@ -168,10 +178,14 @@ def _compare_model(
             [answer for (variant, _id), answer in answers.items() if variant == name],
             pairs.get(name),
             {id: question.expected for id, question in questions.items()},
+            made.get(name, {}),
+            timed.get(name),
         )
         for name in (*ORDER, ONLINE)
         if name in variants or name in answered
     ]
+    if len({name for names in made.values() for name in names.values()}) < 2:
+        figures = [dataclasses.replace(each, machine=None) for each in figures]  # nothing to tell apart
     figures.sort(key=lambda f: (f.variant != baseline, (*ORDER, ONLINE).index(f.variant)))
     load = next((load for name in answered if name in variants and (load := variants[name].load)), None)
     return ModelComparison(
@@ -185,6 +199,7 @@ def _compare_model(
         quality,
         ratings,
         judged,
+        machines.cpus() if any(each.machine for each in figures) else {},
     )
 
 
@@ -250,9 +265,12 @@ def _figures(
     answers: list[Answer],
     pairs: list[AnswerPair] | None,
     expected: dict[str, str],
+    made: dict[str, str],
+    machine: str | None,
 ) -> Figures:
+    """The figures of a variant; its times are those of answers that this machine gave alone."""
     load = run.load or Load("")
-    alone = [answer for answer in answers if not answer.batch]
+    alone = [answer for answer in answers if not answer.batch and made[answer.id] == machine]
     tpot = _median(answer.plain_tpot for answer in alone)
     guessed = any(
         answer.accepted_tokens and not answer.drafts for answer in alone
@@ -299,6 +317,8 @@ def _figures(
         containing=sum(likeness.contains(*pair) for pair in checked),
         drafted=drafted(answers),
         batch=_batch([answer for answer in answers if answer.batch]),
+        machine=machine,
+        timed=len(alone) if {*made.values()} != {machine} else None,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from itrex_chat.comparison.drafted import Drafted
+from itrex_chat.comparison.machines import OF_A_MACHINE
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.quality.record import ModelQuality
 from itrex_chat.ratings.judgements import Judged
@@ -85,6 +86,8 @@ class Figures:
     containing: int = 0  # those that have it in them
     drafted: Drafted | None = None  # what another model's drafts of its answers say
     batch: Batch | None = None  # the answers that were made together, whose times count in no other figure
+    machine: str | None = None  # that the times are of, where the model's answers are of several
+    timed: int | None = None  # the answers that the times are of, where the variant's are of several machines
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class ModelComparison:
     quality: ModelQuality | None = None  # teacher-forced figures, where they were measured
     ratings: dict[str, list[Rated]] = dataclasses.field(default_factory=dict)  # by people, for each variant
     judged: dict[str, list[Judged]] = dataclasses.field(default_factory=dict)  # by other models, for each variant
+    machines: dict[str, str] = dataclasses.field(default_factory=dict)  # their processors, where there are several
 
     @property
     def weights_were_quantized(self) -> bool:
@@ -112,6 +116,10 @@ class ModelComparison:
         """Whether the weights are those of a checkpoint of integers, which an INT4 variant of it takes as they are."""
         return not self.stored.startswith("GGUF") and " INT" in self.stored
 
+    def on_one_machine(self, figures: Figures) -> bool:
+        """Whether a variant's times and the baseline's are of the same machine."""
+        return figures.machine == self.figures[0].machine
+
     def agreement(self, variant: str) -> Drafted | None:
         """How often the baseline would have chosen the next token of a variant that drafted its answers."""
         found = self.figures[0].drafted
@@ -119,8 +127,12 @@ class ModelComparison:
 
     def ratio(self, figures: Figures, field: str) -> float | None:
         """A figure divided by the baseline's; none of times that another model's drafts have made shorter, nor of the
-        memory of answers that were made together."""
+        memory of answers that were made together, nor of times and memory of different machines."""
         both = (figures, self.figures[0])
+        if field in OF_A_MACHINE and not self.on_one_machine(figures):
+            return None
+        if field in ("peak_memory", "seconds") and any(each.timed is not None for each in both):
+            return None
         if field == "seconds" and any(each.drafted for each in both):
             return None
         if field == "peak_memory" and len({each.batch.most if each.batch else 1 for each in both}) > 1:

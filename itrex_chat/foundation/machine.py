@@ -7,9 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from itrex_chat import __version__
+from itrex_chat.foundation.digests import sha256_of_json
 
 CGROUP = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+FORCING = ("ITREX_CHAT_INSTRUCTIONS", "ITREX_CHAT_KERNEL")
 PACKAGES = ("torch", "transformers", "neural-compressor-pt", "auto-round-lib", "safetensors", "tokenizers")
 
 
@@ -85,7 +87,9 @@ def description() -> dict:
     """What a run's record says about where it ran."""
     import psutil
 
-    return {
+    forced = {name: os.environ[name] for name in FORCING if os.environ.get(name)}
+    return ({"forced": forced} if forced else {}) | {
+        "name": platform.node(),
         "cpu": cpu_name(),
         "cores": psutil.cpu_count(logical=False),
         "logical_cores": psutil.cpu_count(),
@@ -96,6 +100,20 @@ def description() -> dict:
         "itrex_chat": __version__,
         "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+def called(described: dict) -> str:
+    """What a machine of a `description` is called in a record: its name, and some digits of what answers' times depend on."""
+    told = ("name", "cpu", "logical_cores", "instructions", "itrex_chat", "forced")
+    facts = {name: described.get(name) for name in told}
+    return f"{described.get('name') or '?'} {sha256_of_json(facts)[:6]}"
+
+
+def same(one: dict, other: dict) -> bool:
+    """Whether two descriptions are of one machine, as far as they tell; records of earlier versions have no name."""
+    if None in (one.get("name"), other.get("name")):
+        one, other = one | {"name": None}, other | {"name": None}
+    return called(one) == called(other)
 
 
 def _version(name: str) -> str | None:

@@ -32,6 +32,8 @@ class Answer:
 
     `batch` is how many answers were made together at most, absent for one made alone. There `ttft`, `tpot` and the rates are
     those of all of them, and are compared with no others; `seconds` is the answer's share of the time.
+
+    `machine` is the one that it was made on, of the record's `machines`, absent where that is the run's own.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Answer:
     contention: float | None = None
     drafts: Drafts | None = None
     batch: int | None = None
+    machine: str | None = None
 
     @property
     def plain_tpot(self) -> float | None:

@@ -132,12 +132,13 @@ class Planned(_Event):
 @dataclass(frozen=True, kw_only=True)
 class Loaded(_Event):
     """`pace` where weights are read from disk for each pass; `prompts`: the tokens of each question's prompt, as far as
-    they can be told."""
+    they can be told. `machine`: that of the worker, `machine.description()`."""
 
     facts: Facts
     pace: Pace | None = None
     prompts: tuple[int, ...] = ()
     trusted: dict[str, str] = field(default_factory=dict)
+    machine: dict = field(default_factory=dict)
     event: Literal["loaded"] = "loaded"
 
 

@@ -18,12 +18,14 @@ from itrex_chat.jobs.executor import Executor, LocalExecutor
 from itrex_chat.jobs.forecast import reading
 from itrex_chat.jobs.job import PlanScoring, Score
 from itrex_chat.jobs.passage import Passage
+from itrex_chat.jobs.together import Together, at_once
 from itrex_chat.quality import metrics
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.metrics import Positions
 from itrex_chat.quality.passages import ANSWERS, WINDOW, of_text, passes
 from itrex_chat.quality.store import Parts
 from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.shard import Shard
 from itrex_chat.settings.variant import Variant, kept_in, titled
 
 LARGEST_TEXT = 8 << 20  # bytes
@@ -72,12 +74,14 @@ def measure(
     limit: int | None = None,
     executor: Executor | None = None,
     cache_format: str | None = None,
+    shard: Shard | None = None,
 ) -> Measurement:
     """Score variants against the baseline on the answers and on text files (the first `limit` tokens of each, 2 or more).
 
     Raises RunError where the baseline itself cannot be had; a variant that
     cannot says why in its place. `executor` does the work (None: here). The variants that are compared, but not the
-    baseline, keep keys and values in `cache_format` (None: as the recipe says).
+    baseline, keep keys and values in `cache_format` (None: as the recipe says). With a `shard`, only its part of the
+    passages is gone through, for the cache; who measures all of them finds them there.
     """
     if limit is not None and limit < 2:
         raise RunError(
@@ -115,6 +119,7 @@ def measure(
                     name=passage.name,
                 )
             )
+    passages = list(shard.of(passages)) if shard else passages
     reference = Parts("reference", plan.reference)
     scoring = _Scoring(recipe, baseline, passages, reference, plan, executor, cache_format)
     scoring.score(baseline, None)
@@ -131,6 +136,7 @@ def also_kept(
     texts: Sequence[Path] = (),
     limit: int | None = None,
     executor: Executor | None = None,
+    shard: Shard | None = None,
 ) -> Measurement:
     """A measurement, with its variants besides where they keep keys and values in other formats: each under a name of its
     own (`kept_in`), with what the format adds to the mean divergence, `kld_added`, on the same positions."""
@@ -139,7 +145,7 @@ def also_kept(
     for cache_format in formats:
         names = [name for name in own if Variant.parse(name).cache_format(recipe) != cache_format]
         if names:
-            part = measure(recipe, measured.baseline, names, answers, texts, limit, executor, cache_format)
+            part = measure(recipe, measured.baseline, names, answers, texts, limit, executor, cache_format, shard)
             found += [_beside(own[variant.variant], variant, cache_format) for variant in part.variants]
     return dataclasses.replace(measured, variants=found)
 
@@ -179,7 +185,9 @@ class _Scoring:
             self._compared(variant, scores)
         except RunError as error:
             return Measured(variant, [], {}, str(error))
-        found, corpora = {}, []
+        found, corpora = dict[str, Positions](), list[Corpus]()
+        if not self.passages:  # of a shard
+            return Measured(variant, corpora, found)
         for name in dict.fromkeys(passage.corpus for passage in self.passages):
             part = [passage for passage in self.passages if passage.corpus == name]
             found[name] = metrics.positions(self.reference.all(part), scores.all(part))
@@ -210,17 +218,29 @@ class _Scoring:
         parts = scores or self.reference
         if missing := parts.missing(self.passages):
             files.writable(parts.folder, RunError)
-            job = Score(
-                recipe=self.recipe.keeping(self.cache_format if scores else None),
-                variant=variant,
-                passages=tuple(missing),
-                reference=self.reference.key,
-                scores=scores.key if scores else None,
-                needed=self.plan.needs[variant],
-            )
-            for event in self.executor.run(job):
-                if isinstance(event, Loaded) and event.pace:
-                    _tell_time(missing, event.facts, event.pace)
+            together, count = Together(self.executor), min(at_once(self.executor), len(missing))
+            for number in range(1, count + 1):
+                job = Score(
+                    recipe=self.recipe.keeping(self.cache_format if scores else None),
+                    variant=variant,
+                    passages=tuple(Shard(number, count).of(missing)),
+                    reference=self.reference.key,
+                    scores=scores.key if scores else None,
+                    needed=self.plan.needs[variant],
+                )
+                together.add([job])
+            _hear(together, missing)
+
+
+def _hear(together: Together, missing: list[Passage]) -> None:
+    """Wait for jobs that score passages; say how long that takes. Raises the first error, once all have ended."""
+    errors = []
+    for told in together.told():
+        if isinstance(told.event, Loaded) and told.event.pace:
+            _tell_time(missing, told.event.facts, told.event.pace)
+        errors += [told.error] if told.error else []
+    if errors:
+        raise errors[0]
 
 
 def _tell_time(missing: list[Passage], facts: Facts, pace: Pace) -> None:

@@ -22,6 +22,37 @@ def disturbed(model: ModelComparison) -> list[str]:
     ]
 
 
+def _machine_lines(model: ModelComparison) -> list[str]:
+    """Which machine a model's times are of, where its answers are of several."""
+    lines, cpus = [], model.machines
+    for figures in model.figures:
+        if figures.timed is not None:
+            lines.append(
+                _(
+                    "{variant}: answers of several machines; the times are of the {timed} of {answers} that {machine} ({cpu}) "
+                    "gave.",
+                    variant=titled(figures.variant),
+                    timed=figures.timed,
+                    answers=figures.answers,
+                    machine=figures.machine,
+                    cpu=cpus.get(figures.machine or "", "?"),
+                )
+            )
+        if figures.machine and not model.on_one_machine(figures):
+            lines.append(
+                _(
+                    "{variant} was timed on {machine} ({cpu}) and {base} on {other}; speeds of different machines are not "
+                    "compared.",
+                    variant=titled(figures.variant),
+                    base=titled(model.baseline),
+                    machine=figures.machine,
+                    cpu=cpus.get(figures.machine, "?"),
+                    other=model.figures[0].machine,
+                )
+            )
+    return lines
+
+
 def missing(model: ModelComparison) -> list[str]:
     """A sentence for each variant that did not answer, or not everything."""
     count = len(next(iter(model.pairs.values())))
@@ -59,7 +90,7 @@ def missing(model: ModelComparison) -> list[str]:
 
 def remarks(model: ModelComparison) -> list[str]:
     """What another engine's quantization was, what drafts gave and what was answered together, a variant after the other."""
-    return [*drafting_lines(model), *_batch_lines(model), *_engine_lines(model)]
+    return [*drafting_lines(model), *_batch_lines(model), *_machine_lines(model), *_engine_lines(model)]
 
 
 def _batch_lines(model: ModelComparison) -> list[str]:

@@ -108,6 +108,9 @@ def sweep_verdict(outcomes: list[Outcome]) -> list[str]:
                 labels=_(", ").join(alike),
             )
         )
+    if len({outcome.machine for outcome in outcomes if outcome.machine}) > 1:
+        told = _(", ").join(f"{outcome.label}: {outcome.machine}" for outcome in outcomes if outcome.machine)
+        lines.append(_("Speeds are of several machines and not to be compared: {machines}.", machines=told))
     return lines
 
 

@@ -94,7 +94,12 @@ def _in_32_bits(base: Figures, others: list[Figures]) -> list[list[str]]:
     rows = [[_("{base} in 32 bits would read", base=titled(base.variant)), readable(wide), *absent, *ratios]]
     if base.read_rate:
         speed = base.read_rate / wide
-        ratios = [f"{other.tokens_per_second / speed:.2f} ×" if other.tokens_per_second else "–" for other in others]
+        ratios = [
+            f"{other.tokens_per_second / speed:.2f} ×"
+            if other.tokens_per_second and other.machine == base.machine
+            else "–"
+            for other in others
+        ]
         rows.append([_("tokens per second that would give, at the same rate"), f"{speed:.1f}", *absent, *ratios])
     return rows
 

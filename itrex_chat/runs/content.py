@@ -48,7 +48,7 @@ class Spec(Part):
     """What a run asks of whom; runs of one spec are one run.
 
     `variants` None are FP32 and what each recipe quantizes to, `questions` None the set that fits a model's languages,
-    `engines` None this program's own.
+    `engines` None this program's own, `shard` ("2/8") None where the run is whole.
     """
 
     models: list[SpecModel]
@@ -56,6 +56,7 @@ class Spec(Part):
     questions: QuestionSet | None
     engines: list[str] | None = None
     own_template: bool | None = None
+    shard: str | None = None
 
     @property
     def digest(self) -> str:
@@ -191,7 +192,8 @@ class ModelRun(Part):
 
 @dataclass
 class Run(Part):
-    """The whole file. `machine` is `machine.description()`; `commands` make the same run again."""
+    """The whole file. `machine` is `machine.description()`; `commands` make the same run again. `machines` are others that
+    answers were made on, by what `Answer.machine` calls them."""
 
     format: Literal[1]
     digest: str
@@ -201,6 +203,7 @@ class Run(Part):
     complete: bool
     models: dict[str, ModelRun]
     commands: list[str] | None = None
+    machines: dict[str, dict[str, Any]] | None = None
 
 
 def checked(kind: type[T], values: Any) -> T:

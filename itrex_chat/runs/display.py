@@ -142,3 +142,50 @@ class Display:
     @staticmethod
     def _head(question: Question, number: int, count: int) -> None:
         tell(f"\n[{number}/{count}] {question.id}: {question.text}")
+
+
+class SpreadDisplay(Display):
+    """For answers of many machines at a time: one bar over all of them, and a line for each variant that is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = progress.bar(_("answering"), 0, "answers")
+
+    def more(self, count: int) -> None:
+        """So many questions more are asked."""
+        assert self._bar is not None
+        self._bar.total = (self._bar.total or 0) + count
+        self._bar.refresh()
+
+    def model(self, label: str, question_set: str, count: int) -> None:
+        self._quiet(False)
+        super().model(label, question_set, count)
+
+    def loaded(self, label: str, variant: str, facts: Facts) -> None:
+        self._quiet(False)
+        super().loaded(label, variant, facts)
+
+    def streams(self, facts: Facts, pace: Pace, expected: Forecast, count: int) -> None:
+        """Nothing: machines differ."""
+
+    def question(self, question: Question, number: int, count: int) -> None:
+        """Nothing: many are asked at a time."""
+
+    def has_bar(self, batch: int) -> bool:
+        return False
+
+    def text(self, piece: str) -> None:
+        """Nothing: many are given at a time."""
+
+    def answer(self, question: Question, number: int, count: int, answer: Answer) -> None:
+        assert self._bar is not None
+        self._characters += len(answer.text)
+        self._bar.set_postfix_str(_("{count} characters", count=self._characters), refresh=False)
+        self._bar.update(1)
+
+    def notice(self, text: str) -> None:
+        self._quiet(False)
+        tell(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self._quiet(True)

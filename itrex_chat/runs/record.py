@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 RUN, ANSWERS = "run.json", "answers.jsonl"
 LARGEST = 256 << 20  # bytes of answers
+SYNCED = 0.1  # seconds between two times that answers are synced, where many come at a time
+SPARING = 20  # times as long as writing `run.json` takes, until it is written again
 AHEAD = 3600  # seconds that the clock of a disk may be ahead of ours
 
 
@@ -38,6 +40,9 @@ class RunRecord:
     def __init__(self, folder: Path, content: Run, answers: list[Answer]):
         self.folder, self.content, self.answers = folder, content, answers
         self._lock: FileLock | None = None
+        self.sparing = False  # whether what `note` sets may be written later, where writing takes long
+        self._saved, self._took = 0.0, 0.0  # when it was written, and the seconds that this took
+        self._synced = 0.0  # when answers were
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
@@ -116,7 +121,15 @@ class RunRecord:
         variants = self.model(label).variants
         known = variants[variant].as_dict() if variant in variants else {}
         variants[variant] = VariantRun.of(known | facts)
-        self.save()
+        self.save_soon()
+
+    def save_soon(self) -> None:
+        """Save; where the record is `sparing`, a twentieth of the time at most. `finish` saves in the end."""
+        began = time.monotonic()
+        if not self.sparing or began - self._saved >= SPARING * self._took:
+            self.save()
+            self._saved = time.monotonic()
+            self._took = self._saved - began
 
     def answered(self, label: str, variant: str) -> set[str]:
         """The questions that a variant has answered."""
@@ -131,16 +144,61 @@ class RunRecord:
     def answers_of(self, label: str, variant: str) -> list[Answer]:
         return [answer for answer in self.answers if (answer.model, answer.variant) == (label, variant)]
 
+    def made_on(self, described: Mapping[str, Any]) -> str | None:
+        """What answers call the machine of a description; None for the run's own. Another one is kept in the record."""
+        if not described or machine.same(self.content.machine, dict(described)):
+            return None
+        name = machine.called(dict(described))
+        known = self.content.machines or {}
+        if name not in known:
+            self.content.machines = known | {name: dict(described)}
+            self.save()
+        return name
+
     def append(self, answer: Answer) -> None:
-        """Keep an answer, on disk before this returns."""
+        """Keep an answer, on disk before this returns; where the record is `sparing`, a tenth of a second later at most, should
+        the power fail."""
         with (
             files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)),
             (self.folder / ANSWERS).open("a", encoding="utf-8") as file,
         ):
             file.write(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n")
             file.flush()
-            os.fsync(file.fileno())
+            if not self.sparing or time.monotonic() - self._synced >= SYNCED:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
         self.answers.append(answer)
+
+    def write(self, answers: list[Answer]) -> None:
+        """Keep these answers, in this order, instead of those that are there; whole or not at all."""
+        lines = "".join(json.dumps(answer.as_dict(), ensure_ascii=False) + "\n" for answer in answers)
+        with files.disk_errors(RunError, _("Writing the run {folder}", folder=self.folder)):
+            files.write_text(self.folder / ANSWERS, lines)
+        self.answers = answers
+        self.save()
+
+    def put_in_order(self) -> None:
+        """Have models and answers in the order of the run's spec, variants and questions, in which one process gives them."""
+        labels = [model.label for model in self.content.spec.models]
+        known = self.content.models
+        self.content.models = {label: known[label] for label in labels if label in known}
+        places = {
+            (label, variant, question.id): (number, rank, place)
+            for number, (label, facts) in enumerate(self.content.models.items())
+            for rank, variant in enumerate(self._variants(label, facts))
+            for place, question in enumerate(facts.questions or ())
+        }
+        last = (len(labels), 0, 0)
+        ordered = sorted(self.answers, key=lambda each: places.get((each.model, each.variant, each.id), last))
+        if ordered != self.answers:
+            self.write(ordered)
+
+    def _variants(self, label: str, facts: ModelRun) -> list[str]:
+        """The variants of a model, as they are asked: those whose weights are read from disk for each pass last."""
+        asked = variants_of(self.content.spec, self.content.spec.recipe(label) or {})
+        streamed = {name for name, run in facts.variants.items() if run.load and run.load.streamed_bytes}
+        facts.variants = {name: facts.variants[name] for name in asked if name in facts.variants} | facts.variants
+        return sorted(asked, key=streamed.__contains__)
 
     def _drop_partial_line(self) -> None:
         """Cut off a line that was being written when an earlier process died."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from itrex_chat.artifacts.store import ArtifactStore
+from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.jobs.event import Answered, Done, Loaded
@@ -44,6 +45,7 @@ class Outcome:
     tokens_per_second: float | None = None
     prefill_tokens_per_second: float | None = None
     cache_format: str = "fp32"  # of keys and values
+    machine: str = ""  # that its speeds were measured on
 
 
 def sweep(
@@ -127,12 +129,13 @@ def _speed(recipe: Recipe, variant: str, executor: Executor) -> dict[str, Any]:
     )
     events = list(executor.run(job))
     answers = [event.answer for event in events if isinstance(event, Answered)]
-    facts = next(event.facts for event in events if isinstance(event, Loaded))
+    facts, described = next((event.facts, event.machine) for event in events if isinstance(event, Loaded))
     if not answers:
         raise RunError(_("{variant} gave no answer.", variant=titled(variant)))
     return {
         "tokens_per_second": max(answer.tokens_per_second or 0 for answer in answers) or None,
         "prefill_tokens_per_second": max(answer.prefill_tokens_per_second or 0 for answer in answers),
         "weight_bytes": facts.weight_bytes,
+        "machine": machine.called(described) if described else "",
         "peak_memory": next(event.peak_memory for event in events if isinstance(event, Done)),
     }

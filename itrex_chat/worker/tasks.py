@@ -67,7 +67,8 @@ def _ask(job: Ask) -> Iterator[Event]:
         session.ready(job.generation, job.batch)
         prompts, refused = _prompts(job, session)
         counts = tuple(map(len, prompts))
-        yield Loaded(job=job.id, facts=session.facts, pace=session.pace, prompts=counts, trusted=trusted)
+        here = machine.description()
+        yield Loaded(job=job.id, facts=session.facts, pace=session.pace, prompts=counts, trusted=trusted, machine=here)
         answers = (_together if job.batch > 1 else _one_by_one)(job, session, prompts)
         for question, piece, seconds in answers:
             if isinstance(piece, Response):

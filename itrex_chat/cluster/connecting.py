@@ -1,0 +1,88 @@
+"""Reaching a Ray cluster, or saying in a sentence why it cannot be reached."""
+
+import contextlib
+import importlib
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.language import _
+
+PATIENCE = 5.0  # seconds for an address to answer
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Be connected to the cluster at HOST:PORT; "" is that of RAY_ADDRESS, the one that runs on this machine, or one of this
+    machine alone. Raises RunError."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        ray = importlib.import_module("ray")
+    except ImportError as error:
+        raise RunError(
+            _(
+                'Ray cannot be imported ({reason}); install it with: {python} -m pip install "itrex_chat[ray]".',
+                reason=error,
+                python=sys.executable,
+            )
+        ) from None
+    if ray.is_initialized():  # a program has its own connection
+        yield
+        return
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    if ":" in named:
+        _answers(named)
+    try:
+        ray.init(
+            address=named or None,
+            log_to_driver=False,
+            logging_level=logging.CRITICAL,
+            configure_logging=False,
+            **({} if named else {"include_dashboard": False}),
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        raise RunError(_unreachable(named, error)) from None
+    _silence()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _silence() -> None:
+    """Keep Ray from writing the state of a machine that was lost, a hundred lines of it, among a command's own. There is no
+    public way, so where this one goes, the lines come."""
+    with contextlib.suppress(ImportError):
+        worker = importlib.import_module("ray._private.worker")
+        if hasattr(worker, "_worker_logs_enabled"):
+            worker._worker_logs_enabled = False  # type: ignore[attr-defined]  # a module by its name
+
+
+def _answers(address: str) -> None:
+    """Raise RunError where nothing listens at HOST:PORT; Ray itself would try for half a minute."""
+    host, _colon, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise RunError(
+            _(
+                "--executor: {address!r} is no address of a cluster; write HOST:PORT, as ray start says it.",
+                address=address,
+            )
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+    except OSError as error:
+        raise RunError(_unreachable(address, error)) from None
+
+
+def _unreachable(address: str, error: Exception) -> str:
+    return _(
+        "The Ray cluster {address} cannot be reached: {reason}. Is it running (ray status), with this version of Ray and Python?",
+        address=address or "RAY_ADDRESS",
+        reason=" ".join(str(error).split())[:300].rstrip("."),
+    )

@@ -1,0 +1,233 @@
+"""A Ray cluster of several nodes on this host: its answers are those of one process, and nothing is lost with a node."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from executors import InProcess
+from moments import PATIENCE, until
+from run_schemas import keeps_its_schemas
+
+from itrex_chat import ask as ask_verb
+from itrex_chat import cluster
+from itrex_chat.foundation.errors import MemoryShortage, RunError
+from itrex_chat.jobs.event import Answered
+from itrex_chat.jobs.job import Ask, Prepare
+from itrex_chat.quality import measuring
+from itrex_chat.runs.asking import ask
+from itrex_chat.runs.record import ANSWERS, RunRecord
+from itrex_chat.runs.spreading import parts
+from itrex_chat.settings import questions
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.generation import GenerationConfig
+from itrex_chat.settings.questions import Question, QuestionSet
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason='ray is not installed (pip install "itrex_chat[ray]")'
+)
+SET = QuestionSet("four", "en", tuple(Question(f"q{number}", f"{number} + 1 = ?") for number in range(4)))
+FAMILIES = ("qwen2", "llama", "qwen")
+MEMORY = 2 << 30
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory):
+    """A head without cores and three nodes of one core, each with a cache of its own; gives the cluster and their caches."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    folder = tmp_path_factory.mktemp("machines")
+    small = {"object_store_memory": 80 << 20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    made.folder = folder
+
+    def add(name: str):
+        variables = {"ITREX_CHAT_CACHE": str(folder / name)}
+        made.add_node(num_cpus=1, memory=MEMORY, env_vars=variables, wait=False, **small)
+
+    made.add = add
+    for name in ("one", "two", "three"):
+        add(name)
+    made.wait_for_nodes()
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def recipe_list(models):
+    return [recipes.load(str(models(family)), ["generation.max_new_tokens", "4"]) for family in FAMILIES]
+
+
+def said(record: RunRecord) -> list[tuple]:
+    return [(each.model, each.variant, each.id, each.token_ids, each.prompt_token_ids) for each in record.answers]
+
+
+@needs_ray
+def test_the_record_of_three_nodes_is_that_of_one_process_token_for_token(machines, recipe_list, tmp_path, capfd):
+    here = ask(recipe_list, ["fp32", "int4"], SET, tmp_path / "here", executor=InProcess())
+    with cluster.opened(f"ray:{machines.address}") as executor:
+        assert executor.at_once == 3
+        there = ask(recipe_list, ["fp32", "int4"], SET, tmp_path / "there", executor=executor)
+    keeps_its_schemas(there.folder)
+    found = RunRecord.read(there.folder)
+    assert said(found) == said(there) == said(here) and len(found.answers) == 24
+    assert found.content.complete and found.content.digest == here.content.digest
+    assert list(found.content.models) == list(here.content.models)
+    for label, facts in found.content.models.items():
+        assert facts.questions == here.content.models[label].questions
+        assert {name: run.state for name, run in facts.variants.items()} == {"fp32": "done", "int4": "done"}
+    made = [json.loads(file.read_text("utf-8")) for file in machines.folder.glob("*/artifacts/*/manifest.json")]
+    times = {(manifest["key"], manifest["created"]) for manifest in made}
+    assert len({key for key, _created in times}) == len(times) == 3, "a model was quantized twice"
+
+
+class Losing:
+    """Does jobs on the cluster, and takes a node away when it has told its first answer. `told` are the answers."""
+
+    def __init__(self, executor, machines):
+        self._executor, self._machines, self.told, self.lost = executor, machines, [], []
+
+    @property
+    def at_once(self) -> int:
+        return self._executor.at_once
+
+    def run(self, job):
+        for event in self._executor.run(job):
+            yield event
+            if isinstance(event, Answered):
+                self.told.append((event.answer.variant, event.answer.id))
+                if not self.lost:
+                    [node, *_more] = [each for each in self._machines.worker_nodes if each.node_id in self._taken()]
+                    self.lost.append(node.node_id)
+                    self._machines.remove_node(node, allow_graceful=False)
+
+    def _taken(self):
+        return self._executor._nodes._taken
+
+
+@needs_ray
+def test_a_node_that_is_lost_takes_no_answer_with_it_and_none_is_asked_twice(machines, recipe_list, tmp_path, capfd):
+    some = dataclasses.replace(SET, questions=tuple(Question(f"n{number}", f"{number} + 1 = ?") for number in range(9)))
+    longer = [dataclasses.replace(recipe_list[0], generation=GenerationConfig(max_new_tokens=100))]
+    here = ask(longer, ["int4"], some, tmp_path / "here", executor=InProcess())
+    with cluster.opened(f"ray:{machines.address}") as executor:
+        losing = Losing(executor, machines)
+        there = ask(longer, ["int4"], some, tmp_path / "there", executor=losing)
+    machines.add("four")
+    assert said(RunRecord.read(there.folder)) == said(here) and there.content.complete
+    assert losing.lost and sorted(losing.told) == sorted({*losing.told})
+
+
+@needs_ray
+def test_a_driver_that_is_killed_goes_on_where_it_was_and_the_machines_are_free_again(machines, recipe_list, tmp_path):
+    asked = tmp_path / "asked.yaml"
+    asked.write_text(
+        "questions:\n" + "".join(f"  - {{id: k{number}, text: '{number}?'}}\n" for number in range(6)), "utf-8"
+    )
+    options = ["--model", recipe_list[0].source.path, "--variants", "int4", "--prompts", str(asked)]
+
+    def started(name: str, *more: str) -> subprocess.Popen:
+        command = [
+            sys.executable,
+            "-m",
+            "itrex_chat.ask",
+            *options,
+            "--max-new-tokens",
+            "200",
+            "--out",
+            str(tmp_path / name),
+        ]
+        return subprocess.Popen([*command, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    first = started("there", "--executor", f"ray:{machines.address}")
+    until((tmp_path / "there" / ANSWERS).exists, first)
+    first.kill()
+    first.communicate(timeout=PATIENCE)
+    before = (tmp_path / "there" / ANSWERS).read_text("utf-8").splitlines()
+    second = started("there", "--executor", f"ray:{machines.address}")
+    error = second.communicate(timeout=PATIENCE)[1]
+    assert second.returncode == 0, error
+    model = recipes.load(recipe_list[0].source.path, ["generation.max_new_tokens", "200"])
+    here = ask([model], ["int4"], questions.load(str(asked)), tmp_path / "here", executor=InProcess())
+    after = (tmp_path / "there" / ANSWERS).read_text("utf-8").splitlines()
+    assert {line for line in before if line.endswith("}")} <= {*after} and len(after) == 6
+    assert said(RunRecord.read(tmp_path / "there")) == said(here)
+
+
+@needs_ray
+def test_what_is_measured_on_the_cluster_is_what_is_measured_here(machines, recipe_list, text, tmp_path, monkeypatch):
+    with cluster.opened(f"ray:{machines.address}") as executor:
+        there = measuring.measure(recipe_list[0], "fp32", ["int4"], [], [text], 600, executor)
+        assert executor.quantize(recipe_list[0], "int4").is_dir()
+    monkeypatch.setenv("ITREX_CHAT_CACHE", str(tmp_path / "other"))
+    here = measuring.measure(recipe_list[0], "fp32", ["int4"], [], [text], 600, InProcess())
+    assert there.variants[0].corpora == here.variants[0].corpora and there.variants[0].corpora[0].positions == 598
+
+
+@needs_ray
+def test_a_model_that_no_machine_has_the_memory_for_is_skipped_with_the_numbers(machines, recipe_list):
+    job = Ask(recipe=recipe_list[0], label="m", variant="int4", questions=SET.questions, needs={"int4": 5 * MEMORY})
+    with (
+        cluster.opened(f"ray:{machines.address}") as executor,
+        pytest.raises(MemoryShortage, match="m INT4 needs 10.74 GB of memory, but no machine .* more than 2.15 GB"),
+    ):
+        next(executor.run(job))
+
+
+@needs_ray
+def test_a_machine_with_another_version_is_refused(machines, recipe_list, monkeypatch):
+    from itrex_chat.cluster import executor as executors
+
+    with cluster.opened(f"ray:{machines.address}") as executor:
+        monkeypatch.setattr(executors, "versions", lambda: {"itrex_chat": "9.9"})
+        job = Prepare(recipe=recipe_list[0], variants=("int4",), tokens=8)
+        with pytest.raises(RunError, match="has another version of this program .*; here itrex_chat 9.9"):
+            next(executor.run(job))
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("ray:127.0.0.1:1", "The Ray cluster 127.0.0.1:1 cannot be reached: .*refused"),
+        ("ray:nowhere", "cannot be reached|is no address"),
+        ("ray:ray://host", "is no address of a cluster; write HOST:PORT"),
+        ("dask", "cannot be read; write ray, or ray:HOST:PORT"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_a_sentence_and_soon(text, sentence):
+    began = time.monotonic()
+    with pytest.raises(RunError, match=sentence), cluster.opened(text):
+        pass
+    assert time.monotonic() - began < 20
+
+
+def test_without_ray_there_is_a_sentence_that_says_how_to_get_it(monkeypatch, capsys, recipe_list):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert ask_verb.main(["--model", recipe_list[0].source.path, "--executor", "ray"]) == 1
+    assert 'pip install "itrex_chat[ray]"' in capsys.readouterr().err
+
+
+def test_nothing_but_verbs_comes_into_the_room_and_nothing_else_imports_ray():
+    package = Path(cluster.__file__).resolve().parents[1]
+    for file in package.rglob("*.py"):
+        if file.parent.name == "cluster":
+            continue
+        source = file.read_text("utf-8")
+        assert not re.search(r"^\s*(import|from) ray\b", source, re.MULTILINE), file
+        assert file.parent == package or not re.search(r"itrex_chat\.cluster|itrex_chat import cluster", source), file
+
+
+@pytest.mark.parametrize(
+    "questions, models, machines, count",
+    [(10, 3, 3, 1), (10, 1, 3, 3), (2, 1, 3, 2), (1000, 200, 1000, 5), (1000, 20, 16, 3), (10, 20, 16, 1)],
+)
+def test_questions_are_asked_in_as_many_parts_as_keep_all_machines_busy(questions, models, machines, count):
+    assert parts(questions, models, machines) == count
