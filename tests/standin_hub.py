@@ -189,6 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(parts[1], parts[2])
         elif path.startswith("/api/v1/models/"):
             self._modelscope(path.removeprefix("/api/v1/models/"), query)
+        elif path.startswith("/api/models/") and parts[4:5] == ["tree"]:
+            self._huggingface_tree(self.hub.find(parts[5]))
         elif path.startswith("/api/models/"):
             self._huggingface("/".join(parts[2:4]), parts[5] if parts[4:5] == ["revision"] else "main")
         elif parts[2:3] == ["resolve"]:
@@ -272,6 +274,16 @@ class _Handler(BaseHTTPRequestHandler):
             200,
             {"id": repository, "sha": commit.sha, "siblings": [self._sibling(commit, name) for name in commit.files]},
         )
+
+    def _huggingface_tree(self, commit: Commit) -> None:
+        """The listing that Hugging Face's own library asks for."""
+        siblings = [self._sibling(commit, name) for name in commit.files]
+        entries = [
+            {"type": "file", "path": file["rfilename"], "size": file["size"], "oid": file["blobId"]}
+            | ({"lfs": file["lfs"] | {"oid": file["lfs"]["sha256"]}} if "lfs" in file else {})
+            for file in siblings
+        ]
+        self._json(200, entries)
 
     def _sibling(self, commit: Commit, name: str) -> dict:
         if self.hub.without_sizes:

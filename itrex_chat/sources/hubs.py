@@ -161,11 +161,10 @@ def _list(spec: SourceSpec, pinned: str | None) -> tuple[str | None, dict]:
 
     hub, repository, pace = _hub(spec), _repository(spec), _pace()
     revision = pinned or spec.revision
-    line = web.Web(pace.silence)
     end, pause, told = time.monotonic() + pace.patience_for_listing, pace.first_pause, False
     while True:
         try:
-            return _within(max(end - time.monotonic(), 0.1), hub.listing, line, repository, revision)
+            return _within(max(end - time.monotonic(), 0.1), hub.listing, web.Web(pace.silence), repository, revision)
         except failures.HubFailure as failure:
             wait = max(pause, failure.wait)
             if pinned and failure.kind == failures.REVISION:

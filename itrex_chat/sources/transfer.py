@@ -49,9 +49,11 @@ class Span:
         self.noted = self.began_at = self.at
         self.began = time.monotonic()
 
-    def left(self) -> float:
-        """Seconds until all has come, by the rate so far."""
+    def left(self, known_after: float) -> float:
+        """Seconds until all has come, by the rate so far; 0 while it is too early to say."""
         passed = time.monotonic() - self.began
+        if passed < known_after or not self.partial.ranged:
+            return 0
         return passed * (self.end - self.at) / max(self.at - self.began_at, 1)
 
 
@@ -87,6 +89,7 @@ class Transfer:
         self.digests: dict[str, str] = {}
         self.received = self.hashed = 0
         self.allowed = float(pace.connections)  # fewer for a while when the hub asks to come back
+        self.going = 0  # requests
         self.not_before = 0.0
         self.trouble: HubFailure | None = None
         self.error: BaseException | None = None
@@ -96,9 +99,7 @@ class Transfer:
         hashing = None
         try:
             here = self._open()
-            threads = [
-                threading.Thread(target=self._bring, args=(number,), daemon=True) for number in range(self._useful())
-            ]
+            threads = [threading.Thread(target=self._bring, daemon=True) for _number in range(self._useful())]
             threads.append(hashing := threading.Thread(target=self._hash, daemon=True))
             for thread in threads:
                 thread.start()
@@ -160,12 +161,12 @@ class Transfer:
             if self.trouble and now - moment > 3 * self.pace.first_pause:
                 meter.waits(self.who, self.trouble.reason or f"HTTP {self.trouble.status}", self.pace.patience)
 
-    def _bring(self, number: int) -> None:
+    def _bring(self) -> None:
         """One connection's work."""
-        web = Web(self.pace.silence)
         try:
+            web = Web(self.pace.silence)
             while (span := self._next()) is not None:
-                self._bring_span(web, span, number)
+                self._bring_span(web, span)
                 with self.changed:
                     self.spans.remove(span)
                     self.allowed = min(self.pace.connections, self.allowed + 1 / self.allowed)
@@ -176,13 +177,17 @@ class Transfer:
                 self.error = self.error or error
                 self.changed.notify_all()
 
-    def _bring_span(self, web: Web, span: Span, number: int) -> None:
+    def _bring_span(self, web: Web, span: Span) -> None:
         tries = doubts = 0
         while span.at < span.end:
-            self._wait_until_allowed(number)
+            self._wait_until_allowed()
             before = span.at
             try:
-                self._request(web, span)
+                try:
+                    self._request(web, span)
+                finally:
+                    with self.changed:
+                        self.going -= 1
             except HubFailure as failure:
                 if not failure.passing:
                     doubts += 1
@@ -211,12 +216,13 @@ class Transfer:
             if self.stopped:
                 raise Stopped
 
-    def _wait_until_allowed(self, number: int) -> None:
+    def _wait_until_allowed(self) -> None:
         with self.changed:
-            while not self.stopped and (number >= self.allowed or time.monotonic() < self.not_before):
-                self.changed.wait(0.2)
+            while not self.stopped and (self.going >= self.allowed or time.monotonic() < self.not_before):
+                self.changed.wait(0.1)
             if self.stopped:
                 raise Stopped
+            self.going += 1
 
     def _next(self) -> Span | None:
         """The next range that nobody brings, else half of the one that takes the longest still."""
@@ -232,12 +238,9 @@ class Transfer:
                         return span
                 if not self.spans:
                     return None
-                slowest = max(self.spans, key=lambda span: span.left() if span.partial.ranged else 0)
-                if (
-                    slowest.left() > self.pace.worth_dividing
-                    and slowest.end - slowest.at >= 2 * self.pace.piece
-                    and slowest.partial.ranged
-                ):
+                worth = self.pace.worth_dividing
+                slowest = max(self.spans, key=lambda span: span.left(worth))
+                if slowest.left(worth) > worth and slowest.end - slowest.at >= 2 * self.pace.piece:
                     middle = (slowest.at + slowest.end) // 2
                     self.spans.append(span := Span(slowest.partial, middle, slowest.end))
                     slowest.end = middle

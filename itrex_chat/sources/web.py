@@ -5,9 +5,11 @@ The access token goes to the hub's own address and to no other host.
 
 import contextlib
 import email.utils
+import functools
 import json
 import os
 import re
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +19,7 @@ import requests
 import urllib3
 
 from itrex_chat import __version__
+from itrex_chat.foundation.language import _
 from itrex_chat.sources import failures
 from itrex_chat.sources.failures import HubFailure, words
 
@@ -25,6 +28,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 MOST_REDIRECTS = 10
 LARGEST_ANSWER = 64 << 20  # bytes of a listing
 LARGEST_COMPLAINT = 64 << 10  # bytes of an error's body
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 COME_BACK = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529)
 
 
@@ -36,6 +40,7 @@ class Web:
         self._session = requests.Session()
         self._session.headers = requests.structures.CaseInsensitiveDict(HEADERS)
         self._session.auth = _as_it_is
+        self._session.mount("https://", _Trusting(trusted()))
 
     @contextlib.contextmanager
     def get(
@@ -56,7 +61,7 @@ class Web:
                     stream=True,
                     allow_redirects=False,
                     timeout=(min(self.timeout, 10), self.timeout),
-                    verify=certificates(),
+                    verify=requests.certs.where(),  # and not what requests finds in the environment, which would be all then
                     proxies=_proxies(address),
                 )
                 onward = response.headers.get("Location")
@@ -83,9 +88,13 @@ class Web:
         except OSError as error:
             if isinstance(error, (ConnectionError, TimeoutError)):
                 raise _failure(error) from error
-            if "CA certificate bundle" in str(error):
-                raise HubFailure(failures.CERTIFICATE, str(error)[:200]) from error
             raise
+        except ValueError as error:  # of what the environment says, before there was an answer
+            if response is not None:
+                raise
+            raise HubFailure(
+                failures.PROXY if "SOCKS" in str(error) else failures.STRANGE, _without_login(words(error))
+            ) from error
         finally:
             if response is not None:
                 response.close()
@@ -152,12 +161,35 @@ def of_modelscope(body: dict, status: int) -> HubFailure | None:
     return None
 
 
-def certificates() -> str | bool:
-    """A file or folder of certificates to trust beside or instead of the usual ones, by the variables that other programs know."""
-    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
-        if chosen := os.environ.get(variable):
-            return chosen
-    return True
+class _Trusting(requests.adapters.HTTPAdapter):
+    """Connections that trust what a context does, through proxies too."""
+
+    def __init__(self, context: ssl.SSLContext):
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, ssl_context=self._context, **options)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        return super().proxy_manager_for(proxy, ssl_context=self._context, **options)
+
+
+def trusted() -> ssl.SSLContext:
+    """Trust in what the system and certifi do, and in the certificates that the variables of other programs name."""
+    return _trusting(tuple(os.environ.get(variable, "") for variable in CERTIFICATES))
+
+
+@functools.cache
+def _trusting(named: tuple[str, ...]) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.load_verify_locations(requests.certs.where())
+    for path in filter(None, named):
+        try:
+            context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
+        except OSError as error:  # also that there is no certificate in it
+            raise HubFailure(failures.CERTIFICATE, f"{path}: {words(error)}") from None
+    return context
 
 
 def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -187,6 +219,11 @@ def _wait(told: str) -> float:
     return 0.0
 
 
+def _without_login(text: str) -> str:
+    """A text without the name and password of an address in it."""
+    return re.sub(r"//[^/@ ]*@", "//", text)
+
+
 def _failure(error: Exception) -> HubFailure:
     """The kind of what a library raised."""
     text = str(error)
@@ -203,11 +240,13 @@ def _failure(error: Exception) -> HubFailure:
         isinstance(error, (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema))
         or "SOCKS version" in text
     ):
-        return HubFailure(failures.PROXY, re.sub(r"//[^/@]*@", "//", words(error)))
+        return HubFailure(failures.PROXY, _without_login(words(error)))
     if isinstance(error, requests.exceptions.InvalidURL):
         return HubFailure(failures.STRANGE, words(error))
     if isinstance(error, (TimeoutError, requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
         return HubFailure(failures.UNREACHABLE, "Connection timed out")
+    if "IncompleteRead" in text:
+        return HubFailure(failures.UNREACHABLE, _("the connection was cut"))
     reason = words(error)
     # urllib3 says who asked for what before it says why.
     return HubFailure(failures.UNREACHABLE, re.sub(r"^<[^>]*>: |^.*\[Errno -?\d+\] ", "", reason).rstrip("')"))
