@@ -6,11 +6,13 @@
 # make fuzz: 20,000 random cases of the native kernels, 20,000 of files and replies, and 4 times 500 schedules of answers, under
 #   sanitizers (needs gcc; CASES and SCHEDULES say how many).
 # make kills: kill quantize and ask at 20 random moments each (KILLS says how many), and ask on disks that become full.
+# make download-faults: DOWNLOADS downloads from a stand-in of both hubs with random faults; make download-rate: their rate beside
+#   hf download and modelscope download.
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
 RUN = .venv/bin/python
 
-.PHONY: demo test check lower lock fuzz kills clean
+.PHONY: demo test check lower lock fuzz kills download-faults download-rate clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -30,7 +32,7 @@ check: .venv/.installed
 	.venv/bin/mypy
 
 # torch is the lock's also here: other builds for Linux bring gigabytes of CUDA.
-LOWER_TESTS = $(addprefix tests/test_,$(addsuffix .py,artifacts charts chat chatbot checkpoints compare decoder documents gate \
+LOWER_TESTS = $(addprefix tests/test_,$(addsuffix .py,artifacts charts chat chatbot checkpoints compare decoder documents downloads gate \
 	generation golden hubs kernels packaging quantization recipes report sheet))
 lower:
 	mkdir -p build
@@ -52,6 +54,13 @@ fuzz: .venv/.installed
 KILLS = 20
 kills: .venv/.installed
 	$(RUN) benchmarks/kills.py --kills $(KILLS)
+
+DOWNLOADS = 300
+download-faults: .venv/.installed
+	$(RUN) benchmarks/download_faults.py --downloads $(DOWNLOADS)
+
+download-rate: .venv/.installed
+	$(RUN) benchmarks/download_rate.py
 
 SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)
 

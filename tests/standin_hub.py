@@ -36,12 +36,13 @@ class Commit:
 
 @dataclass
 class Transfer:
-    """One request for a file: the byte it starts at, and how many were sent."""
+    """One request for a file: the byte it starts at, how many were sent, and when the last."""
 
     name: str
     start: int
     commit: str
     sent: int = 0
+    ended: float = 0.0  # of time.monotonic
 
 
 @dataclass
@@ -387,7 +388,7 @@ class _Handler(BaseHTTPRequestHandler):
             sent = data[at : at + step]
             self.wfile.write(sent)
             at += len(sent)
-            transfer.sent = at
+            transfer.sent, transfer.ended = at, time.monotonic()
             if self.hub.rate:
                 time.sleep(max(0.0, began + at / self.hub.rate - time.monotonic()))
 
