@@ -19,6 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,16 +158,14 @@ class Trial:
 
     def _prepare(self) -> None:
         hub, chance, scale = self.hub, self.chance, self.scale
-        weathers = []
+        weathers: list[Callable[[], object]] = []
         for fault in self.faults:
             if fault == "outage":
                 at, seconds = chance.randrange(1, 20), chance.uniform(1, 90) * scale
-                weathers.append(
-                    _once(at, lambda seconds=seconds: setattr(hub, "away_until", time.monotonic() + seconds))
-                )
+                weathers.append(_once(at, partial(_go_away, hub, seconds)))
             elif fault == "cuts":
                 cuts = [int(2 ** chance.uniform(0, 26)) for _cut in range(chance.randrange(1, 40))]
-                weathers.append(lambda cuts=cuts: cuts.pop() if cuts else None)
+                weathers.append(partial(next, iter(cuts), None))
             elif fault == "slow":
                 hub.rate = 2 ** chance.uniform(20, 23)
             elif fault in ("busy", "busy at first"):
@@ -199,7 +199,11 @@ class Trial:
         self.versions.append(self.model)
 
 
-def _once(at: int, do) -> object:
+def _go_away(hub: StandinHub, seconds: float) -> None:
+    hub.away_until = time.monotonic() + seconds
+
+
+def _once(at: int, do: Callable[[], object]) -> Callable[[], object]:
     """Something that happens at the request of this number."""
     left = [at]
 

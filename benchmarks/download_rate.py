@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,17 +38,6 @@ def command(tool: str, folder: str) -> list[str]:
 TOOLS = ("itrex_chat, ModelScope", "modelscope download", "itrex_chat, Hugging Face", "hf download")
 
 
-class Clocked(StandinHub):
-    """Knows when it was asked first and when the last byte went out."""
-
-    began = ended = 0.0
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name == "questions" and value:
-            self.began = self.began or time.monotonic()
-        super().__setattr__(name, value)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=256)
@@ -63,10 +51,11 @@ def main() -> int:
     for number in range(1, chosen.files + 1):
         name = f"model-{number:05}-of-{chosen.files:05}.safetensors"
         model[name] = random.Random(number).randbytes(size)
-    total, server, rates = sum(map(len, model.values())), StandinServer(), {tool: [] for tool in TOOLS}
+    total, server = sum(map(len, model.values())), StandinServer()
+    rates: dict[str, list[float]] = {tool: [] for tool in TOOLS}
     for _round in range(chosen.rounds):
         for tool in TOOLS:
-            server.hub = hub = Clocked(model, latency=chosen.latency, rate=chosen.limit * 1e6)
+            server.hub = hub = StandinHub(model, latency=chosen.latency, rate=chosen.limit * 1e6)
             with tempfile.TemporaryDirectory() as folder:
                 environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
                 environment |= {"HF_ENDPOINT": server.endpoint, "MODELSCOPE_ENDPOINT": server.endpoint, "HOME": folder}
@@ -74,7 +63,7 @@ def main() -> int:
                 subprocess.run(
                     [sys.executable, *command(tool, f"{folder}/to")], env=environment, capture_output=True, check=True
                 )
-            seconds = max(transfer.ended for transfer in hub.transfers) - hub.began
+            seconds = max(transfer.ended for transfer in hub.transfers) - hub.asked_at
             rates[tool].append(total / 1e6 / seconds)
             sent = sum(transfer.sent for transfer in hub.transfers)
             print(

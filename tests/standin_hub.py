@@ -67,6 +67,7 @@ class StandinHub:
     gated: int | None = None  # the answer to requests for its files
     private: bool = False  # only who has `token` sees it
     token: str = "hf_secret"
+    moved_to: str = ""  # where a mirror sends all questions with 308
     page: bytes | None = None  # what a login page answers in the hub's place
     refusals: list[Refusal] = field(default_factory=list)  # the next answers to questions
     file_refusals: list[Refusal] = field(default_factory=list)  # the next answers to requests for files
@@ -91,6 +92,7 @@ class StandinHub:
     no_error_for_unknown: bool = False  # ModelScope lists no files of an unknown revision
     transfers: list[Transfer] = field(default_factory=list)
     questions: int = 0
+    asked_at: float = 0.0  # when the first question came, of time.monotonic
     leaks: list[str] = field(default_factory=list)  # secrets that came to another host
     shown: set[str] = field(default_factory=set)  # secrets that the hub was shown
 
@@ -184,7 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.hub.shown |= secrets
         self.knows_token = any(self.hub.token in secret for secret in secrets)
-        if self.hub.page is not None:
+        if self.hub.moved_to and not server.is_cdn:
+            self._send(308, b"", {"Location": self.hub.moved_to + self.path})
+        elif self.hub.page is not None:
             self._send(200, self.hub.page, {"Content-Type": "text/html"})
         elif path.startswith("/cdn/"):
             self._file(parts[1], parts[2])
@@ -199,6 +203,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._json(404, {"Code": 404, "Message": "not found"})
 
+    def _count(self) -> None:
+        self.hub.questions += 1
+        self.hub.asked_at = self.hub.asked_at or time.monotonic()
+
     def _refused(self, refusals: list[Refusal]) -> bool:
         """Answer with the next refusal, if there is one."""
         with self.hub.lock:
@@ -210,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _modelscope(self, path: str, query: dict) -> None:
         repository, _slash, what = path.partition("/repo")
         if what == "/files":
-            self.hub.questions += 1
+            self._count()
             if self._refused(self.hub.refusals):
                 return
         if self.hub.status:
@@ -256,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
         return entry | ({} if self.hub.without_digests else {"Sha256": digest})
 
     def _huggingface(self, repository: str, revision: str) -> None:
-        self.hub.questions += 1
+        self._count()
         if self._refused(self.hub.refusals):
             return
         status, code = self.hub.status or (200 if repository == REPOSITORY else 404), "RepoNotFound"

@@ -161,6 +161,17 @@ def test_the_token_goes_to_the_hub_and_to_no_other_host(hub, home, name, monkeyp
 
 
 @on_both
+def test_a_mirror_may_send_on_to_another_address_which_does_not_get_the_token(hub, home, name, monkeypatch):
+    mirror = StandinServer()
+    mirror.hub = StandinHub({}, moved_to=os.environ["HF_ENDPOINT"])
+    at(f"{mirror.endpoint}/", monkeypatch)
+    monkeypatch.setenv(TOKENS[name], "hf_secret")
+    assert download(name, home) == MODEL
+    assert mirror.hub.shown and not hub.shown and not hub.leaks
+    mirror.close()
+
+
+@on_both
 def test_without_its_digests_a_file_is_taken_by_its_size_and_its_digest_remembered(hub, home, name):
     hub.without_digests = True
     assert download(name, home) == MODEL
@@ -323,7 +334,8 @@ def test_a_host_that_needs_no_proxy_is_reached_without(hub, home, monkeypatch):
     "address, sentence",
     [
         ("socks7://127.0.0.1:9", "The address of a proxy in the environment cannot be used ("),
-        ("http://user:secret@127.0.0.1:9", "ModelScope cannot be reached ("),
+        ("http://user:secret@127.0.0.1:9", "ModelScope cannot be reached (the proxy: Connection refused)"),
+        ("socks5h://user:secret@127.0.0.1:9", "ModelScope cannot be reached (the proxy: "),
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_told_without_its_password(hub, home, monkeypatch, address, sentence):

@@ -31,9 +31,11 @@ class Pace:
     @classmethod
     def chosen(cls) -> "Pace":
         """With the patience and the number of connections that the environment asks for. Raises SourceError."""
+        patience = _number(PATIENCE, cls.patience, 1, 1e6)
         return cls(
             connections=round(_number(CONNECTIONS, cls.connections, 1, 64)),
-            patience=_number(PATIENCE, cls.patience, 1, 1e6),
+            patience=patience,
+            patience_for_listing=min(cls.patience_for_listing, patience),
         )
 
 

@@ -155,7 +155,8 @@ class Transfer:
                 trouble = self.trouble or HubFailure(
                     failures.UNREACHABLE, _("no answer within {seconds} seconds", seconds=round(silent))
                 )
-                if silent > self.pace.patience:
+                comes = self.spans or any(self.free.values())  # else the disk is what takes long
+                if comes and silent > self.pace.patience:
                     raise trouble
             meter.show(here + self.received, len(self.digests))
             if self.trouble and now - moment > 3 * self.pace.first_pause:

@@ -6,6 +6,7 @@ The access token goes to the hub's own address and to no other host.
 import contextlib
 import email.utils
 import functools
+import http.cookiejar
 import json
 import os
 import re
@@ -40,6 +41,7 @@ class Web:
         self._session = requests.Session()
         self._session.headers = requests.structures.CaseInsensitiveDict(HEADERS)
         self._session.auth = _as_it_is
+        self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         self._session.mount("https://", _Trusting(trusted()))
 
     @contextlib.contextmanager
@@ -236,12 +238,9 @@ def _failure(error: Exception) -> HubFailure:
         return HubFailure(failures.UNREACHABLE, words(error))
     if "407" in text and isinstance(error, requests.exceptions.ProxyError):
         return HubFailure(failures.PROXY_LOGIN)
-    if (
-        isinstance(error, (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema))
-        or "SOCKS version" in text
-    ):
+    if isinstance(error, requests.exceptions.InvalidProxyURL) or "SOCKS version" in text:
         return HubFailure(failures.PROXY, _without_login(words(error)))
-    if isinstance(error, requests.exceptions.InvalidURL):
+    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
         return HubFailure(failures.STRANGE, words(error))
     if isinstance(error, (TimeoutError, requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
         return HubFailure(failures.UNREACHABLE, "Connection timed out")
@@ -249,4 +248,7 @@ def _failure(error: Exception) -> HubFailure:
         return HubFailure(failures.UNREACHABLE, _("the connection was cut"))
     reason = words(error)
     # urllib3 says who asked for what before it says why.
-    return HubFailure(failures.UNREACHABLE, re.sub(r"^<[^>]*>: |^.*\[Errno -?\d+\] ", "", reason).rstrip("')"))
+    reason = re.sub(r"^<[^>]*>: |^.*\[Errno -?\d+\] ", "", reason).rstrip("')")
+    if isinstance(error, requests.exceptions.ProxyError) or "SOCKSHTTP" in text:
+        reason = _("the proxy: {reason}", reason=reason)
+    return HubFailure(failures.UNREACHABLE, reason)
