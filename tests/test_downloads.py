@@ -15,7 +15,7 @@ from standin_proxy import StandinProxy
 
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.settings.recipe import SourceSpec
-from itrex_chat.sources import failures, hubs, meter, web
+from itrex_chat.sources import hubs, meter, web
 from itrex_chat.sources.digests import DigestMemo
 from itrex_chat.sources.pace import Pace
 from itrex_chat.sources.partial import Partial
@@ -489,7 +489,17 @@ def test_the_hubs_own_programs_download_from_the_stand_in(hub, tmp_path, name):
     assert hub.questions and hub.leaks == []
 
 
-def test_dates_and_numbers_of_retry_after_are_read():
-    assert web._wait("7") == 7 and web._wait("soon") == web._wait("") == 0
-    assert web._wait("Thu, 01 Jan 1970 00:00:00 GMT") == 0
-    assert failures.words(OSError(111, "Connection refused")) == "Connection refused"
+@pytest.mark.parametrize(
+    "headers, seconds",
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, 0),
+        ({"Retry-After": "soon"}, 0),
+        ({"Retry-After": "nan"}, 0),
+        ({"Retry-After": "-3"}, 0),
+        ({"RateLimit": '"api";r=0;t=36'}, 36),
+        ({}, 0),
+    ],
+)
+def test_what_a_hub_asks_to_be_waited_for_is_read(headers, seconds):
+    assert web._wait(headers) == seconds

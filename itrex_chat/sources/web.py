@@ -8,6 +8,7 @@ import email.utils
 import functools
 import http.cookiejar
 import json
+import math
 import os
 import re
 import ssl
@@ -128,7 +129,7 @@ def refusal(response: requests.Response, with_token: bool) -> HubFailure:
     """What a status of 400 and above means."""
     status, code, body = response.status_code, response.headers.get("X-Error-Code", ""), body_of(response)
     if status in COME_BACK:
-        return HubFailure(failures.BUSY, status=status, wait=_wait(response.headers.get("Retry-After", "")))
+        return HubFailure(failures.BUSY, status=status, wait=_wait(response.headers))
     complaint = body.get("Message") or body.get("error") or response.headers.get("X-Error-Message") or ""
     if found := of_modelscope(body, status):
         return found
@@ -211,14 +212,17 @@ def origin(address: str) -> tuple:
     return parts.scheme, parts.hostname, parts.port
 
 
-def _wait(told: str) -> float:
-    """Seconds that a Retry-After asks for, as a number or a date."""
+def _wait(headers: Mapping[str, str]) -> float:
+    """Seconds that a Retry-After asks for, as a number or a date, or a RateLimit, as Hugging Face sends it: `"api";r=0;t=36`."""
+    told = headers.get("Retry-After", "")
     try:
-        return max(0.0, float(told))
+        wait = float(told)
+        return wait if 0 < wait < math.inf else 0.0
     except ValueError:
         with contextlib.suppress(ValueError, TypeError):
             return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
-    return 0.0
+    limit = re.search(r";\s*r=0\s*;\s*t=(\d{1,6})", headers.get("RateLimit", ""))
+    return float(limit[1]) if limit else 0.0
 
 
 def _without_login(text: str) -> str:
