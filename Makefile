@@ -8,11 +8,13 @@
 # make kills: kill quantize and ask at 20 random moments each (KILLS says how many), and ask on disks that become full.
 # make small-llama: train a small Llama for an hour, and compare INT4 with llama.cpp's formats of it (FOLDER takes it all; LLAMA_CPP
 #   may name the folder of llama.cpp's programs, which else are compiled in the cache).
+# make download-faults: DOWNLOADS downloads from a stand-in of both hubs with random faults; make download-rate: their rate beside
+#   hf download and modelscope download.
 # TORCH_INDEX chooses where torch comes from, PYTHON which interpreter makes .venv.
 
 RUN = .venv/bin/python
 
-.PHONY: demo test check lower lock fuzz kills small-llama clean
+.PHONY: demo test check lower lock fuzz kills small-llama download-faults download-rate clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -32,7 +34,7 @@ check: .venv/.installed
 	.venv/bin/mypy
 
 # torch is the lock's also here: other builds for Linux bring gigabytes of CUDA.
-LOWER_TESTS = $(addprefix tests/test_,$(addsuffix .py,artifacts charts chat chatbot checkpoints compare decoder documents gate \
+LOWER_TESTS = $(addprefix tests/test_,$(addsuffix .py,artifacts charts chat chatbot checkpoints compare decoder documents downloads gate \
 	generation golden hubs kernels packaging quantization recipes report sheet))
 lower:
 	mkdir -p build
@@ -62,6 +64,13 @@ small-llama: .venv/.installed
 	$(RUN) benchmarks/small_llama.py train $(FOLDER)
 	$(RUN) benchmarks/small_llama.py compare $(FOLDER) $(PROGRAMS) > /dev/null
 	$(RUN) benchmarks/small_llama.py speed $(FOLDER) $(PROGRAMS)
+
+DOWNLOADS = 300
+download-faults: .venv/.installed
+	$(RUN) benchmarks/download_faults.py --downloads $(DOWNLOADS)
+
+download-rate: .venv/.installed
+	$(RUN) benchmarks/download_rate.py
 
 SOURCES = $(wildcard itrex_chat/native/*.c itrex_chat/native/*.h)
 

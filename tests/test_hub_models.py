@@ -39,7 +39,12 @@ def hub(address, models):
 
 def run(endpoint: str, *arguments: str) -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    environment |= {"MODELSCOPE_ENDPOINT": endpoint, "HF_ENDPOINT": endpoint, "PYTHONPATH": str(ROOT)}
+    environment |= {
+        "MODELSCOPE_ENDPOINT": endpoint,
+        "HF_ENDPOINT": endpoint,
+        "PYTHONPATH": str(ROOT),
+        "ITREX_CHAT_DOWNLOAD_PATIENCE": "1",
+    }
     return subprocess.run([sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True)
 
 

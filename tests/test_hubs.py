@@ -19,18 +19,22 @@ from moments import PATIENCE, until
 from standin_hub import REPOSITORY, StandinHub, StandinServer
 
 from itrex_chat.sources.digests import DigestMemo
+from itrex_chat.sources.partial import NOTE
 
 ROOT = Path(__file__).resolve().parent.parent
 HUBS = ("modelscope", "huggingface")
+TITLES = {"modelscope": "ModelScope", "huggingface": "Hugging Face"}
 ANSWER = """
 import json, sys, time
 from pathlib import Path
 from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.settings.recipe import SourceSpec
 from itrex_chat.sources import hubs
+from itrex_chat.sources.pace import Pace
 for line in sys.stdin:
     given = json.loads(line)
-    hubs.PATIENCE = given["patience"]
+    hubs.PACE = Pace(**{"patience": given["patience"], "patience_for_listing": given["patience"], "first_pause": 0.05,
+                        "longest_pause": 0.5, "worth_dividing": 1000} | given["pace"])
     start = time.perf_counter()
     try:
         folder, origin = hubs.download(SourceSpec(**given["spec"]), Path(given["home"]), given["refresh"])
@@ -62,7 +66,7 @@ PUBLISHED = DATA | {
 }
 WEIGHTS = "model-00002-of-00002.safetensors"
 LARGE = {"config.json": CONFIG, "model-00001-of-00002.safetensors": os.urandom(1 << 20), WEIGHTS: os.urandom(24 << 20)}
-STALL = 22 << 20  # huggingface_hub writes in pieces of 10 MiB
+STALL = 22 << 20
 
 on_both = pytest.mark.parametrize("hub", HUBS)
 
@@ -89,9 +93,9 @@ class Process:
             stderr=self.stderr,
         )
 
-    def ask(self, home: Path, hub: str, refresh=False, patience=20, **spec) -> None:
+    def ask(self, home: Path, hub: str, refresh=False, patience=20, pace=None, **spec) -> None:
         spec = {"hub": hub, hub: REPOSITORY} | spec
-        given = {"spec": spec, "home": str(home), "refresh": refresh, "patience": patience}
+        given = {"spec": spec, "home": str(home), "refresh": refresh, "patience": patience, "pace": pace or {}}
         before = self.stderr.seek(0, os.SEEK_END)
         self.process.stdin.write(json.dumps(given) + "\n")
         self.process.stdin.flush()
@@ -176,6 +180,20 @@ def contents(result) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in Path(result["folder"]).iterdir()}
 
 
+def noted(folder: Path) -> int:
+    """Bytes that an interrupted download will not fetch again."""
+    lists = (path.read_bytes() for path in folder.rglob("*.pieces"))
+    return sum(
+        length
+        for list in lists
+        for _start, length, _crc in NOTE.iter_unpack(list[: len(list) // NOTE.size * NOTE.size])
+    )
+
+
+def sent(server) -> int:
+    return sum(transfer.sent for transfer in server.transfers)
+
+
 def names(server) -> list[str]:
     return sorted(transfer.name for transfer in server.transfers)
 
@@ -256,7 +274,7 @@ def test_an_interrupted_download_goes_on_where_it_was(large, call, process, tmp_
     interrupted = process()
     interrupted.ask(tmp_path, hub)
     assert large.stalled.acquire(timeout=PATIENCE)
-    until(lambda: any(path.stat().st_size >= 20 << 20 for path in tmp_path.rglob("*.incomplete")), interrupted.process)
+    until(lambda: noted(tmp_path) >= STALL - (1 << 20), interrupted.process)
     interrupted.process.send_signal(how)
     assert interrupted.process.wait(timeout=PATIENCE) == -how  # it does not wait for the transfer to end
     large.release()
@@ -265,8 +283,8 @@ def test_an_interrupted_download_goes_on_where_it_was(large, call, process, tmp_
     result = call(hub)
     assert result["origin"]["commit"] == at_first
     assert contents(result) == LARGE
-    assert names(large) == [WEIGHTS]
-    assert large.transfers[0].start >= 20 << 20
+    assert set(names(large)) == {WEIGHTS}
+    assert sent(large) <= (2 << 20) + (1 << 20)  # what had not come, and a piece
 
 
 @on_both
@@ -278,10 +296,10 @@ def test_what_was_verified_is_not_hashed_again(large, call, tmp_path, hub):
 @pytest.mark.parametrize("resets", [True, False])
 @on_both
 def test_a_broken_connection_is_taken_up_again_by_the_same_call(large, call, hub, resets):
-    large.cuts, large.cut_at, large.resets = 2, 11 << 20, resets
+    large.cuts, large.cut_at, large.resets = 4, 1 << 20, resets
     assert contents(call(hub)) == LARGE
-    sent = [transfer.sent for transfer in large.transfers if transfer.name == WEIGHTS]
-    assert len(sent) == 3 and sum(sent) < 1.2 * len(LARGE[WEIGHTS])
+    assert large.cuts == 0 and len(large.transfers) >= 10
+    assert sent(large) < 1.2 * sum(len(content) for content in LARGE.values())
 
 
 @on_both
@@ -292,6 +310,8 @@ def test_two_processes_at_once_download_once(server, process, tmp_path, hub):
     assert server.stalled.acquire(timeout=PATIENCE)
     second.ask(tmp_path, hub)
     time.sleep(1)  # for the second to come as far as it can
+    second.stderr.seek(0)
+    assert second.stderr.read() == "Another process is downloading owner/model; waiting for it.\n"
     questions = server.questions
     server.release()
     first, second = first.answer(), second.answer()
@@ -362,10 +382,11 @@ def test_on_hugging_face_401_means_that_there_may_be_no_such_repository(server, 
 @on_both
 def test_a_hub_that_refuses_connections_is_told_quickly_with_the_ways_out(call, process, dead_end, hub):
     other = HUBS[1 - HUBS.index(hub)]
-    result = call(hub, process(dead_end), **{other: "owner/elsewhere"})
+    result = call(hub, process(dead_end), patience=1, **{other: "owner/elsewhere"})
     assert "cannot be reached (Connection refused). Name a local folder with --model FOLDER" in result["error"]
     assert f"--set source.hub {other}" in result["error"] and "_ENDPOINT to a mirror" in result["error"]
-    assert result["chatter"] == "" and result["seconds"] < 15
+    # Said where there is time for it.
+    assert result["chatter"] in ("", f"{TITLES[hub]} does not answer (Connection refused); trying again for 1 s.\n")
 
 
 @on_both
@@ -373,7 +394,7 @@ def test_a_hub_that_does_not_answer_is_given_up(call, process, hub):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         result = call(hub, process(f"http://127.0.0.1:{silent.getsockname()[1]}"), patience=2)
     assert "cannot be reached (" in result["error"] and "source.hub" not in result["error"]
-    assert result["chatter"] == "" and result["seconds"] < 3
+    assert result["chatter"] == "" and result["seconds"] < 4
 
 
 @on_both

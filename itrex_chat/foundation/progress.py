@@ -16,6 +16,11 @@ def silence() -> None:
     _silent = True
 
 
+def is_silent() -> bool:
+    """Whether bars are shown no more."""
+    return _silent
+
+
 def bar(description: str, total: int | None, unit: str = "B", **options: Any) -> tqdm:
     """A bar over `total` units; bytes are scaled. Redirected, it prints a line now and then."""
     interactive = sys.stderr.isatty()

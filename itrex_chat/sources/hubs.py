@@ -1,41 +1,46 @@
 """Repositories on ModelScope and Hugging Face: their data files, downloaded.
 
-The hubs' own libraries list, transfer and resume. This module chooses the
-files, pins a branch to the commit found first, and keeps a record by which
-later calls answer without the network.
+This module chooses the files, pins a branch to the commit found first, and
+keeps a record by which later calls answer without the network. What another
+program keeps of the same files is used; where a recipe names both hubs, one
+gives what the other has listed and cannot give.
 """
 
 import contextlib
 import errno
 import hashlib
-import importlib
 import json
-import logging
 import os
 import re
 import shutil
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 from urllib.parse import quote
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import lasting
 from itrex_chat.settings.recipe import SourceSpec
-from itrex_chat.sources import selection
+from itrex_chat.sources import offline, other_caches, selection
 from itrex_chat.sources.digests import DigestMemo
-from itrex_chat.sources.hub_libraries import HUBS, PATIENCE, Hub, no_revision
+from itrex_chat.sources.pace import Pace
 
-SHA256 = 64  # digits
+if TYPE_CHECKING:
+    from itrex_chat.sources.failures import Place
+    from itrex_chat.sources.hub_apis import Hub
+
+PACE: Pace | None = None  # instead of what the environment says
 REPOSITORY = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
+OTHER = {"modelscope": "huggingface", "huggingface": "modelscope"}
 Result = TypeVar("Result")
 
 
@@ -55,10 +60,10 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
     if refresh or not _is_complete(known, hubs):
         with files.disk_errors(SourceError, _("Downloading {repository}", repository=repository)):
             hubs.mkdir(parents=True, exist_ok=True)
-            with FileLock(hubs / f"{_stem(spec)}.lock"):
+            with _locked(hubs / f"{_stem(spec)}.lock", repository):
                 known = _read(record, spec)  # another process may have been here meanwhile
                 if refresh or not _is_complete(known, hubs):
-                    found = _ask(spec, known["origin"]["commit"] if known and not refresh else spec.revision)
+                    found = _ask(spec, None if refresh else known)
                     if known is None:  # if it is interrupted, the next call goes on with the same commit
                         files.write_json(record, found)
                     _fetch(spec, hubs, found, known)
@@ -69,6 +74,21 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
 def at_hand(spec: SourceSpec, home: Path) -> bool:
     """Whether `download` would answer without the network."""
     return _is_complete(_read(_record(spec, home), spec), home / "hubs")
+
+
+@contextlib.contextmanager
+def _locked(path: Path, repository: str) -> Iterator[None]:
+    """Alone with a repository's files; who has to wait for it says so."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(_("Another process is downloading {repository}; waiting for it.", repository=repository), file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _record(spec: SourceSpec, home: Path) -> Path:
@@ -109,18 +129,24 @@ def _missing(folder: Path, listed: dict) -> dict:
     return {name: file for name, file in listed.items() if not is_there(name)}
 
 
-def _ask(spec: SourceSpec, revision: str) -> dict:
-    """What the hub has at the revision: the record to be."""
-    hub, repository = HUBS[spec.hub], _repository(spec)
-    with _told(spec, revision):
-        commit, listed = _within(PATIENCE, hub.listing, repository, revision)
+def _ask(spec: SourceSpec, known: dict | None) -> dict:
+    """What the hub has at the commit that is known, else at the revision: the record to be."""
+    repository = _repository(spec)
+    pinned = known["origin"]["commit"] if known else None
+    if offline.is_asked_for():
+        found = known or other_caches.record(spec.hub, repository, spec.revision)
+        if found is None:
+            raise offline.lacking(repository)
+        commit, listed = found["origin"]["commit"], found["files"]
+    else:
+        commit, listed = _list(spec, pinned)
     if "config.json" not in listed or not selection.weights(listed):
         raise SourceError(
             _(
                 "{repository} on {hub} holds no model to work with: it needs a config.json and weights as "
                 ".safetensors or .bin.",
                 repository=repository,
-                hub=hub.title,
+                hub=_hub(spec).title,
             )
         )
     # Folders are named by content: most commits to a repository change none of its data files.
@@ -129,33 +155,129 @@ def _ask(spec: SourceSpec, revision: str) -> dict:
     return {"folder": f"{_stem(spec)}/{content[:16]}", "origin": origin, "files": listed}
 
 
+def _list(spec: SourceSpec, pinned: str | None) -> tuple[str | None, dict]:
+    """The hub's listing, asked for again for a while when it does not come."""
+    from itrex_chat.sources import failures, web
+
+    hub, repository, pace = _hub(spec), _repository(spec), _pace()
+    revision = pinned or spec.revision
+    end, pause, told = time.monotonic() + pace.patience_for_listing, pace.first_pause, False
+    while True:
+        try:
+            return _within(max(end - time.monotonic(), 0.1), hub.listing, web.Web(pace.silence), repository, revision)
+        except failures.HubFailure as failure:
+            wait = max(pause, failure.wait)
+            if pinned and failure.kind == failures.REVISION:
+                raise failures.vanished(_place(spec), pinned) from failure
+            late = time.monotonic() + wait > end and not (failure.wait and failure.wait <= pace.patience)
+            if not failure.passing or late:
+                raise failures.sentence(failure, _place(spec, revision)) from failure
+            if failure.wait:  # it says itself when it will be there
+                end = max(end, time.monotonic() + wait + pace.patience_for_listing)
+            if not told and wait > 2 * pace.first_pause:
+                told = True
+                tell(
+                    _(
+                        "{hub} does not answer ({reason}); trying again for {time}.",
+                        hub=hub.title,
+                        reason=failure.reason or f"HTTP {failure.status}",
+                        time=lasting(end - time.monotonic()),
+                    ),
+                    file=sys.stderr,
+                )
+            time.sleep(wait)
+            pause = min(2 * pause, pace.longest_pause)
+
+
 def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> None:
     """Download what is missing of `found`."""
-    hub, repository, commit, listed = HUBS[spec.hub], _repository(spec), found["origin"]["commit"], found["files"]
-    folder = hubs / found["folder"]
+    repository, listed = _repository(spec), found["files"]
+    folder, memo = hubs / found["folder"], DigestMemo(hubs.parent)
     folder.mkdir(parents=True, exist_ok=True)
     if known:
         _keep(hubs / known["folder"], known["files"], folder, listed)
     if missing := _missing(folder, listed):
-        size = sum(file["size"] for file in missing.values())
+        other_caches.use(spec, folder, missing, memo)
+        missing = _missing(folder, listed)
+    if not missing:
+        return
+    if offline.is_asked_for():
+        raise offline.lacking(repository, len(missing), sum(file["size"] for file in missing.values()))
+    size = sum(file["size"] for file in missing.values())
+    tell(
+        _(
+            "Downloading {count} files of {repository} from {hub}, {size:.2f} GB.",
+            count=len(missing),
+            repository=repository,
+            hub=_hub(spec).title,
+            size=size / 1e9,
+        ),
+        file=sys.stderr,
+    )
+    from itrex_chat.sources import partial
+
+    there = sum(partial.waiting_bytes(folder, name) for name in missing)
+    if size - there > shutil.disk_usage(folder).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    _transfer(spec, found["origin"]["commit"], folder, listed, memo)
+
+
+def _transfer(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, memo: DigestMemo) -> None:
+    """From the hub, and what it does not give from the other one, where the recipe names both and the digests agree."""
+    from itrex_chat.sources import failures
+
+    try:
+        _bring(spec, commit, folder, listed, memo)
+    except failures.HubFailure as failure:
+        told = failures.sentence(failure, _place(spec, commit or spec.revision))
+        if not failure.passing and failure.kind != failures.MISSING_FILE or not getattr(spec, OTHER[spec.hub]):
+            raise told from failure
+        if (elsewhere := _elsewhere(spec, _missing(folder, listed))) is None:
+            raise told from failure
+        other, at = elsewhere
         tell(
-            _(
-                "Downloading {count} files of {repository} from {hub}, {size:.2f} GB.",
-                count=len(missing),
-                repository=repository,
-                hub=hub.title,
-                size=size / 1e9,
-            ),
+            _("{reason} The rest comes from {hub}, which has the same files.", reason=told, hub=_hub(other).title),
             file=sys.stderr,
         )
-        with _told(spec, commit):
-            if size - _size(folder.glob("*.incomplete")) > shutil.disk_usage(folder).free:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            _transfer(hub, repository, commit, folder, listed)
-        hashed = {
-            folder / name: file["digest"] for name, file in missing.items() if len(file["digest"] or "") == SHA256
-        }
-        DigestMemo(hubs.parent).learn(hashed)
+        try:
+            _bring(other, at, folder, listed, memo)
+        except failures.HubFailure as second:
+            raise failures.sentence(second, _place(other, at or "")) from second
+
+
+def _bring(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, memo: DigestMemo) -> None:
+    from itrex_chat.sources.transfer import Transfer
+
+    hub, repository, missing = _hub(spec), _repository(spec), _missing(folder, listed)
+
+    def address(name: str) -> str:
+        return hub.address(repository, commit or spec.revision or "main", name)
+
+    transfer = Transfer(folder, missing, address, hub.secret(), _pace(), hub.title)
+    try:
+        transfer.run()
+    finally:
+        memo.learn({folder / name: digest for name, digest in transfer.digests.items()})
+
+
+def _elsewhere(spec: SourceSpec, missing: dict) -> tuple[SourceSpec, str | None] | None:
+    """The other hub and its commit, if it lists the missing files with the same sizes and SHA-256."""
+    from itrex_chat.sources import failures, web
+
+    other, pace = SourceSpec(hub=OTHER[spec.hub], modelscope=spec.modelscope, huggingface=spec.huggingface), _pace()
+    try:
+        line = web.Web(pace.silence)
+        commit, listed = _within(pace.patience_for_listing, _hub(other).listing, line, _repository(other), "")
+    except failures.HubFailure:
+        return None
+
+    def agrees(name: str, file: dict) -> bool:
+        there = listed.get(name) or {"digest": "", "size": -1}
+        # Digests of different kinds cannot be compared; what comes is checked against this hub's in any case.
+        alike = there["digest"] == file["digest"] or len(there["digest"]) != len(file["digest"])
+        return alike and there["size"] == file["size"] and bool(file["digest"])
+
+    return (other, commit) if all(agrees(name, file) for name, file in missing.items()) else None
 
 
 def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
@@ -166,23 +288,10 @@ def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
                 os.link(old / name, folder / name)
 
 
-def _transfer(hub: Hub, repository: str, commit: str, folder: Path, listed: dict) -> None:
-    """Let the library download, again as long as it gets on: it gives up after some breaks or an hour for a file."""
-    while True:
-        before = _size(folder.iterdir())
-        try:
-            return hub.transfer(repository, commit, folder, _missing(folder, listed))
-        except Exception as error:
-            if not _is_network(error) or _size(folder.iterdir()) <= before:
-                raise
-
-
-def _size(paths: Iterable[Path]) -> int:
-    return sum(path.stat().st_size for path in paths)
-
-
 def _within(seconds: float, call: Callable[..., Result], *arguments: Any) -> Result:
     """The call's result. In a thread, because neither name lookups nor the libraries' retries take a time limit."""
+    from itrex_chat.sources import failures
+
     outcome: Future[Result] = Future()
 
     def run() -> None:
@@ -195,111 +304,20 @@ def _within(seconds: float, call: Callable[..., Result], *arguments: Any) -> Res
     try:
         return outcome.result(seconds)
     except TimeoutError:
-        raise TimeoutError(_("no answer within {seconds} seconds", seconds=seconds)) from None
+        reason = _("no answer within {seconds} seconds", seconds=round(seconds))
+        raise failures.HubFailure(failures.UNREACHABLE, reason) from None
 
 
-@contextlib.contextmanager
-def _told(spec: SourceSpec, revision: str) -> Iterator[None]:
-    """Tell what goes wrong in a hub's library in a sentence, without its log lines and warnings."""
-    library = HUBS[spec.hub].library
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        importlib.import_module(library)  # this sets its log level
-        logger = logging.getLogger(library.partition(".")[0])
-        level = logger.level
-        logger.setLevel(logging.CRITICAL + 1)
-        try:
-            with files.disk_errors(SourceError, _("Downloading {repository}", repository=_repository(spec))):
-                yield
-        except SourceError:
-            raise
-        except Exception as error:
-            raise _explained(error, spec, revision) from error
-        finally:
-            logger.setLevel(level)
+def _pace() -> Pace:
+    return PACE or Pace.chosen()
 
 
-def _explained(error: Exception, spec: SourceSpec, revision: str) -> SourceError:
-    hub, repository, kinds, status = HUBS[spec.hub], _repository(spec), _kinds(error), _status(error)
-    if "RevisionNotFoundError" in kinds:
-        return no_revision(hub.title, repository, revision)
-    if "GatedRepoError" in kinds or status in (401, 403) and "RepositoryNotFoundError" not in kinds:
-        return SourceError(
-            _(
-                "{hub} does not give {repository} to everyone. Accept its conditions on the hub's page "
-                "if it has some, and set {token} to your access token.",
-                hub=hub.title,
-                repository=repository,
-                token=hub.token,
-            )
-        )
-    if "RepositoryNotFoundError" in kinds or status == 404:
-        return SourceError(
-            _(
-                "{hub} has no public repository {repository}. Check the name; if it is a private one, "
-                "set {token} to your access token.",
-                hub=hub.title,
-                repository=repository,
-                token=hub.token,
-            )
-        )
-    if status:
-        return SourceError(
-            _(
-                "{hub} answered with an error (HTTP {status}). Try again later, or name a local folder "
-                "with --model FOLDER.",
-                hub=hub.title,
-                status=status,
-            )
-        )
-    if not _is_network(error):
-        return SourceError(
-            _(
-                "{hub} gave an answer that cannot be understood ({reason}). See whether a proxy or a "
-                "login page answers in its place.",
-                hub=hub.title,
-                reason=_reason(error),
-            )
-        )
-    fields = {"hub": hub.title, "reason": _reason(error), "mirror": hub.mirror}
-    other = "huggingface" if spec.hub == "modelscope" else "modelscope"
-    if getattr(spec, other):
-        return SourceError(
-            _(
-                "{hub} cannot be reached ({reason}). Name a local folder with --model FOLDER, take the "
-                "other hub with --set source.hub {other}, or set {mirror} to a mirror.",
-                other=other,
-                **fields,
-            )
-        )
-    return SourceError(
-        _(
-            "{hub} cannot be reached ({reason}). Name a local folder with --model FOLDER, or set {mirror} to a mirror.",
-            **fields,
-        )
-    )
+def _hub(spec: SourceSpec) -> "Hub":
+    from itrex_chat.sources.hub_apis import HUBS
+
+    return HUBS[spec.hub]
 
 
-def _kinds(error: Exception) -> set[str]:
-    """The names of the error's classes: by name, because only one hub's library is loaded."""
-    return {kind.__name__ for kind in type(error).__mro__}
-
-
-def _status(error: Exception) -> int | None:
-    """The HTTP status that a library's error is about."""
-    return getattr(error, "status_code", None) or getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _is_network(error: Exception) -> bool:
-    """Whether there was no answer at all. Unreadable JSON is not that, although requests makes it an OSError."""
-    answered = _status(error) is not None or isinstance(error, ValueError)
-    return not answered and bool(_kinds(error) & {"OSError", "TransportError"})
-
-
-def _reason(error: BaseException | None) -> str:
-    """The innermost error that has words, on one line."""
-    text = ""
-    while error is not None:
-        text = getattr(error, "strerror", None) or str(error) or text
-        error = error.__cause__ or error.__context__
-    return " ".join(text.split())[:200].rstrip(".")
+def _place(spec: SourceSpec, revision: str = "") -> "Place":
+    other = OTHER[spec.hub]
+    return _hub(spec).place(_repository(spec), revision, other if getattr(spec, other) else "")

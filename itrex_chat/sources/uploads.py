@@ -6,7 +6,7 @@ from pathlib import Path
 
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
-from itrex_chat.sources.hub_libraries import HUBS
+from itrex_chat.sources.hub_apis import HUBS
 
 
 def upload(folder: Path, hub: str, repository: str, private: bool = False) -> str:
