@@ -29,11 +29,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "sources": ("foundation", "settings"),
     "native": ("foundation",),
     "checkpoints": ("foundation", "architecture", "sources"),
-    "quantization": ("foundation", "settings", "architecture", "checkpoints"),
+    "quantization": ("foundation", "settings", "architecture", "native", "checkpoints"),
     "kernels": ("foundation", "native", "quantization"),
     "chat": ("foundation", "settings", "sources"),
-    "artifacts": ("foundation", "settings", "architecture", "sources", "checkpoints", "quantization", "chat"),
     "decoder": ("architecture", "native", "kernels"),
+    "calibration": ("foundation", "settings", "architecture", "checkpoints", "quantization", "decoder"),
+    "artifacts": (
+        *("foundation", "settings", "architecture", "sources", "checkpoints", "quantization", "chat", "calibration"),
+    ),
     "generation": ("foundation", "settings", "chat", "decoder"),
     "jobs": ("foundation", "settings"),
     "engines": (

@@ -6,6 +6,13 @@ from itrex_chat.quantization.statistics import Statistics
 from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.sources import Source
 
+ALGORITHMS = {
+    "rtn": "Round-to-nearest",
+    "search": "Scales of least squared error",
+    "importance": "Scales of least squared error, weighted by the mean squares of activations",
+    "gptq": "GPTQ with searched scales",
+}
+
 
 def transformers_config(config: dict, quantization: Quantization, treatments: list[Treatment]) -> dict:
     """The `config.json`: the transformers architecture with the `quantization_config` of auto-round.
@@ -57,7 +64,7 @@ def model_card(recipe: Recipe, source: Source, checkpoint: Checkpoint, statistic
     return f"""# {recipe.name}, {quantization.weight_dtype}
 
 Made by itrex_chat from {where}{commit} ({origin["kind"]}, stored as {checkpoint.description}).
-Round-to-nearest, symmetric, groups of {quantization.group_size}; output head {quantization.head};
+{ALGORITHMS[quantization.effective_algorithm]}, symmetric, groups of {quantization.group_size}; output head {quantization.head};
 embedding {statistics.embedding}. {statistics.bits_per_weight:.2f} bits per weight.
 
 ```

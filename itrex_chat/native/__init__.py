@@ -118,6 +118,10 @@ _FUNCTIONS = {
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
     "itrex_add": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_swiglu": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "itrex_search": (
+        c_int,
+        [c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_void_p, c_int],
+    ),
     "itrex_map": (c_int, [c_int, c_size_t, POINTER(c_void_p)]),
     "itrex_unmap": (None, [c_int]),
     "itrex_lost": (c_int, [c_int]),
@@ -183,6 +187,27 @@ def product(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 def rows_alike(linear: Linear) -> int | None:
     """How many rows `product` may have so that each is, bit for bit, what it is alone; None for any number."""
     return library().itrex_rows_alike(ctypes.byref(linear)) or None
+
+
+def search(
+    weight: torch.Tensor,
+    counts: torch.Tensor | None,
+    group_size: int,
+    low: int,
+    high: int,
+    factors: torch.Tensor,
+    refits: int,
+) -> torch.Tensor:
+    """The scales, float32 [rows, in/group_size], that `quantization.search` looks for: for weights float32 [rows, in] that
+    count as `counts` [in] says (None: all the same), among the candidates that `factors` are times a group's largest."""
+    rows, width = weight.shape
+    scales = torch.empty(rows, width // group_size)
+    arguments = factors.data_ptr(), len(factors), refits, scales.data_ptr(), torch.get_num_threads()
+    counted = address(None if counts is None else counts.contiguous())
+    loaded = library()
+    loaded.itrex_choose(os.environ.get("ITREX_CHAT_INSTRUCTIONS", "").encode())
+    check(loaded.itrex_search(rows, width, group_size, weight.data_ptr(), counted, low, high, *arguments))
+    return scales
 
 
 def finite(tensor: torch.Tensor) -> bool:

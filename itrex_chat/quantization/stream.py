@@ -10,9 +10,11 @@ from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.rtn import quantize_rows
+from itrex_chat.quantization.search import searched_rows
 from itrex_chat.quantization.tensor import packed_words, packed_zeros
 
 SLAB = 1 << 21  # values quantized at a time; dequantizing and rounding take about 60 bytes for each
+ALONE = {"rtn": quantize_rows, "search": searched_rows}  # algorithms that need nothing but the weights
 LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 
@@ -28,19 +30,34 @@ def _quantized(checkpoint: Checkpoint, treatment: Treatment, bits: int, bar: tqd
     groups = width // treatment.group_size
     qweight = torch.empty(width * bits // 32, rows, dtype=torch.int32)
     scales = torch.empty(groups, rows, dtype=torch.float16)
+    quantize = ALONE[treatment.algorithm]
     for start, stop, values in _slabs(checkpoint, treatment, bar):
-        integers, slab_scales = quantize_rows(values.float(), treatment.weight_dtype, treatment.group_size)
-        if slab_scales.abs().max() > LARGEST_FLOAT16:
-            raise CheckpointError(
-                _("The weights of {name} are too large for float16 scales.", name=treatment.spec.name)
-            )
+        integers, slab_scales = quantize(values.float(), treatment.weight_dtype, treatment.group_size)
+        _refuse_large(treatment, slab_scales)
         qweight[:, start:stop] = packed_words(integers, bits)
         scales[:, start:stop] = slab_scales.t()
+    return _named(treatment, qweight, scales)
+
+
+def stored(treatment: Treatment, integers: torch.Tensor, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the artifact stores of a matrix: integers int8 [out, in], scales float32 [out, groups]. Raises CheckpointError."""
+    assert treatment.bits
+    _refuse_large(treatment, scales)
+    return _named(treatment, packed_words(integers, treatment.bits), scales.t().half())
+
+
+def _named(treatment: Treatment, qweight: torch.Tensor, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    assert treatment.bits
     return {
         f"{treatment.name}.qweight": qweight,
-        f"{treatment.name}.scales": scales,
-        f"{treatment.name}.qzeros": packed_zeros(groups, rows, bits),
+        f"{treatment.name}.scales": scales.contiguous(),
+        f"{treatment.name}.qzeros": packed_zeros(scales.shape[0], scales.shape[1], treatment.bits),
     }
+
+
+def _refuse_large(treatment: Treatment, scales: torch.Tensor) -> None:
+    if scales.abs().max() > LARGEST_FLOAT16:
+        raise CheckpointError(_("The weights of {name} are too large for float16 scales.", name=treatment.spec.name))
 
 
 def _kept(checkpoint: Checkpoint, treatment: Treatment, bar: tqdm) -> dict[str, torch.Tensor]:

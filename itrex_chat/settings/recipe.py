@@ -30,6 +30,10 @@ from itrex_chat.settings.generation import AUTO, GenerationConfig
 from itrex_chat.settings.kv_cache import CacheFormats
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
+ALGORITHMS = ("rtn", "search", "importance", "gptq")
+CALIBRATED = ("importance", "gptq")  # those that go by the inputs that texts give
+CALIBRATION_TOKENS = 32768
+MOST_CALIBRATION_TOKENS = 1 << 20
 GROUP_SIZES = (32, 64, 128)
 HEADS = ("int8", "int4", "none")
 COMPUTE_DTYPES = ("int8", "bf16", "fp32")
@@ -81,13 +85,16 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Round-to-nearest weight-only quantization of the linear layers.
+    """Weight-only quantization of the linear layers.
 
     `weight_dtype` int4_fullrange, int4_clip or int8; `group_size` weights of
     one row share a scale; `head` is the output projection's precision;
     `compute_dtype` is what activations are multiplied in and does not change
     the artifact. `keep_layers` are decoder blocks, counted from 0, whose
     matrices stay as they are stored.
+    `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
+    least, "importance" weighs what is lost by the inputs that texts give, "gptq" makes up for each weight's error with the
+    weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
     """
 
     weight_dtype: str = "int4_fullrange"
@@ -95,10 +102,23 @@ class Quantization:
     head: str = "int8"
     compute_dtype: str = "int8"
     keep_layers: tuple[int, ...] = ()
+    algorithm: str = "rtn"
+    calibration: tuple[str, ...] = ()
+    calibration_tokens: int = CALIBRATION_TOKENS
 
     @property
     def bits(self) -> int:
         return WEIGHT_DTYPES[self.weight_dtype]
+
+    @property
+    def effective_algorithm(self) -> str:
+        """The algorithm that makes a difference: 8 bits are rounded to nearest."""
+        return self.algorithm if self.bits == 4 else "rtn"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether texts are read."""
+        return self.effective_algorithm in CALIBRATED
 
     def __post_init__(self) -> None:
         one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
@@ -110,6 +130,31 @@ class Quantization:
                 _(
                     "quantization.keep_layers must be numbers of layers from 0 on, such as [0, 23], not {value!r}.",
                     value=list(self.keep_layers),
+                )
+            )
+        one_of("quantization.algorithm", self.algorithm, ALGORITHMS)
+        if any(type(path) is not str or not path for path in self.calibration):
+            raise RecipeError(
+                _(
+                    "quantization.calibration must be names of text files, such as [book.txt], not {value!r}.",
+                    value=list(self.calibration),
+                )
+            )
+        if self.calibration and self.algorithm not in CALIBRATED:
+            raise RecipeError(
+                _(
+                    "quantization.calibration is for the algorithms {names}; {algorithm} reads no texts.",
+                    names=", ".join(CALIBRATED),
+                    algorithm=self.algorithm,
+                )
+            )
+        if type(self.calibration_tokens) is not int or not 512 <= self.calibration_tokens <= MOST_CALIBRATION_TOKENS:
+            raise RecipeError(
+                _(
+                    "quantization.calibration_tokens cannot be {value!r}: it is a number from {least} to {most}.",
+                    value=self.calibration_tokens,
+                    least=512,
+                    most=MOST_CALIBRATION_TOKENS,
                 )
             )
 
@@ -192,6 +237,9 @@ class Recipe:
             del values["fp32"]["memory"]
         if self.kv_cache == CacheFormats():
             del values["kv_cache"]
+        for name in ("algorithm", "calibration", "calibration_tokens"):
+            if getattr(self.quantization, name) == getattr(Quantization(), name):
+                del values["quantization"][name]
         return values
 
 
@@ -266,7 +314,7 @@ def from_dict(values: dict) -> Recipe:
 
 
 def _quantization(values: dict) -> Quantization:
-    return Quantization(**(values | {"keep_layers": tuple(values.get("keep_layers", ()))}))
+    return Quantization(**(values | {name: tuple(values.get(name, ())) for name in ("keep_layers", "calibration")}))
 
 
 def read(file: Path, settings: Sequence[str] = ()) -> Recipe:
@@ -302,9 +350,13 @@ def _build(node: CfgNode, name: str, settings: Sequence[str], source: SourceSpec
 
 
 def _locate(node: CfgNode, folder: Path) -> None:
-    """Make the path of a source, as seen from `folder`, one that means the same from everywhere."""
+    """Make paths as seen from `folder` such that mean the same from everywhere."""
     if node.source.path:
         node.source.path = os.path.abspath(folder / expanded(node.source.path))
+    node.quantization.calibration = [
+        os.path.abspath(folder / expanded(path)) if isinstance(path, str) and path else path
+        for path in node.quantization.calibration
+    ]
 
 
 def _repository(name: str, settings: Sequence[str]) -> Recipe:
