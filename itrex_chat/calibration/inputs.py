@@ -9,6 +9,8 @@ from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.search import searched_rows
 
+PANEL = 1024  # columns of x xᵀ that are computed at a time
+
 
 class Inputs:
     """The mean of x xᵀ over inputs x of `width` values, or with `whole` False its diagonal alone."""
@@ -21,7 +23,8 @@ class Inputs:
         """Count inputs, float32 [rows, width]."""
         self._count += len(rows)
         if self._sums.dim() == 2:
-            self._sums.addmm_(rows.t(), rows)
+            for start in range(0, len(self._sums), PANEL):  # the rest is the same turned over
+                self._sums[start : start + PANEL, start:].addmm_(rows[:, start : start + PANEL].t(), rows[:, start:])
         else:
             self._sums += rows.square().sum(0)
 
@@ -33,7 +36,8 @@ class Inputs:
 
     @cached_property
     def curvature(self) -> Curvature:
-        return Curvature.of(self._sums / self._count)
+        means = (self._sums / self._count).triu_()
+        return Curvature.of(means + means.triu(1).t())
 
 
 NEEDS_ALL = ("gptq",)  # algorithms that need more than the mean squares

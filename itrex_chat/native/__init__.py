@@ -118,6 +118,7 @@ _FUNCTIONS = {
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
     "itrex_add": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_swiglu": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "itrex_nearest": (c_int, [c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_search": (
         c_int,
         [c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_void_p, c_int],
@@ -204,10 +205,17 @@ def search(
     scales = torch.empty(rows, width // group_size)
     arguments = factors.data_ptr(), len(factors), refits, scales.data_ptr(), torch.get_num_threads()
     counted = address(None if counts is None else counts.contiguous())
-    loaded = library()
-    loaded.itrex_choose(os.environ.get("ITREX_CHAT_INSTRUCTIONS", "").encode())
-    check(loaded.itrex_search(rows, width, group_size, weight.data_ptr(), counted, low, high, *arguments))
+    check(library().itrex_search(rows, width, group_size, weight.data_ptr(), counted, low, high, *arguments))
     return scales
+
+
+def nearest(weight: torch.Tensor, scales: torch.Tensor, group_size: int, low: int, high: int) -> torch.Tensor:
+    """The nearest integers, int8 [rows, in], of weights float32 [rows, in] with these scales, float32 [rows, in/group_size]."""
+    rows, width = weight.shape
+    integers = torch.empty(rows, width, dtype=torch.int8)
+    arguments = weight.data_ptr(), scales.data_ptr(), low, high, integers.data_ptr(), torch.get_num_threads()
+    check(library().itrex_nearest(rows, width, group_size, *arguments))
+    return integers
 
 
 def finite(tensor: torch.Tensor) -> bool:

@@ -25,6 +25,7 @@ typedef struct {
     float low, high;
     const float *weight, *counts, *factors;
     float *scales;
+    int8_t *integers;
     int taken;
 } Search;
 
@@ -82,6 +83,24 @@ typedef struct {
                 for (int c = 0; c < s->refits; c++) refitted_##name(s, w, counted, weighed, &best, &gain);              \
                 for (int l = 0; l < many; l++) s->scales[(size_t)row * groups + first + l] = best[l];                  \
             }                                                                                                          \
+    }                                                                                                                  \
+    static void nearest_##name(void *job, int number, int threads) {                                                   \
+        Search *s = job;                                                                                               \
+        const int groups = s->in / s->group;                                                                           \
+        (void)number, (void)threads;                                                                                   \
+        for (int row; (row = next_task(&s->taken)) < s->rows;)                                                         \
+            for (int g = 0; g < groups; g++) {                                                                         \
+                const size_t at = (size_t)row * s->in + (size_t)g * s->group;                                          \
+                const float scale = s->scales[(size_t)row * groups + g], low = s->low, high = s->high;                 \
+                const float inverse = scale > LEAST || scale < -LEAST ? 1.0f / scale : 0.0f;                           \
+                for (int i = 0; i < s->group; i++) {                                                                   \
+                    float q = s->weight[at + i] * inverse;                                                             \
+                    q = q < low ? low : q;                                                                             \
+                    q = q > high ? high : q;                                                                           \
+                    q = q + ROUNDER;                                                                                   \
+                    s->integers[at + i] = (int8_t)(q - ROUNDER);                                                       \
+                }                                                                                                      \
+            }                                                                                                          \
     }
 
 SEARCH(portable)
@@ -94,23 +113,35 @@ SEARCH(avx512)
 INSTRUCTIONS_END
 #endif
 
-static Work chosen(void) {
 #if defined(__x86_64__)
-    const char *level = itrex_level();
-    if (!strncmp(level, "avx512", 6) || !strcmp(level, "amx")) return rows_avx512;
-    if (!strncmp(level, "avx", 3)) return rows_avx2;
+#define CHOOSE(what) \
+    (strcmp(itrex_level(), "amx") && strncmp(itrex_level(), "avx512", 6) \
+         ? (strncmp(itrex_level(), "avx", 3) ? what##_portable : what##_avx2) : what##_avx512)
+#else
+#define CHOOSE(what) what##_portable
 #endif
-    return rows_portable;
+
+static int possible(int rows, int in, int group, int threads) {
+    return rows >= 0 && in > 0 && group > 0 && group <= LARGEST_GROUP && in % group == 0 && threads > 0;
 }
 
 // Scales float32 [rows, in/group] of weights float32 [rows, in], of which those of an input count as `counts` [in] says (NULL:
 // 1). Each factor times the largest magnitude of a group is a candidate. DONE or REFUSED.
 EXPORT int itrex_search(int rows, int in, int group, const float *weight, const float *counts, int low, int high,
                         const float *factors, int candidates, int refits, float *scales, int threads) {
-    if (rows < 0 || in < 1 || group < 1 || group > LARGEST_GROUP || in % group || candidates < 1 || refits < 0 || threads < 1)
-        return REFUSED;
+    if (!possible(rows, in, group, threads) || candidates < 1 || refits < 0) return REFUSED;
     Search job = {.rows = rows, .in = in, .group = group, .candidates = candidates, .refits = refits, .low = low,
                   .high = high, .weight = weight, .counts = counts, .factors = factors, .scales = scales};
-    team(threads, chosen(), &job);
+    team(threads, CHOOSE(rows), &job);
+    return DONE;
+}
+
+// The nearest integers, int8 [rows, in], of weights with these scales. DONE or REFUSED.
+EXPORT int itrex_nearest(int rows, int in, int group, const float *weight, const float *scales, int low, int high,
+                         int8_t *integers, int threads) {
+    if (!possible(rows, in, group, threads)) return REFUSED;
+    Search job = {.rows = rows, .in = in, .group = group, .low = low, .high = high, .weight = weight,
+                  .scales = (float *)scales, .integers = integers};
+    team(threads, CHOOSE(nearest), &job);
     return DONE;
 }

@@ -17,7 +17,7 @@ SHARES = tuple(0.75 + 0.03125 * step for step in range(14))
 REFITS = 2
 SLAB = 1 << 17  # values looked at together: they stay in the processor's cache
 LEAST = 1e-30  # the magnitude of a scale that has an inverse
-FLOOR = 1e-6  # the least that an input counts, as a share of the mean: what no text showed still counts
+FLOOR = 1e-3  # the least that an input counts, as a share of the mean: what no text showed still counts
 
 
 def searched_rows(
@@ -29,21 +29,21 @@ def searched_rows(
     input's weights counts, 0 or more; None is 1. Returns integers, int8 [rows, in], and scales, float32 [rows, in/group_size],
     as float16 has them; infinite where it has none.
     """
-    rows, width = weight.shape
-    low, high = integer_range(weight_dtype)
     counts = None if importance is None else _floored(importance)
+    low, high = integer_range(weight_dtype)
     factors = _factors(low, high)
+    if not native.missing():
+        weight = weight.contiguous()
+        scales = native.search(weight, counts, group_size, low, high, factors, REFITS).half().float()
+        return native.nearest(weight, scales, group_size, low, high), scales
+    rows, width = weight.shape
     integers, scales = torch.empty(rows, width, dtype=torch.int8), torch.empty(rows, width // group_size)
     step = max(1, SLAB // width)
     for start in range(0, rows, step):
         part = weight[start : start + step].contiguous()
-        if native.missing():
-            groups = part.view(len(part), -1, group_size).permute(2, 0, 1).contiguous()
-            seen = None if counts is None else counts.view(-1, 1, group_size).permute(2, 1, 0)
-            found = scales_of(groups, seen, low, high, factors)
-        else:
-            found = native.search(part, counts, group_size, low, high, factors, REFITS)
-        found = scales[start : start + step] = found.half().float()
+        groups = part.view(len(part), -1, group_size).permute(2, 0, 1).contiguous()
+        seen = None if counts is None else counts.view(-1, 1, group_size).permute(2, 1, 0)
+        found = scales[start : start + step] = scales_of(groups, seen, low, high, factors).half().float()
         integers[start : start + step] = nearest(part, found, group_size, low, high)
     return integers, scales
 

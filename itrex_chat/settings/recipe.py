@@ -32,7 +32,7 @@ from itrex_chat.settings.kv_cache import CacheFormats
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
 ALGORITHMS = ("rtn", "search", "importance", "gptq")
 CALIBRATED = ("importance", "gptq")  # those that go by the inputs that texts give
-CALIBRATION_TOKENS = 32768
+CALIBRATION_TOKENS = 65536  # 128 windows
 MOST_CALIBRATION_TOKENS = 1 << 20
 GROUP_SIZES = (32, 64, 128)
 HEADS = ("int8", "int4", "none")
