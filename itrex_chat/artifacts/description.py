@@ -2,16 +2,9 @@
 
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.quantization.plan import Treatment
-from itrex_chat.quantization.statistics import Statistics
+from itrex_chat.quantization.statistics import ALGORITHMS, Statistics
 from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.sources import Source
-
-ALGORITHMS = {
-    "rtn": "Round-to-nearest",
-    "search": "Scales of least squared error",
-    "importance": "Scales of least squared error, weighted by the mean squares of activations",
-    "gptq": "GPTQ with searched scales",
-}
 
 
 def transformers_config(config: dict, quantization: Quantization, treatments: list[Treatment]) -> dict:

@@ -56,8 +56,8 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
     partial = folder.with_name(folder.name + PARTIAL)
     with files.disk_errors(ArtifactError, _("Writing {folder}", folder=partial)):
         partial.mkdir(parents=True, exist_ok=True)
-        _check_space(partial, treatments)
         calibrated = _calibrated(checkpoint, recipe, treatments, tokenizer)
+        _check_space(partial, treatments, calibrated.kept_bytes() if calibrated else 0)
         written = _write_weights(checkpoint, treatments, partial, stamp, calibrated)
         statistics = summarize(
             treatments, recipe.quantization.group_size, source.size(), time.perf_counter() - started, peak_memory()
@@ -137,10 +137,11 @@ def _check_family(recipe: Recipe, found: str) -> None:
         )
 
 
-def _check_space(folder: Path, treatments: list[Treatment]) -> None:
+def _check_space(folder: Path, treatments: list[Treatment], kept: int) -> None:
+    """Raise ArtifactError where there is no room for the tensors, and for `kept` bytes beside them until all is done."""
     home = folder.parent.parent
     done = sum(path.stat().st_size for path in folder.iterdir())
-    needed = sum(treatment.nbytes() for treatment in treatments) - done + space.SPARE
+    needed = sum(treatment.nbytes() for treatment in treatments) + kept - done + space.SPARE
     space.check(_("The artifact"), needed, folder, home, ArtifactError)
 
 

@@ -46,6 +46,10 @@ class Calibrated:
                 self._blocks.go_on(number, inputs)
                 return
 
+    def kept_bytes(self) -> int:
+        """The most that is kept in files: the inputs of three blocks, while one of them is being replaced."""
+        return 3 * 4 * self._shape[0] * self._shape[1]
+
     def described(self) -> dict:
         """What the manifest tells of it."""
         return {

@@ -18,6 +18,8 @@ from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.decoder.loading import block_linear_names, load_block
 from itrex_chat.decoder.model import Decoder, rms_norm
+from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.foundation.language import _
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.stream import stored
 
@@ -56,18 +58,20 @@ class BlockWise:
         decoder = Decoder(only, torch.empty(0), (block,), block.attention_norm, block.qkv)
         qkv, output, gate_up, down = block_linear_names(config, number)
 
-        self._quantize(qkv, block.qkv, (rms_norm(x[part], block.attention_norm, eps) for part, _ in self._parts()), bar)
+        self._quantize(
+            qkv, block.qkv, (rms_norm(x[part], block.attention_norm, eps) for part, _lengths in self._parts()), bar
+        )
         mixed = torch.empty(len(x), config.heads * config.head_dim)
         for part, lengths in self._parts():
             normed = rms_norm(x[part], block.attention_norm, eps)
             mixed[part] = decoder.mixed(0, block, normed, decoder.whole(lengths))
-        self._quantize(output, block.output, (mixed[part] for part, _ in self._parts()), bar)
+        self._quantize(output, block.output, (mixed[part] for part, _lengths in self._parts()), bar)
         for part, _lengths in self._parts():
             x[part] += _normed(block.output(mixed[part]), block.after_attention_norm, config)
         del mixed
-        normed_parts = (rms_norm(x[part], block.mlp_norm, eps) for part, _ in self._parts())
+        normed_parts = (rms_norm(x[part], block.mlp_norm, eps) for part, _lengths in self._parts())
         self._quantize(gate_up, block.mlp.gate_up, normed_parts, bar)
-        inner = (block.mlp.inner(rms_norm(x[part], block.mlp_norm, eps)) for part, _ in self._parts())
+        inner = (block.mlp.inner(rms_norm(x[part], block.mlp_norm, eps)) for part, _lengths in self._parts())
         self._quantize(down, block.mlp.down, inner, bar)
         for part, _lengths in self._parts():
             y = block.mlp(rms_norm(x[part], block.mlp_norm, eps))
@@ -91,6 +95,10 @@ class BlockWise:
         seen = Inputs(linear.weight.shape[1], any(treatment.algorithm in NEEDS_ALL for treatment in wanted))
         for rows in inputs:
             seen.add(rows)
+        if not torch.isfinite(seen.mean_squares).all():
+            raise CheckpointError(
+                _("With the calibration texts the inputs of {name} are not finite numbers.", name=names[0])
+            )
         start = 0
         for name, treatment in zip(names, found):
             stop = start + self._weights.rows(name)

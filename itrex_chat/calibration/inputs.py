@@ -23,7 +23,7 @@ class Inputs:
         """Count inputs, float32 [rows, width]."""
         self._count += len(rows)
         if self._sums.dim() == 2:
-            for start in range(0, len(self._sums), PANEL):  # the rest is the same turned over
+            for start in range(0, len(self._sums), PANEL):  # above the diagonal: the rest is the same turned over
                 self._sums[start : start + PANEL, start:].addmm_(rows[:, start : start + PANEL].t(), rows[:, start:])
         else:
             self._sums += rows.square().sum(0)
@@ -36,7 +36,9 @@ class Inputs:
 
     @cached_property
     def curvature(self) -> Curvature:
-        means = (self._sums / self._count).triu_()
+        """To be asked for when all inputs were counted; what was summed up becomes it."""
+        means = self._sums.div_(self._count).triu_()
+        self._count = 1
         return Curvature.of(means + means.triu(1).t())
 
 

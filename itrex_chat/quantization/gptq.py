@@ -14,6 +14,8 @@ from itrex_chat.quantization.search import searched_rows
 
 BLOCK = 128  # columns between which errors are passed on at once
 ROWS = 4096  # rows quantized at a time
+EXACT = 8192  # inputs up to which factors are computed in float64, which takes twice the memory
+TRIES = 20
 DAMPING = 0.01  # added to each input's mean square, as a share of it
 FLOOR = 1e-4  # and of the mean of all: an input that no text showed
 
@@ -32,15 +34,22 @@ class Curvature:
 
     @classmethod
     def of(cls, hessian: torch.Tensor) -> "Curvature":
-        """For the mean of x xᵀ, float32 [in, in]."""
-        damped = hessian.clone()
-        diagonal = damped.diagonal()
+        """For the mean of x xᵀ, float32 [in, in], which is overwritten."""
+        diagonal = hessian.diagonal()
         diagonal += DAMPING * diagonal + FLOOR * diagonal.median().clamp(min=1e-12)
         order = diagonal.argsort(descending=True, stable=True)
-        turned = damped[order][:, order].double()
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(turned))
-        factor = torch.linalg.cholesky(inverse, upper=True).float()
-        return cls(damped, order, factor.contiguous())
+        for _time in range(TRIES):
+            turned = hessian[order][:, order].to(torch.float64 if len(order) <= EXACT else torch.float32)
+            lower, failed = torch.linalg.cholesky_ex(turned)
+            del turned
+            if not failed:
+                inverse = torch.cholesky_inverse(lower)
+                del lower
+                factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+                if not failed and torch.isfinite(factor).all():
+                    return cls(hessian, order, factor.float().contiguous())
+            diagonal *= 1 + 10 * DAMPING  # rounding made it so that it has no factor
+        raise ValueError("activations that are not finite numbers")
 
     def loss(self, difference: torch.Tensor) -> torch.Tensor:
         """(w - ŵ) H (w - ŵ)ᵀ of each row of a difference, float32 [rows, in]."""
