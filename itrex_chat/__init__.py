@@ -27,7 +27,11 @@ _HOMES = {
     "build_chatbot": "itrex_chat.neuralchat.chatbot",
     "Chatbot": "itrex_chat.neuralchat.chatbot",
     "PipelineConfig": "itrex_chat.neuralchat.configs",
-    "RtnConfig": "itrex_chat.neuralchat.configs",
+    "RtnConfig": "itrex_chat.neuralchat.weight_only",
+    "GPTQConfig": "itrex_chat.neuralchat.weight_only",
+    "AwqConfig": "itrex_chat.neuralchat.weight_only",
+    "TeqConfig": "itrex_chat.neuralchat.weight_only",
+    "AutoRoundConfig": "itrex_chat.neuralchat.weight_only",
     "MixedPrecisionConfig": "itrex_chat.neuralchat.configs",
     "GenerationConfig": "itrex_chat.neuralchat.configs",
     "ItrexChatError": "itrex_chat.foundation.errors",
@@ -41,7 +45,11 @@ if TYPE_CHECKING:
     from itrex_chat.neuralchat.configs import GenerationConfig as GenerationConfig
     from itrex_chat.neuralchat.configs import MixedPrecisionConfig as MixedPrecisionConfig
     from itrex_chat.neuralchat.configs import PipelineConfig as PipelineConfig
-    from itrex_chat.neuralchat.configs import RtnConfig as RtnConfig
+    from itrex_chat.neuralchat.weight_only import AutoRoundConfig as AutoRoundConfig
+    from itrex_chat.neuralchat.weight_only import AwqConfig as AwqConfig
+    from itrex_chat.neuralchat.weight_only import GPTQConfig as GPTQConfig
+    from itrex_chat.neuralchat.weight_only import RtnConfig as RtnConfig
+    from itrex_chat.neuralchat.weight_only import TeqConfig as TeqConfig
 else:
 
     def __getattr__(name: str) -> object:

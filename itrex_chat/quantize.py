@@ -1,9 +1,11 @@
 """Quantize a model into the cache.
 
 python -m itrex_chat.quantize --model chatglm3-6b
+python -m itrex_chat.quantize --model chatglm3-6b --set quantization.algorithm gptq
 """
 
 import argparse
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.engine_options import engines_in
-from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.recipe import CALIBRATED, Recipe
 from itrex_chat.settings.variant import ENGINES, NATIVE, Variant
 
 if TYPE_CHECKING:
@@ -35,8 +37,14 @@ def quantize(recipe: Recipe, engine: str = NATIVE, refresh: bool = False, execut
     return engine_of(variant).quantize(recipe, refresh)
 
 
+def yaml_list(names: list[str]) -> str:
+    """A list of texts as `--set` reads it."""
+    return json.dumps(names, ensure_ascii=False)
+
+
 def command(arguments: argparse.Namespace) -> None:
-    recipe = recipes.load(arguments.model, command_line.settings(arguments))
+    calibration = ["quantization.calibration", yaml_list(arguments.calibration)] if arguments.calibration else []
+    recipe = recipes.load(arguments.model, [*command_line.settings(arguments), *calibration])
     if arguments.executor and arguments.refresh:
         raise RecipeError(_("--refresh is for this machine; leave it or --executor out."))
     with cluster.opened(arguments.executor) as executor:
@@ -59,6 +67,15 @@ def main(argv: list[str] | None = None) -> int:
         ),
     )
     cluster.add_option(parser)
+    parser.add_argument(
+        "--calibration",
+        nargs="+",
+        metavar="FILE",
+        help=_(
+            "texts in UTF-8 that the algorithms {names} read instead of the program's own (--set quantization.algorithm gptq)",
+            names=", ".join(CALIBRATED),
+        ),
+    )
     command_line.add_settings(parser)
     return command_line.run(command, parser, argv)
 

@@ -132,17 +132,22 @@ def as_csv(outcomes: "list[Outcome]") -> str:
 
 
 def parsed(text: str) -> Quantization:
-    """A recipe as users write it: int4_clip:128, or int4_clip:128:none for another head."""
+    """A recipe as users write it: int4_clip:128, int4_clip:128:none for another head, int4_clip:128:none:gptq for another
+    algorithm than rtn."""
     weight_dtype, _colon, rest = text.partition(":")
-    group, _colon, head = rest.partition(":")
+    group, _colon, rest = rest.partition(":")
+    head, _colon, algorithm = rest.partition(":")
     if group and not group.isdigit():
         raise RunError(
             _(
-                "--recipes: {text!r} cannot be read; write WEIGHT_DTYPE:GROUP:HEAD, such as int4_clip:64:int8.",
+                "--recipes: {text!r} cannot be read; write WEIGHT_DTYPE:GROUP:HEAD:ALGORITHM, such as int4_clip:64:int8 or "
+                "int4_fullrange:32:int8:gptq.",
                 text=text,
             )
         )
-    return Quantization(weight_dtype=weight_dtype, group_size=int(group or 32), head=head or "int8")
+    return Quantization(
+        weight_dtype=weight_dtype, group_size=int(group or 32), head=head or "int8", algorithm=algorithm or "rtn"
+    )
 
 
 def command(arguments: argparse.Namespace) -> int:
@@ -187,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         "--recipes",
         metavar="LIST",
         help=_(
-            "WEIGHT_DTYPE:GROUP:HEAD with commas between them, the first is compared with; default: {default}",
+            "WEIGHT_DTYPE:GROUP:HEAD:ALGORITHM with commas between them, the first is compared with; default: {default}",
             default=", ".join(label(each) for each in GRID),
         ),
     )

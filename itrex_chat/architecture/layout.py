@@ -21,6 +21,11 @@ class TensorSpec:
     role: str
 
     @property
+    def block(self) -> int:
+        """The number of the decoder block that it is of; -1 where it is of none."""
+        return int(self.name.split(".")[2]) if self.name.startswith("model.layers.") else -1
+
+    @property
     def size(self) -> int:
         count = 1
         for length in self.shape:

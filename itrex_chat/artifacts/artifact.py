@@ -75,9 +75,11 @@ class Artifact:
 
     def summary(self) -> str:
         settings = self.manifest["recipe"]["quantization"]
+        algorithm = self.manifest["content"].get("algorithm")
         return (
             f"{self.name}  {settings['weight_dtype']} g{settings['group_size']}, head {settings['head']}  "
-            f"{readable(self.nbytes())}  {self.folder.name}"
+            + (f"{algorithm}  " if algorithm else "")
+            + f"{readable(self.nbytes())}  {self.folder.name}"
         )
 
     def verify(self) -> None:

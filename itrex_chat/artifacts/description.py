@@ -4,7 +4,7 @@ from collections import Counter
 
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.quantization.plan import Treatment
-from itrex_chat.quantization.statistics import Statistics
+from itrex_chat.quantization.statistics import ALGORITHMS, Statistics
 from itrex_chat.settings.recipe import Quantization, Recipe
 from itrex_chat.sources import Source
 
@@ -82,9 +82,9 @@ def _packing(treatments: list[Treatment]) -> str:
 def _made(quantization: Quantization, treatments: list[Treatment]) -> str:
     taken = [treatment for treatment in treatments if treatment.taken]
     others = sum(1 for treatment in treatments if treatment.bits and not treatment.taken)
-    rounded = f"round-to-nearest, symmetric, groups of {quantization.group_size}"
+    rounded = f"{ALGORITHMS[quantization.effective_algorithm]}, symmetric, groups of {quantization.group_size}"
     if not taken:
-        return rounded.capitalize()
+        return rounded
     return f"The integers of {len(taken)} matrices are the original's own; {others} others: {rounded}"
 
 

@@ -41,7 +41,8 @@ def _kept(store: ArtifactStore, folder: Path) -> Kept:
         folder.name,
         folder,
         remove,
-        text=f"{content.get('weight_dtype')} g{content.get('group_size')}, head {content.get('head')}",
+        text=f"{content.get('weight_dtype')} g{content.get('group_size')}, head {content.get('head')}"
+        + (f", {content['algorithm']}" if content.get("algorithm") else ""),
         names=(*names, artifact.name),
         origin=origin
         | {

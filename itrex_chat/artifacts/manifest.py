@@ -4,6 +4,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from itrex_chat.calibration.texts import digests_of
 from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import ArtifactError
@@ -29,6 +30,7 @@ WITH_ZEROS = 2  # the format of artifacts whose groups have zero points of their
 FORMATS = (FORMAT_VERSION, WITH_ZEROS)
 ZEROS = ("qzeros", "zeros")  # the tensor of a matrix that has them: integers as GPTQ packs them, or float16
 NUMERICS_VERSION = 1  # raise it when the integers or scales of the same weights change
+ALGORITHMS_VERSION = 1  # and this one when those of all algorithms but round-to-nearest do
 LARGEST = 16 << 20  # bytes
 
 
@@ -46,17 +48,31 @@ def key_of(quantization: Quantization, digests: dict[str, str]) -> str:
 
 
 def content_settings(quantization: Quantization) -> dict:
-    """The quantization settings that change the content; how activations are computed does not."""
+    """The quantization settings that change the content; how activations are computed does not. Raises RecipeError where a
+    text that calibration is to read is not there."""
     kept = (
         {"keep_layers": " ".join(map(str, sorted(set(quantization.keep_layers))))} if quantization.keep_layers else {}
     )
     if quantization.integers != Quantization.integers:
         kept["integers"] = quantization.integers
-    return {
-        "weight_dtype": quantization.weight_dtype,
-        "group_size": quantization.group_size,
-        "head": quantization.head,
-    } | kept
+    return (
+        {"weight_dtype": quantization.weight_dtype, "group_size": quantization.group_size, "head": quantization.head}
+        | kept
+        | _algorithm(quantization)
+    )
+
+
+def _algorithm(quantization: Quantization) -> dict:
+    """The algorithm and what it reads; nothing for round-to-nearest, as in artifacts of before there was a choice."""
+    if quantization.effective_algorithm == "rtn":
+        return {}
+    algorithm: dict[str, Any] = {"algorithm": quantization.algorithm, "algorithms": ALGORITHMS_VERSION}
+    if quantization.calibrated:
+        algorithm |= {
+            "calibration": " ".join(sorted(digests_of(quantization))),
+            "calibration_tokens": quantization.calibration_tokens,
+        }
+    return algorithm
 
 
 def write(folder: Path, manifest: dict) -> None:

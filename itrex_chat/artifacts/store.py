@@ -27,11 +27,14 @@ class ArtifactStore:
         self.folder = (home or cache_home()) / "artifacts"
 
     def place(self, recipe: Recipe, key: str) -> Path:
-        """Where the artifact of a key is, or would be written: never where another's is."""
+        """Where the artifact of a key is, or would be written: never where another's is. One that is not rounded to nearest
+        has its algorithm in the name, before the key."""
         if found := self.find(key):
             return found
         quantization = recipe.quantization
         stem = f"{label(recipe.name)}-{quantization.weight_dtype}-g{quantization.group_size}"
+        if quantization.effective_algorithm != "rtn":
+            stem += f"-{quantization.algorithm}"
         folder = self.folder / f"{stem}-{key[:12]}"
         return folder if _key_in(folder) in (None, key) else self.folder / f"{stem}-{key}"
 

@@ -21,6 +21,7 @@ from itrex_chat.architecture.config import as_stored
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.description import model_card, transformers_config
 from itrex_chat.artifacts.store import PARTIAL
+from itrex_chat.calibration.calibrated import Calibrated
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
 from itrex_chat.foundation import files, progress, space, stored
@@ -56,8 +57,9 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
     partial = folder.with_name(folder.name + PARTIAL)
     with files.disk_errors(ArtifactError, _("Writing {folder}", folder=partial)):
         partial.mkdir(parents=True, exist_ok=True)
-        _check_space(partial, treatments)
-        written = _write_weights(checkpoint, treatments, partial, stamp)
+        calibrated = _calibrated(checkpoint, recipe, treatments, tokenizer)
+        _check_space(partial, treatments, calibrated.kept_bytes() if calibrated else 0)
+        written = _write_weights(checkpoint, treatments, partial, stamp, calibrated)
         statistics = summarize(
             treatments, recipe.quantization.group_size, source.size(), time.perf_counter() - started, peak_memory()
         )
@@ -73,6 +75,7 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
                 "versions": _versions(),
                 **_identity(recipe, source, checkpoint, digests),
                 **_contents(checkpoint, treatments, statistics),
+                **(calibrated.described() if calibrated else {}),
                 "files": _files(partial, written),
             },
         )
@@ -138,16 +141,30 @@ def _check_family(recipe: Recipe, found: str) -> None:
         )
 
 
-def _check_space(folder: Path, treatments: list[Treatment]) -> None:
+def _check_space(folder: Path, treatments: list[Treatment], kept: int) -> None:
+    """Raise ArtifactError where there is no room for the tensors, and for `kept` bytes beside them until all is done."""
     home = folder.parent.parent
     done = sum(path.stat().st_size for path in folder.iterdir())
-    needed = sum(treatment.nbytes() for treatment in treatments) - done + space.SPARE
+    needed = sum(treatment.nbytes() for treatment in treatments) + kept - done + space.SPARE
     space.check(_("The artifact"), needed, folder, home, ArtifactError)
 
 
-def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: Path, stamp: str) -> dict[str, str]:
+def _calibrated(
+    checkpoint: Checkpoint, recipe: Recipe, treatments: list[Treatment], tokenizer: ChatTokenizer
+) -> Calibrated | None:
+    """What quantizes the matrices that calibration is for; None where there are none."""
+    if not any(treatment.calibrated for treatment in treatments):
+        return None
+    return Calibrated(checkpoint, treatments, recipe.quantization, tokenizer.encode)
+
+
+def _write_weights(
+    checkpoint: Checkpoint, treatments: list[Treatment], folder: Path, stamp: str, calibrated: Calibrated | None
+) -> dict[str, str]:
     """Write what is missing of the weight files, if the model's files have this stamp; the SHA-256 of each by its name."""
     done = _finished(folder)
+    if calibrated:
+        calibrated.go_on(folder, done)
     total = sum(treatment.spec.size * checkpoint.dtype(treatment.spec.name).itemsize for treatment in treatments)
     names = _file_names(treatments)
     number = 0
@@ -161,15 +178,21 @@ def _write_weights(checkpoint: Checkpoint, treatments: list[Treatment], folder: 
                 )
                 if name in done:
                     bar.update(treatment.spec.size * checkpoint.dtype(treatment.spec.name).itemsize)
+                elif calibrated and treatment.calibrated:
+                    tensors |= calibrated.tensors(treatment, bar)
                 else:
                     tensors |= artifact_tensors(checkpoint, treatment, bar)
             if name not in done:
                 checkpoint.source.check(stamp)
+                if calibrated:
+                    calibrated.keep(folder, done)
                 with files.replacing(folder / name) as partial:
                     _save(tensors, partial)
                     digest = sha256(partial)
                 done[name] = digest
                 files.write_json(folder / PROGRESS, done)
+    if calibrated:
+        calibrated.forget(folder, done)
     if len(names) > 1:
         files.write_json(
             folder / "model.safetensors.index.json",

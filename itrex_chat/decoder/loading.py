@@ -41,12 +41,13 @@ def load_decoder(weights: Weights) -> Decoder:
 
 def linear_names(config: DecoderConfig) -> list[list[str]]:
     """The linear layers that are asked for as one, for all products of a pass in their order."""
-    blocks = [
-        names
-        for number in range(config.layers)
-        for names in (*_attention_names(layer(number)), *_mlp_names(config, layer(number)))
-    ]
+    blocks = [names for number in range(config.layers) for names in block_linear_names(config, number)]
     return [*blocks, [HEAD.removesuffix(".weight")]]
+
+
+def block_linear_names(config: DecoderConfig, number: int) -> list[list[str]]:
+    """The same of one block: queries, keys and values; the output; gate and up; down."""
+    return [*_attention_names(layer(number)), *_mlp_names(config, layer(number))]
 
 
 def _attention_names(prefix: str) -> tuple[list[str], list[str]]:

@@ -21,8 +21,12 @@ class GatedMlp:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x float32 [rows, hidden] to float32 [rows, hidden]."""
+        return self.down(self.inner(x))
+
+    def inner(self, x: torch.Tensor) -> torch.Tensor:
+        """What `down` takes, float32 [rows, inner]."""
         gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(ACTIVATIONS[self.activation](gate).mul_(up))
+        return ACTIVATIONS[self.activation](gate).mul_(up)
 
     def linears(self) -> tuple[Linear, ...]:
         return self.gate_up, self.down

@@ -162,6 +162,16 @@ class Decoder:
         found = torch.stack(self.read(chunks, cache))
         return found if all_logits else found[:, 0]
 
+    def whole(self, lengths: Sequence[int]) -> Pass:
+        """What the blocks need to go through sequences of these lengths from their beginnings, side by side, with a cache of
+        their own (`mixed`)."""
+        cache = self.new_cache(max(lengths), len(lengths))
+        cache.begin(list(lengths))
+        for row, length in enumerate(lengths):
+            cache.reserve(row, length)
+        spans = _spans([Chunk(row, range(length)) for row, length in enumerate(lengths)], cache)
+        return _pass(cache, spans, self._rows(spans, cache))
+
     def decode(self, tokens: list[int], cache: KVCache) -> torch.Tensor:
         """As `read`, the logits after each of a few more tokens of the first row, float32 [tokens, vocabulary]."""
         return self.read([Chunk(0, tokens, len(tokens))], cache)[0]
@@ -193,7 +203,7 @@ class Decoder:
         if not sum(counts):
             return [torch.empty(0, self.config.vocab_size) for _range in wanted]
         x = torch.cat([x[first:last] for first, last in wanted])
-        x = self.native_pass.normed(x) if self.native_pass else _rms_norm(x, self.norm, self.config.norm_eps)
+        x = self.native_pass.normed(x) if self.native_pass else rms_norm(x, self.norm, self.config.norm_eps)
         return list(self.head(x).split(counts))
 
     def _rows(self, spans: list[Span], cache: KVCache) -> Rows:
@@ -219,31 +229,30 @@ class Decoder:
 
     def _blocks(self, x: torch.Tensor, cache: KVCache, spans: list[Span], rows: Rows) -> torch.Tensor:
         """Embeddings x, float32 [rows, hidden], through all blocks."""
-        cos, sin = rows.angles[:, None].chunk(2, -1)
-        scale = None if rows.query_scale is None else rows.query_scale[:, None, None]
-        step = Pass(cache, spans, cos, sin, scale)
+        step = _pass(cache, spans, rows)
         for number, block in enumerate(self.blocks):
             x = self._block(number, block, x, step)
         return x
 
     def _block(self, number: int, block: Block, x: torch.Tensor, step: Pass) -> torch.Tensor:
         eps = self.config.norm_eps
-        y = self._attention(number, block, _rms_norm(x, block.attention_norm, eps), step)
+        y = block.output(self.mixed(number, block, rms_norm(x, block.attention_norm, eps), step))
         if block.after_attention_norm is not None:
-            y = _rms_norm(y, block.after_attention_norm, eps)
+            y = rms_norm(y, block.after_attention_norm, eps)
         x = x + y
-        y = block.mlp(_rms_norm(x, block.mlp_norm, eps))
+        y = block.mlp(rms_norm(x, block.mlp_norm, eps))
         if block.after_mlp_norm is not None:
-            y = _rms_norm(y, block.after_mlp_norm, eps)
+            y = rms_norm(y, block.after_mlp_norm, eps)
         return x + y
 
-    def _attention(self, number: int, block: Block, x: torch.Tensor, step: Pass) -> torch.Tensor:
+    def mixed(self, number: int, block: Block, x: torch.Tensor, step: Pass) -> torch.Tensor:
+        """What a block's attention gives its output matrix, float32 [rows, heads · head_dim], for normed x [rows, hidden]."""
         config, cache = self.config, step.cache
         qkv = block.qkv(x).reshape(len(x), -1, config.head_dim)
         queries, keys, values = qkv.split((config.heads, config.kv_heads, config.kv_heads), 1)
         if block.query_norm is not None and block.key_norm is not None:
-            queries = _rms_norm(queries, block.query_norm, config.norm_eps)
-            keys = _rms_norm(keys, block.key_norm, config.norm_eps)
+            queries = rms_norm(queries, block.query_norm, config.norm_eps)
+            keys = rms_norm(keys, block.key_norm, config.norm_eps)
         queries, keys = (turn(part, step.cos, step.sin, config.rotary) for part in (queries, keys))
         if cache.pages.kind == "int8":
             queries, keys = spread(queries), spread(keys)
@@ -254,7 +263,7 @@ class Decoder:
             part = slice(span.first, span.last)
             cache.write(number, span.row, span.start, keys[part], values[part])
             mixed[part] = self._attend(number, queries[part].transpose(0, 1), span, cache).transpose(0, 1)
-        return block.output(mixed.reshape(len(x), -1))
+        return mixed.reshape(len(x), -1)
 
     def _attend(self, number: int, queries: torch.Tensor, span: Span, cache: KVCache) -> torch.Tensor:
         """Attention of a chunk's queries [heads, tokens, head_dim] over its row of the cache."""
@@ -274,6 +283,12 @@ class Decoder:
         )[0]
 
 
+def _pass(cache: KVCache, spans: list[Span], rows: Rows) -> Pass:
+    cos, sin = rows.angles[:, None].chunk(2, -1)
+    scale = None if rows.query_scale is None else rows.query_scale[:, None, None]
+    return Pass(cache, spans, cos, sin, scale)
+
+
 def _spans(chunks: Sequence[Chunk], cache: KVCache) -> list[Span]:
     spans, first = [], 0
     for chunk in chunks:
@@ -284,6 +299,6 @@ def _spans(chunks: Sequence[Chunk], cache: KVCache) -> list[Span]:
     return spans
 
 
-def _rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """Root mean square layer normalization (arXiv:1910.07467)."""
     return F.rms_norm(x, weight.shape, weight, eps)

@@ -118,6 +118,11 @@ _FUNCTIONS = {
     "itrex_rms_norm": (None, [c_void_p, c_void_p, c_int, c_int, c_float, c_void_p, c_int]),
     "itrex_add": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
     "itrex_swiglu": (None, [c_void_p, c_int, c_int, c_void_p, c_int]),
+    "itrex_nearest": (c_int, [c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int]),
+    "itrex_search": (
+        c_int,
+        [c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int, c_int, c_void_p, c_int],
+    ),
     "itrex_map": (c_int, [c_int, c_size_t, POINTER(c_void_p)]),
     "itrex_unmap": (None, [c_int]),
     "itrex_lost": (c_int, [c_int]),
@@ -183,6 +188,34 @@ def product(linear: Linear, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 def rows_alike(linear: Linear) -> int | None:
     """How many rows `product` may have so that each is, bit for bit, what it is alone; None for any number."""
     return library().itrex_rows_alike(ctypes.byref(linear)) or None
+
+
+def search(
+    weight: torch.Tensor,
+    counts: torch.Tensor | None,
+    group_size: int,
+    low: int,
+    high: int,
+    factors: torch.Tensor,
+    refits: int,
+) -> torch.Tensor:
+    """The scales, float32 [rows, in/group_size], that `quantization.search` looks for: for weights float32 [rows, in] that
+    count as `counts` [in] says (None: all the same), among the candidates that `factors` are times a group's largest."""
+    rows, width = weight.shape
+    scales = torch.empty(rows, width // group_size)
+    arguments = factors.data_ptr(), len(factors), refits, scales.data_ptr(), torch.get_num_threads()
+    counted = address(None if counts is None else counts.contiguous())
+    check(library().itrex_search(rows, width, group_size, weight.data_ptr(), counted, low, high, *arguments))
+    return scales
+
+
+def nearest(weight: torch.Tensor, scales: torch.Tensor, group_size: int, low: int, high: int) -> torch.Tensor:
+    """The nearest integers, int8 [rows, in], of weights float32 [rows, in] with these scales, float32 [rows, in/group_size]."""
+    rows, width = weight.shape
+    integers = torch.empty(rows, width, dtype=torch.int8)
+    arguments = weight.data_ptr(), scales.data_ptr(), low, high, integers.data_ptr(), torch.get_num_threads()
+    check(library().itrex_nearest(rows, width, group_size, *arguments))
+    return integers
 
 
 def finite(tensor: torch.Tensor) -> bool:

@@ -8,66 +8,12 @@ from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.neuralchat.arguments import accept
+from itrex_chat.neuralchat.weight_only import WeightOnlyConfig
 from itrex_chat.settings import generation as settings_generation
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.engine_options import EngineOptions
 from itrex_chat.settings.kv_cache import FORMATS
-from itrex_chat.settings.recipe import Quantization
 from itrex_chat.settings.variant import ENGINES, ITREX, NATIVE, Variant
-
-
-class RtnConfig:
-    """Weight-only round-to-nearest quantization, as ITREX's class of this name.
-
-    `weight_dtype` is int4_fullrange, int4_clip (the default for 4 bits) or
-    int8; `compute_dtype` int8, bf16 or fp32 (the default). A `head` of "int8",
-    "int4" or "none" is this program's own; None is int8, or none where
-    `llm_int8_skip_modules` names the head.
-    """
-
-    def __init__(
-        self,
-        bits: int = 4,
-        group_size: int = 32,
-        compute_dtype: str | None = None,
-        weight_dtype: str | None = None,
-        scale_dtype: str | None = None,
-        *,
-        head: str | None = None,
-        llm_int8_skip_modules: list[str] | None = None,
-        **others: Any,
-    ):
-        accept(
-            "RtnConfig",
-            others,
-            {
-                "mse_range": (False,),
-                "use_double_quant": (False,),
-                "double_quant_scale_dtype": (None,),
-                "sym": (True,),
-                "layer_wise": (False, True),
-                "use_ggml": (False,),
-                "use_quant": (True,),
-                "use_neural_speed": (False, None),
-                "use_ipex": (False,),
-                "device": ("auto", "cpu"),
-            },
-        )
-        one_of("RtnConfig: bits", bits, (4, 8))
-        one_of("RtnConfig: scale_dtype", scale_dtype, (None, "fp16"))
-        weight_dtype = weight_dtype or {4: "int4_clip", 8: "int8"}[bits]
-        for module in llm_int8_skip_modules or ():
-            one_of("RtnConfig: llm_int8_skip_modules", module, ("lm_head", "output_layer"))
-        self.quantization = Quantization(
-            weight_dtype=weight_dtype,
-            group_size=group_size,
-            compute_dtype=compute_dtype or "fp32",
-            head=head or ("none" if llm_int8_skip_modules else "int8"),
-        )
-        if self.quantization.bits != bits:
-            raise RecipeError(
-                _("RtnConfig: weight_dtype {name} does not have {bits} bits.", name=weight_dtype, bits=bits)
-            )
 
 
 class MixedPrecisionConfig:
@@ -92,7 +38,7 @@ class PipelineConfig:
     def __init__(
         self,
         model_name_or_path: str = recipes.EMBEDDED,
-        optimization_config: RtnConfig | MixedPrecisionConfig | None = None,
+        optimization_config: WeightOnlyConfig | MixedPrecisionConfig | None = None,
         device: str = "auto",
         *,
         engine: str = NATIVE,
@@ -121,10 +67,10 @@ class PipelineConfig:
                 _("PipelineConfig: model_name_or_path is a name or a path, not {value!r}.", value=model_name_or_path)
             )
         optimization_config = optimization_config or MixedPrecisionConfig()
-        if not isinstance(optimization_config, (RtnConfig, MixedPrecisionConfig)):
+        if not isinstance(optimization_config, (WeightOnlyConfig, MixedPrecisionConfig)):
             raise RecipeError(
                 _(
-                    "PipelineConfig: optimization_config is an RtnConfig or a MixedPrecisionConfig, not {kind}.",
+                    "PipelineConfig: optimization_config is an RtnConfig, a GPTQConfig or a MixedPrecisionConfig, not {kind}.",
                     kind=type(optimization_config).__name__,
                 )
             )
@@ -139,7 +85,7 @@ class PipelineConfig:
         self.options = EngineOptions(trust_remote_code=bool(trust_remote_code))
         one_of("PipelineConfig: kv_cache", kv_cache, (None, *FORMATS))
         self.recipe = recipes.load(os.fspath(model_name_or_path)).keeping(kv_cache)
-        if isinstance(optimization_config, RtnConfig):
+        if isinstance(optimization_config, WeightOnlyConfig):
             self.recipe = dataclasses.replace(self.recipe, quantization=optimization_config.quantization)
             self.variant = str(Variant.of(self.recipe.quantization, engine))
         else:

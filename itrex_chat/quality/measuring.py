@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from itrex_chat.calibration.texts import texts_of
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.harmless import tell
@@ -90,6 +91,8 @@ def measure(
     named = _named(texts)
     for text in named.values():
         _check_text(text)
+    for name in variants:
+        _refuse_calibrated(Variant.parse(name).applied_to(recipe), list(named.values()))
     executor = executor or LocalExecutor()
     job = PlanScoring(
         recipe=recipe,
@@ -255,6 +258,21 @@ def _named(texts: Sequence[Path]) -> dict[str, Path]:
     paths = [Path(path) for path in dict.fromkeys(map(os.path.abspath, texts))]
     counts = Counter([ANSWERS, *(path.name for path in paths)])
     return {path.name if counts[path.name] == 1 else str(path): path for path in paths}
+
+
+def _refuse_calibrated(recipe: Recipe, texts: list[Path]) -> None:
+    """Refuse a text that the variant was fitted to, or that is a part of such a one: it would look better than it is."""
+    for seen in texts_of(recipe.quantization):
+        for path in texts:
+            text = files.text_of(path, RunError)
+            if text.strip() and (text.strip() in seen.text or seen.text.strip() in text):
+                raise RunError(
+                    _(
+                        "{text} has what the weights were calibrated on ({name}); name a text that they have not seen.",
+                        text=path,
+                        name=seen.name,
+                    )
+                )
 
 
 def _check_text(text: Path) -> None:

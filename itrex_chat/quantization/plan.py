@@ -10,7 +10,7 @@ from itrex_chat.checkpoints.integers import Packed
 from itrex_chat.foundation.errors import CheckpointError, RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization.rtn import fitting_group_size
-from itrex_chat.settings.recipe import WEIGHT_DTYPES, Quantization
+from itrex_chat.settings.recipe import CALIBRATED, WEIGHT_DTYPES, Quantization
 
 SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted run loses little
 
@@ -19,8 +19,9 @@ SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted 
 class Treatment:
     """One tensor's fate: quantized to `weight_dtype` in groups of `group_size`, or kept in `dtype`.
 
-    `weight_dtype` is "" and `group_size` 0 where it is kept; the integers of a quantized one lie in int32 words. `taken`:
-    how the checkpoint has it as integers, which are taken as they are. `zero_offset` is what zero points are stored less.
+    `algorithm` finds integers and scales. `weight_dtype` is "" and `group_size` 0 where it is kept; the integers of a quantized
+    one lie in int32 words. `taken`: how the checkpoint has it as integers, which are taken as they are. `zero_offset` is what
+    zero points are stored less.
     """
 
     spec: TensorSpec
@@ -29,12 +30,17 @@ class Treatment:
     dtype: torch.dtype = torch.int32
     taken: Packed | None = None
     zero_offset: int = 1
+    algorithm: str = "rtn"
 
     @property
     def bits(self) -> int | None:
         if self.taken:
             return self.taken.bits
         return WEIGHT_DTYPES[self.weight_dtype] if self.weight_dtype else None
+
+    @property
+    def calibrated(self) -> bool:
+        return self.algorithm in CALIBRATED
 
     @property
     def name(self) -> str:
@@ -74,6 +80,16 @@ def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
             )
         )
     taken = _taken(checkpoint, quantization)
+    if taken and quantization.effective_algorithm != "rtn":
+        raise RecipeError(
+            _(
+                "{folder} ({stored}) has integers that are taken as they are, and quantization.algorithm {algorithm} would find "
+                "none; leave it out, or set quantization.integers new.",
+                folder=checkpoint.source.folder,
+                stored=checkpoint.description,
+                algorithm=quantization.algorithm,
+            )
+        )
     found = [_treatment(spec, checkpoint, quantization, taken.get(spec.name)) for spec in checkpoint.specs()]
     if any(treatment.zeros for treatment in found):
         found = [replace(treatment, zero_offset=0) for treatment in found]
@@ -118,8 +134,15 @@ def _treatment(
     wanted = {"linear": quantization.weight_dtype, "head": _head_dtype(quantization)}.get(spec.role)
     group_size = fitting_group_size(spec.shape[-1], quantization.group_size)
     if wanted and group_size and not spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
-        return Treatment(spec, wanted, group_size)
+        return Treatment(spec, wanted, group_size, algorithm=_algorithm(spec, wanted, quantization))
     return Treatment(spec, dtype=stored)
+
+
+def _algorithm(spec: TensorSpec, weight_dtype: str, quantization: Quantization) -> str:
+    """8 bits are rounded to nearest whatever the recipe says; a head of 4 bits has no inputs of its own to go by."""
+    if WEIGHT_DTYPES[weight_dtype] == 8:
+        return "rtn"
+    return "search" if spec.role == "head" and quantization.calibrated else quantization.effective_algorithm
 
 
 def _head_dtype(quantization: Quantization) -> str | None:
@@ -129,13 +152,17 @@ def _head_dtype(quantization: Quantization) -> str | None:
 
 
 def shards(treatments: list[Treatment]) -> list[list[Treatment]]:
-    """The tensors in files of about SHARD bytes, in order."""
+    """The tensors in files of about SHARD bytes, in order; where blocks are calibrated, each has files of its own, since what
+    is in a finished file need not be made again."""
     files: list[list[Treatment]] = [[]]
-    size = 0
+    size, before = 0, -1
+    apart = any(treatment.calibrated for treatment in treatments)
     for treatment in treatments:
-        if files[-1] and size + treatment.nbytes() > SHARD:
+        here = treatment.spec.block
+        if files[-1] and (size + treatment.nbytes() > SHARD or (apart and here != before)):
             files.append([])
             size = 0
+        before = here
         files[-1].append(treatment)
         size += treatment.nbytes()
     return files

@@ -33,6 +33,11 @@ def quantize_rows(weight: torch.Tensor, weight_dtype: str, group_size: int) -> t
     return integers.to(torch.int8), scales
 
 
+def integer_range(weight_dtype: str) -> tuple[int, int]:
+    """The least and the largest integer of a type."""
+    return {"int4_fullrange": (-8, 7), "int4_clip": (-7, 7), "int8": (-127, 127)}[weight_dtype]
+
+
 def fitting_group_size(width: int, wanted: int) -> int | None:
     """The largest of the group sizes up to `wanted` that divides `width`, or None."""
     return next((size for size in sorted(GROUP_SIZES, reverse=True) if size <= wanted and width % size == 0), None)

@@ -11,6 +11,14 @@ if TYPE_CHECKING:  # torch is not needed to show what was recorded
     from itrex_chat.quantization.plan import Treatment
 
 
+ALGORITHMS = {
+    "rtn": "Round-to-nearest",
+    "search": "Scales of least squared error",
+    "importance": "Scales of least squared error, weighted by the mean squares of activations",
+    "gptq": "GPTQ with searched scales",
+}
+
+
 @dataclass(frozen=True)
 class Statistics:
     """`linear`: matrices by their precision, such as {"INT4 G32": 168, "FP16": 1}; `weights`: their number in

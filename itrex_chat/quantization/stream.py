@@ -11,9 +11,11 @@ from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.rtn import quantize_rows
+from itrex_chat.quantization.search import searched_rows
 from itrex_chat.quantization.tensor import packed_words, packed_zero_points, packed_zeros
 
 SLAB = 1 << 21  # values quantized at a time; dequantizing and rounding take about 60 bytes for each
+ALONE = {"rtn": quantize_rows, "search": searched_rows}  # algorithms that need nothing but the weights
 LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 
@@ -32,16 +34,30 @@ def _quantized(checkpoint: Checkpoint, treatment: Treatment, bits: int, bar: tqd
     groups = width // treatment.group_size
     qweight = torch.empty(width * bits // 32, rows, dtype=torch.int32)
     scales = torch.empty(groups, rows, dtype=torch.float16)
+    quantize = ALONE[treatment.algorithm]
     for start, stop, values in _slabs(checkpoint, treatment, bar):
-        integers, slab_scales = quantize_rows(values.float(), treatment.weight_dtype, treatment.group_size)
-        if slab_scales.abs().max() > LARGEST_FLOAT16:
-            raise _too_large(treatment)
+        integers, slab_scales = quantize(values.float(), treatment.weight_dtype, treatment.group_size)
+        _refuse_large(treatment, slab_scales)
         qweight[:, start:stop] = packed_words(integers, bits)
         scales[:, start:stop] = slab_scales.t()
+    return _named(treatment, qweight, scales)
+
+
+def stored(treatment: Treatment, integers: torch.Tensor, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What the artifact stores of a matrix: integers int8 [out, in], scales float32 [out, groups]. Raises CheckpointError."""
+    assert treatment.bits
+    _refuse_large(treatment, scales)
+    return _named(treatment, packed_words(integers, treatment.bits), scales.t().half())
+
+
+def _named(treatment: Treatment, qweight: torch.Tensor, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    assert treatment.bits
     return {
         f"{treatment.name}.qweight": qweight,
-        f"{treatment.name}.scales": scales,
-        f"{treatment.name}.qzeros": packed_zeros(groups, rows, bits, treatment.zero_offset),
+        f"{treatment.name}.scales": scales.contiguous(),
+        f"{treatment.name}.qzeros": packed_zeros(
+            scales.shape[0], scales.shape[1], treatment.bits, treatment.zero_offset
+        ),
     }
 
 
@@ -60,8 +76,7 @@ def _taken(checkpoint: Checkpoint, treatment: Treatment, packed: Packed, bar: tq
         if found.zeros is not None:
             zeros[:, start:stop] = found.zeros.t()
         bar.update((stop - start) * width * value)
-    if not torch.isfinite(scales).all():
-        raise _too_large(treatment)
+    _refuse_large(treatment, scales)
     tensors = {f"{treatment.name}.qweight": qweight, f"{treatment.name}.scales": scales}
     if packed.zeros == "whole":
         return tensors | {f"{treatment.name}.qzeros": packed_zero_points(zeros.to(torch.uint8))}
@@ -69,8 +84,9 @@ def _taken(checkpoint: Checkpoint, treatment: Treatment, packed: Packed, bar: tq
     return tensors | ({f"{treatment.name}.zeros": zeros} if packed.zeros else {})
 
 
-def _too_large(treatment: Treatment) -> CheckpointError:
-    return CheckpointError(_("The weights of {name} are too large for float16 scales.", name=treatment.spec.name))
+def _refuse_large(treatment: Treatment, scales: torch.Tensor) -> None:
+    if not scales.abs().max() <= LARGEST_FLOAT16:
+        raise CheckpointError(_("The weights of {name} are too large for float16 scales.", name=treatment.spec.name))
 
 
 def _kept(checkpoint: Checkpoint, treatment: Treatment, bar: tqdm) -> dict[str, torch.Tensor]:

@@ -30,6 +30,10 @@ from itrex_chat.settings.generation import AUTO, GenerationConfig
 from itrex_chat.settings.kv_cache import CacheFormats
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
+ALGORITHMS = ("rtn", "search", "importance", "gptq")
+CALIBRATED = ("importance", "gptq")  # those that go by the inputs that texts give
+CALIBRATION_TOKENS = 65536  # 128 windows
+MOST_CALIBRATION_TOKENS = 1 << 20
 GROUP_SIZES = (32, 64, 128)
 HEADS = ("int8", "int4", "none")
 INTEGERS = ("auto", "stored", "new")
@@ -82,7 +86,7 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Round-to-nearest weight-only quantization of the linear layers.
+    """Weight-only quantization of the linear layers.
 
     `weight_dtype` int4_fullrange, int4_clip or int8; `group_size` weights of
     one row share a scale; `head` is the output projection's precision;
@@ -91,6 +95,9 @@ class Quantization:
     matrices stay as they are stored. `integers` says whose are taken where a
     checkpoint has some: those that are "stored", or "new" ones; "auto" is
     "stored" for GPTQ, AWQ and their like with as many bits, else "new".
+    `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
+    least, "importance" weighs what is lost by the inputs that texts give, "gptq" makes up for each weight's error with the
+    weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
     """
 
     weight_dtype: str = "int4_fullrange"
@@ -99,10 +106,23 @@ class Quantization:
     compute_dtype: str = "int8"
     keep_layers: tuple[int, ...] = ()
     integers: str = "auto"
+    algorithm: str = "rtn"
+    calibration: tuple[str, ...] = ()
+    calibration_tokens: int = CALIBRATION_TOKENS
 
     @property
     def bits(self) -> int:
         return WEIGHT_DTYPES[self.weight_dtype]
+
+    @property
+    def effective_algorithm(self) -> str:
+        """The algorithm that makes a difference: 8 bits are rounded to nearest."""
+        return self.algorithm if self.bits == 4 else "rtn"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether texts are read."""
+        return self.effective_algorithm in CALIBRATED
 
     def __post_init__(self) -> None:
         one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
@@ -115,6 +135,31 @@ class Quantization:
                 _(
                     "quantization.keep_layers must be numbers of layers from 0 on, such as [0, 23], not {value!r}.",
                     value=list(self.keep_layers),
+                )
+            )
+        one_of("quantization.algorithm", self.algorithm, ALGORITHMS)
+        if any(type(path) is not str or not path for path in self.calibration):
+            raise RecipeError(
+                _(
+                    "quantization.calibration must be names of text files, such as [book.txt], not {value!r}.",
+                    value=list(self.calibration),
+                )
+            )
+        if self.calibration and self.algorithm not in CALIBRATED:
+            raise RecipeError(
+                _(
+                    "quantization.calibration is for the algorithms {names}; {algorithm} reads no texts.",
+                    names=", ".join(CALIBRATED),
+                    algorithm=self.algorithm,
+                )
+            )
+        if type(self.calibration_tokens) is not int or not 512 <= self.calibration_tokens <= MOST_CALIBRATION_TOKENS:
+            raise RecipeError(
+                _(
+                    "quantization.calibration_tokens cannot be {value!r}: it is a number from {least} to {most}.",
+                    value=self.calibration_tokens,
+                    least=512,
+                    most=MOST_CALIBRATION_TOKENS,
                 )
             )
 
@@ -197,8 +242,9 @@ class Recipe:
             del values["fp32"]["memory"]
         if self.kv_cache == CacheFormats():
             del values["kv_cache"]
-        if self.quantization.integers == Quantization.integers:
-            del values["quantization"]["integers"]
+        for name in ("integers", "algorithm", "calibration", "calibration_tokens"):
+            if getattr(self.quantization, name) == getattr(Quantization(), name):
+                del values["quantization"][name]
         return values
 
 
@@ -273,7 +319,7 @@ def from_dict(values: dict) -> Recipe:
 
 
 def _quantization(values: dict) -> Quantization:
-    return Quantization(**(values | {"keep_layers": tuple(values.get("keep_layers", ()))}))
+    return Quantization(**(values | {name: tuple(values.get(name, ())) for name in ("keep_layers", "calibration")}))
 
 
 def read(file: Path, settings: Sequence[str] = ()) -> Recipe:
@@ -309,9 +355,13 @@ def _build(node: CfgNode, name: str, settings: Sequence[str], source: SourceSpec
 
 
 def _locate(node: CfgNode, folder: Path) -> None:
-    """Make the path of a source, as seen from `folder`, one that means the same from everywhere."""
+    """Make paths as seen from `folder` such that mean the same from everywhere."""
     if node.source.path:
         node.source.path = os.path.abspath(folder / expanded(node.source.path))
+    node.quantization.calibration = [
+        os.path.abspath(folder / expanded(path)) if isinstance(path, str) and path else path
+        for path in node.quantization.calibration
+    ]
 
 
 def _repository(name: str, settings: Sequence[str]) -> Recipe:

@@ -12,6 +12,7 @@ GRID = tuple(
 def label(quantization: Quantization) -> str:
     return (
         f"{quantization.weight_dtype} g{quantization.group_size} · head {quantization.head}"
+        + ("" if quantization.effective_algorithm == "rtn" else f" · {quantization.algorithm}")
         + ("" if quantization.compute_dtype == "int8" else f" · {quantization.compute_dtype}")
         + (f" · keeps {' '.join(map(str, quantization.keep_layers))}" if quantization.keep_layers else "")
     )

@@ -1,0 +1,56 @@
+"""What a matrix's inputs were while texts went through it, and its weights quantized by that."""
+
+from functools import cached_property
+
+import torch
+
+from itrex_chat.quantization.gptq import Curvature, gptq_rows
+from itrex_chat.quantization.plan import Treatment
+from itrex_chat.quantization.rtn import quantize_rows
+from itrex_chat.quantization.search import searched_rows
+
+PANEL = 1024  # columns of x xᵀ that are computed at a time
+
+
+class Inputs:
+    """The mean of x xᵀ over inputs x of `width` values, or with `whole` False its diagonal alone."""
+
+    def __init__(self, width: int, whole: bool):
+        self._sums = torch.zeros(width, width) if whole else torch.zeros(width)
+        self._count = 0
+
+    def add(self, rows: torch.Tensor) -> None:
+        """Count inputs, float32 [rows, width]."""
+        self._count += len(rows)
+        if self._sums.dim() == 2:
+            for start in range(0, len(self._sums), PANEL):  # above the diagonal: the rest is the same turned over
+                self._sums[start : start + PANEL, start:].addmm_(rows[:, start : start + PANEL].t(), rows[:, start:])
+        else:
+            self._sums += rows.square().sum(0)
+
+    @property
+    def mean_squares(self) -> torch.Tensor:
+        """Of each value, float32 [width]."""
+        means = self._sums / self._count
+        return means.diagonal() if means.dim() == 2 else means
+
+    @cached_property
+    def curvature(self) -> Curvature:
+        """To be asked for when all inputs were counted; what was summed up becomes it."""
+        means = self._sums.div_(self._count).triu_()
+        self._count = 1
+        return Curvature.of(means + means.triu(1).t())
+
+
+NEEDS_ALL = ("gptq",)  # algorithms that need more than the mean squares
+
+
+def quantized(weight: torch.Tensor, treatment: Treatment, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize a matrix, float32 [out, in], overwritten, with its algorithm: integers and scales as `searched_rows` gives
+    them."""
+    wanted = treatment.weight_dtype, treatment.group_size
+    if treatment.algorithm == "gptq":
+        return gptq_rows(weight, *wanted, inputs.curvature)
+    if treatment.algorithm == "importance":
+        return searched_rows(weight, *wanted, inputs.mean_squares)
+    return quantize_rows(weight, *wanted)

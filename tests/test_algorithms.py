@@ -1,0 +1,357 @@
+"""What the algorithms find: beside small implementations in numpy, beside round-to-nearest, and through the recipe."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from itrex_chat import AutoRoundConfig, AwqConfig, GPTQConfig, RtnConfig, TeqConfig, sources
+from itrex_chat.artifacts import manifest as manifests
+from itrex_chat.artifacts.artifact import Artifact
+from itrex_chat.artifacts.obtaining import obtain
+from itrex_chat.artifacts.store import ArtifactStore
+from itrex_chat.calibration import driver, texts
+from itrex_chat.chat import load_tokenizer
+from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.foundation.errors import RecipeError, RunError
+from itrex_chat.quality import measuring
+from itrex_chat.quantization import search
+from itrex_chat.quantization.gptq import Curvature, gptq_rows
+from itrex_chat.quantization.rtn import integer_range, quantize_rows
+from itrex_chat.quantization.search import searched_rows
+from itrex_chat.settings import questions
+from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.recipe import ALGORITHMS, Quantization
+
+GROUP = 32
+
+
+def whole(integers: torch.Tensor, scales: torch.Tensor, group: int = GROUP) -> torch.Tensor:
+    return integers * scales.half().float().repeat_interleave(group, 1)
+
+
+def inputs(count: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Activations that depend on each other, a few channels of them large."""
+    made = torch.Generator().manual_seed(seed)
+    shared = torch.randn(count, width // 4, generator=made) @ torch.randn(width // 4, width, generator=made)
+    return (shared + torch.randn(count, width, generator=made)) * torch.rand(width, generator=made).pow(3) * 4
+
+
+def hessian_of(x: torch.Tensor) -> torch.Tensor:
+    return x.t() @ x / len(x)
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    return tiny_models.standard(tmp_path / "model", "qwen2", num_hidden_layers=4)
+
+
+@pytest.fixture
+def book(tmp_path) -> Path:
+    file = tmp_path / "book.txt"
+    file.write_text(
+        "今天天气很好，我们一起去公园散步。The quick brown fox is lazy. def f(x): return x ** 2\n" * 120, "utf-8"
+    )
+    return file
+
+
+def gptq_of(model: Path, book: Path, *settings: str) -> Artifact:
+    wanted = ["quantization.algorithm", "gptq", "quantization.calibration", f"[{book}]", *settings]
+    return obtain(recipes.load(str(model), wanted)).artifact
+
+
+def bytes_of(artifact: Artifact) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in artifact.folder.glob("*.safetensors")}
+
+
+# The arithmetic
+
+
+@pytest.mark.parametrize("weight_dtype", ["int4_fullrange", "int4_clip"])
+def test_no_scale_of_a_fine_grid_loses_much_less_than_the_one_that_is_found(weight_dtype):
+    low, high = integer_range(weight_dtype)
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(1))
+    counts = torch.rand(64, generator=torch.Generator().manual_seed(2)) ** 3
+    difference = (whole(*searched_rows(weight, weight_dtype, GROUP, counts)) - weight).double().numpy()
+    found = (difference**2 * counts.numpy()).reshape(12, GROUP).sum(1)
+    groups, d = weight.double().numpy().reshape(12, GROUP), np.tile(counts.numpy().reshape(2, GROUP), (6, 1))
+    leasts = []
+    for group, count, lost in zip(groups, d, found):
+        signs = (1,) if -low == high else (1, -1)
+        grid = np.concatenate([sign * np.linspace(0.08, 0.25, 3000) * np.abs(group).max() for sign in signs])[:, None]
+        leasts.append((count * (group - grid * np.clip(np.rint(group / grid), low, high)) ** 2).sum(1).min())
+        assert lost <= 1.3 * leasts[-1] + 1e-9
+    assert found.sum() <= 1.05 * sum(leasts)
+
+
+@pytest.mark.parametrize("group, width", [(32, 96), (64, 64 * 17), (128, 256)])
+def test_the_kernels_find_the_scales_of_the_definition_bit_for_bit(level, group, width, monkeypatch):
+    weight = torch.randn(5, width, generator=torch.Generator().manual_seed(3)) * 0.02
+    weight[1, :group], weight[2, 0] = 0, 3.0
+    counts = torch.rand(width, generator=torch.Generator().manual_seed(4)) ** 4
+    for weight_dtype in ("int4_fullrange", "int4_clip"):
+        for importance in (None, counts):
+            fast = searched_rows(weight, weight_dtype, group, importance)
+            with monkeypatch.context() as here:
+                here.setattr(search.native, "missing", lambda: "not here")
+                slow = searched_rows(weight, weight_dtype, group, importance)
+            assert all(torch.equal(a, b) for a, b in zip(fast, slow))
+
+
+def naive_gptq(weight: np.ndarray, scales: np.ndarray, hessian: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Optimal brain quantization in float64: one weight after the other, with the inverse of what is left of H."""
+    left, integers, rest = weight.copy(), np.zeros(weight.shape), list(order)
+    while rest:
+        inverse = np.linalg.inv(hessian[np.ix_(rest, rest)])
+        column, scale = rest[0], scales[:, rest[0] // GROUP]
+        integers[:, column] = np.clip(np.rint(left[:, column] / scale), -8, 7)
+        error = left[:, column] - integers[:, column] * scale
+        left[:, rest] -= np.outer(error, inverse[0] / inverse[0, 0])
+        rest.pop(0)
+    return integers
+
+
+def test_gptq_is_the_naive_algorithm_with_the_inverse_of_what_is_left():
+    weight = torch.randn(16, 96, generator=torch.Generator().manual_seed(5)) * 0.05
+    curvature = Curvature.of(hessian_of(inputs(400, 96)))
+    integers, scales = gptq_rows(weight, "int4_fullrange", GROUP, curvature)
+    naive = naive_gptq(
+        weight.double().numpy(), scales.double().numpy(), curvature.hessian.double().numpy(), curvature.order.numpy()
+    )
+    assert (integers.numpy() == naive).mean() > 0.999
+
+
+def loss(weight: torch.Tensor, integers: torch.Tensor, scales: torch.Tensor, hessian: torch.Tensor) -> float:
+    difference = whole(integers, scales) - weight
+    return float(((difference @ hessian) * difference).sum())
+
+
+def losses(weight: torch.Tensor, x: torch.Tensor) -> dict[str, float]:
+    """What each algorithm loses on half of the inputs, from the other half."""
+    seen, unseen = hessian_of(x[::2]), hessian_of(x[1::2])
+    wanted = "int4_fullrange", GROUP
+    found = {
+        "rtn": quantize_rows(weight.clone(), *wanted),
+        "importance": searched_rows(weight, *wanted, seen.diagonal()),
+        "gptq": gptq_rows(weight, *wanted, Curvature.of(seen)),
+    }
+    return {name: loss(weight, *pair, unseen) for name, pair in found.items()}
+
+
+def test_each_algorithm_loses_less_than_rounding_to_nearest_on_inputs_that_it_has_not_seen():
+    weight = torch.randn(96, 192, generator=torch.Generator().manual_seed(6)) * 0.05
+    found = losses(weight, inputs(2000, 192))
+    assert found["importance"] < 0.9 * found["rtn"] and found["gptq"] < 0.5 * found["rtn"]
+    plain = searched_rows(weight, "int4_fullrange", GROUP)
+    nearest = quantize_rows(weight.clone(), "int4_fullrange", GROUP)
+    assert loss(weight, *plain, torch.eye(192)) < 0.95 * loss(weight, *nearest, torch.eye(192))
+
+
+def test_each_algorithm_loses_less_on_matrices_of_a_real_model(package_cache):
+    checkpoint = open_checkpoint(sources.resolve(recipes.load(recipes.EMBEDDED), package_cache))
+    specs = {spec.name: spec for spec in checkpoint.specs()}
+    x = checkpoint.rows("model.embed_tokens.weight", 1000, 4000).float()
+    x = torch.nn.functional.rms_norm(
+        x, x.shape[1:], checkpoint.tensor(specs["model.layers.0.input_layernorm.weight"]).float()
+    )
+    for name in ("q_proj", "v_proj"):
+        weight = checkpoint.tensor(specs[f"model.layers.0.self_attn.{name}.weight"]).float()
+        found = losses(weight, x)
+        assert found["importance"] < found["rtn"] and found["gptq"] < 0.8 * found["rtn"]
+
+
+def test_an_input_that_no_text_showed_does_no_harm():
+    x = inputs(300, 64)
+    x[:, 5:9] = 0
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(7))
+    integers, scales = gptq_rows(weight, "int4_fullrange", GROUP, Curvature.of(hessian_of(x)))
+    unseen = (whole(integers, scales) - weight)[:, 5:9]
+    assert (unseen.abs() < 0.51 * scales.abs()[:, :1]).float().mean() > 0.8
+    integers, scales = gptq_rows(weight, "int4_fullrange", GROUP, Curvature.of(torch.zeros(64, 64)))
+    assert torch.isfinite(scales).all() and (whole(integers, scales) - weight).abs().max() < scales.abs().max()
+
+
+# Through the recipe
+
+
+def test_round_to_nearest_is_what_it_was(models):
+    recipe = recipes.load(str(models("qwen2")))
+    assert recipe.as_dict()["quantization"].keys() == {
+        "weight_dtype",
+        "group_size",
+        "head",
+        "compute_dtype",
+        "keep_layers",
+    }
+    settings = manifests.content_settings(recipe.quantization)
+    assert settings == {"weight_dtype": "int4_fullrange", "group_size": 32, "head": "int8"}
+    named = recipes.load(
+        str(models("qwen2")), ["quantization.algorithm", "rtn", "quantization.calibration_tokens", "1024"]
+    )
+    assert manifests.key_of(named.quantization, {"a": "b"}) == manifests.key_of(Quantization(), {"a": "b"})
+    artifact, checkpoint = obtain(recipe).artifact, open_checkpoint(sources.local(models("qwen2")))
+    for spec in checkpoint.specs():
+        if spec.role == "linear":
+            integers, scales = quantize_rows(checkpoint.tensor(spec).float(), "int4_fullrange", 32)
+            matrix = artifact.matrix(spec.name.removesuffix(".weight"))
+            assert torch.equal(matrix.integers().t(), integers) and torch.equal(matrix.scales.t(), scales.half())
+    assert "calibration" not in artifact.manifest
+
+
+def test_eight_bits_are_rounded_to_nearest_whatever_the_algorithm(models):
+    found = [
+        obtain(recipes.load(str(models("llama")), ["quantization.weight_dtype", "int8", *more])).artifact.folder
+        for more in ([], ["quantization.algorithm", "gptq"])
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "glm4"])
+def test_every_algorithm_makes_an_artifact_and_gptq_is_nearer_to_the_model(family, models, book):
+    from itrex_chat.decoder.model import Chunk
+    from itrex_chat.engines.native.weights import load_dense, load_quantized
+    from itrex_chat.kernels import choose
+
+    checkpoint = open_checkpoint(sources.local(models(family)))
+    ids = load_tokenizer(models(family), checkpoint.family).encode(book.read_text("utf-8"))[40:200]
+
+    def logits(decoder):
+        cache = decoder.new_cache(len(ids))
+        cache.begin([len(ids)])
+        return decoder.read([Chunk(0, ids, len(ids))], cache)[0].clone()
+
+    wanted = logits(load_dense(checkpoint, "fp32"))
+    keys, errors = set(), {}
+    for algorithm in ALGORITHMS:
+        texts_wanted = ["quantization.calibration", f"[{book}]"] if algorithm in recipes.CALIBRATED else []
+        texts_wanted += ["quantization.calibration_tokens", "2048"]
+        recipe = recipes.load(str(models(family)), ["quantization.algorithm", algorithm, *texts_wanted])
+        artifact = obtain(recipe).artifact
+        artifact.verify()
+        keys.add(artifact.manifest["key"])
+        errors[algorithm] = float((logits(load_quantized(artifact, choose(), "fp32")) - wanted).square().mean())
+        assert recipes.from_dict(artifact.manifest["recipe"]) == recipe
+    assert len(keys) == len(ALGORITHMS)
+    assert errors["gptq"] < errors["rtn"]
+
+
+def test_the_manifest_and_the_key_say_which_texts_were_read(tiny, book):
+    artifact = gptq_of(tiny, book, "quantization.calibration_tokens", "1024")
+    [told] = artifact.manifest["calibration"]
+    assert told["name"] == "book.txt" and told["tokens"] == 1024
+    assert told["sha256"] in artifact.manifest["content"]["calibration"]
+    book.write_text(book.read_text("utf-8").replace("fox", "dog"), "utf-8")
+    assert gptq_of(tiny, book, "quantization.calibration_tokens", "1024").folder != artifact.folder
+
+
+def test_a_quantization_that_was_interrupted_at_any_block_goes_on_to_the_same_bytes(tiny, book, tmp_path, monkeypatch):
+    recipe = recipes.load(str(tiny), ["quantization.algorithm", "gptq", "quantization.calibration", f"[{book}]"])
+    expected = bytes_of(obtain(recipe, tmp_path / "other").artifact)
+    assert len(expected) == 6  # the embedding, four blocks, the head
+    done, original = [], driver.BlockWise._next_block
+
+    def interrupted(self, bar):
+        done.append(self.number)
+        if done.count(self.number) == 1:
+            raise KeyboardInterrupt
+        original(self, bar)
+
+    monkeypatch.setattr(driver.BlockWise, "_next_block", interrupted)
+    for _block in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            obtain(recipe)
+    artifact = obtain(recipe).artifact
+    assert done == [0, 0, 1, 1, 2, 2, 3, 3]  # no block was made twice
+    assert bytes_of(artifact) == expected
+    assert not list(artifact.folder.glob("*.kept*")) and ArtifactStore().partial_folders() == []
+
+
+def test_a_quantization_that_was_killed_goes_on_to_the_same_bytes(tiny, book, tmp_path):
+    command = [sys.executable, "-m", "itrex_chat.quantize", "--model", str(tiny), "--calibration", str(book)]
+    command += ["--set", "quantization.algorithm", "gptq"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not any(ArtifactStore().folder.glob("*.partial/inputs-*.kept")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    recipe = recipes.load(str(tiny), ["quantization.algorithm", "gptq", "quantization.calibration", f"[{book}]"])
+    artifact = obtain(recipe).artifact
+    artifact.verify()
+    assert bytes_of(artifact) == bytes_of(obtain(recipe, tmp_path / "other").artifact)
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (["quantization.algorithm", "gtpq"], "Did you mean gptq"),
+        (["quantization.algorithm", "awq"], "quantization.algorithm cannot be 'awq'"),
+        (["quantization.calibration", "[book.txt]"], "rtn reads no texts"),
+        (["quantization.algorithm", "gptq", "quantization.calibration", "[1]"], "names of text files"),
+        (["quantization.algorithm", "gptq", "quantization.calibration_tokens", "7"], "calibration_tokens cannot be 7"),
+        (["quantization.algorithm", "gptq", "quantization.calibration_tokens", "10000000000"], "calibration_tokens"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        recipes.load(recipes.EMBEDDED, settings)
+
+
+@pytest.mark.parametrize(
+    "content, sentence", [(None, "cannot be read"), (b"\xff\xfe\x00", "not a text in UTF-8"), (b"", "have 0 tokens")]
+)
+def test_texts_that_cannot_be_read_or_are_too_short_are_named(content, sentence, models, tmp_path):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecipeError, match=sentence):
+        gptq_of(models("llama"), path)
+
+
+def test_no_question_and_no_text_that_is_measured_on_is_in_our_calibration():
+    own = "\n".join(text.text for text in texts.own_texts())
+    assert 100_000 < len(own.encode()) < 400_000
+    assert {text.name for text in texts.own_texts()} == {"chinese.txt", "code.txt", "english.txt"}
+    for name in questions.names():
+        for question in questions.load(name).questions:
+            assert question.text.strip() not in own
+
+
+def test_measuring_on_what_was_calibrated_on_is_refused(models, tmp_path):
+    part = tmp_path / "part.txt"
+    part.write_text(texts.own_texts()[0].text[:2000], "utf-8")
+    recipe = recipes.load(str(models("llama")), ["quantization.algorithm", "gptq"])
+    with pytest.raises(RunError, match="calibrated on"):
+        measuring.measure(recipe, "fp32", ["int4"], [], [part])
+
+
+def test_itrexs_classes_choose_the_algorithm(book):
+    assert RtnConfig(mse_range=True).quantization.algorithm == "search"
+    chosen = GPTQConfig(dataset=[str(book)], weight_dtype="int4_fullrange", nsamples=16).quantization
+    assert (chosen.algorithm, chosen.calibration_tokens) == ("gptq", 16 * 512)
+    assert chosen.calibration == (os.path.abspath(book),)
+    assert GPTQConfig().quantization.calibration_tokens == Quantization().calibration_tokens
+
+
+@pytest.mark.parametrize(
+    "make, sentence",
+    [
+        (lambda: AwqConfig(bits=4), "AwqConfig is not among"),
+        (TeqConfig, "TeqConfig is not among"),
+        (AutoRoundConfig, "AutoRoundConfig is not among"),
+        (lambda: GPTQConfig(bits=8), "bits cannot be 8"),
+        (lambda: GPTQConfig(dataset="NeelNanda/pile-10k"), "list of text files"),
+        (lambda: GPTQConfig(desc_act=True), "desc_act=True is not supported"),
+        (lambda: GPTQConfig(sym=False), "sym=False is not supported"),
+        (lambda: GPTQConfig(nsamples=0), "nsamples cannot be 0"),
+    ],
+)
+def test_what_itrexs_classes_cannot_do_here_is_refused_by_name(make, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        make()
