@@ -145,6 +145,15 @@ def test_votes_with_one_setting_are_one_run_that_compare_reads(tmp_path):
     assert "0.0 MB" not in text and "Hullo" in text
 
 
+def test_times_to_the_first_token_count_where_all_of_the_prompt_was_read(tmp_path):
+    wide, narrow = both()
+    known = dataclasses.replace(narrow, answer=dataclasses.replace(narrow.answer, cached_tokens=2))
+    names = Collected(tmp_path).write([[wide, narrow]]) + Collected(tmp_path).write([[wide, known]])
+    compared = [comparing.compare([tmp_path / name]) for name in names]
+    assert [[figures.ttft for figures in each.models[0].figures] for each in compared] == [[0.1, 0.1], [0.1, None]]
+    assert ["TTFT" in as_text(each) for each in compared] == [True, False]
+
+
 def test_a_vote_can_be_changed_but_is_not_blind_then(tmp_path):
     collected = Collected(tmp_path)
     wide, narrow = both()
