@@ -24,6 +24,7 @@ from itrex_chat.server.collected import Collected
 from itrex_chat.server.errors import ApiError
 from itrex_chat.server.kept import KeptAnswers
 from itrex_chat.server.shares import Shares
+from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings import recipe as recipes
 
 WIDE, NARROW, OTHER = ("m", "fp32"), ("m", "int4"), ("n", "int4")
@@ -144,6 +145,15 @@ def test_votes_with_one_setting_are_one_run_that_compare_reads(tmp_path):
     assert "0.0 MB" not in text and "Hullo" in text
 
 
+def test_times_to_the_first_token_count_where_all_of_the_prompt_was_read(tmp_path):
+    wide, narrow = both()
+    known = dataclasses.replace(narrow, answer=dataclasses.replace(narrow.answer, cached_tokens=2))
+    names = Collected(tmp_path).write([[wide, narrow]]) + Collected(tmp_path).write([[wide, known]])
+    compared = [comparing.compare([tmp_path / name]) for name in names]
+    assert [[figures.ttft for figures in each.models[0].figures] for each in compared] == [[0.1, 0.1], [0.1, None]]
+    assert ["TTFT" in as_text(each) for each in compared] == [True, False]
+
+
 def test_a_vote_can_be_changed_but_is_not_blind_then(tmp_path):
     collected = Collected(tmp_path)
     wide, narrow = both()
@@ -175,6 +185,14 @@ def test_another_answer_to_the_same_question_is_a_question_of_its_own(tmp_path):
     comparison = comparing.compare([tmp_path / name])
     assert "a seed of its own" in (tmp_path / name / "comparison.md").read_text("utf-8")
     assert {pair.baseline.text for pair in comparison.models[0].pairs["int4"]} == {"Hello.", "Hey."}
+
+
+def test_a_question_of_a_set_keeps_its_id_and_what_it_expects(tmp_path):
+    known = next(question for question in question_sets.load("english-5").questions if question.expected)
+    [name] = Collected(tmp_path).write([both(known.text), both("Hi?")])
+    [facts] = RunRecord.read(tmp_path / name).content.models.values()
+    assert facts.questions[0] == known and facts.questions[1].expected == ""
+    assert comparing.compare([tmp_path / name]).models[0].figures[0].expected == 1
 
 
 def test_a_conversation_is_one_run_and_several_where_it_was_asked_otherwise(tmp_path):

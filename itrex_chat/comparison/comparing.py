@@ -283,7 +283,7 @@ def _figures(
         state=run.state,
         reason=run.reason or "",
         answers=len(answers),
-        ttft=_median(answer.ttft for answer in alone),
+        ttft=_median(answer.ttft for answer in alone if not answer.cached_tokens),
         tpot=tpot,
         tokens_per_second=1 / tpot if tpot else None,
         prefill_tokens_per_second=_median(answer.prefill_tokens_per_second for answer in alone),

@@ -9,7 +9,6 @@ def as_answer(
 ) -> Answer:
     """`batch`: how many answers were made together at most, where that is more than the response knows."""
     together = max(response.batch, batch or 1)
-    known = response.cached_tokens  # of the prompt, which took no time
     return Answer(
         id=question,
         model=label,
@@ -23,7 +22,7 @@ def as_answer(
         ttft=response.ttft,
         tpot=response.tpot,
         tokens_per_second=response.tokens_per_second,
-        prefill_tokens_per_second=None if known else response.prefill_tokens_per_second,
+        prefill_tokens_per_second=None if response.cached_tokens else response.prefill_tokens_per_second,
         drafted_tokens=response.drafted_tokens,
         accepted_tokens=response.accepted_tokens,
         contention=response.contention,
@@ -31,5 +30,6 @@ def as_answer(
         if response.drafter
         else None,
         batch=together if together > 1 else None,
+        cached_tokens=response.cached_tokens or None if together == 1 else None,
         seconds=seconds,
     )

@@ -34,6 +34,9 @@ class Answer:
     those of all of them, and are compared with no others; `seconds` is the answer's share of the time.
 
     `machine` is the one that it was made on, of the record's `machines`, absent where that is the run's own.
+
+    `cached_tokens` of the prompt of one that was made alone were known from before, absent where none were: its `ttft` is
+    compared with no others.
     """
 
     id: str
@@ -56,6 +59,7 @@ class Answer:
     drafts: Drafts | None = None
     batch: int | None = None
     machine: str | None = None
+    cached_tokens: int | None = None
 
     @property
     def plain_tpot(self) -> float | None:

@@ -138,6 +138,9 @@ def likeness(pair: AnswerPair) -> str:
     if pair.baseline.batch or pair.answer.batch:
         alike = _("{same}; chrF {chrf:.1f}", same=same, chrf=pair.chrf)
         return f"{alike}; {agreed}" if agreed else alike
+    if pair.baseline.cached_tokens or pair.answer.cached_tokens:
+        alike = _("{same}; chrF {chrf:.1f}; {rates} tokens/s", same=same, chrf=pair.chrf, rates=rates)
+        return f"{alike}; {agreed}" if agreed else alike
     alike = _(
         "{same}; chrF {chrf:.1f}; TTFT {before:.2f} → {after:.2f} s; {rates} tokens/s",
         same=same,

@@ -1,6 +1,7 @@
 """Runs of answers that were made elsewhere, in a conversation for instance: the same record, as if they had been asked."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -12,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from itrex_chat.foundation import files
-from itrex_chat.foundation.errors import RunError
+from itrex_chat.foundation.errors import QuestionSetError, RunError
 from itrex_chat.foundation.language import _
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.jobs.event import ArtifactFacts, Facts
 from itrex_chat.runs.content import Spec
 from itrex_chat.runs.identity import artifact_key
 from itrex_chat.runs.record import RunRecord
+from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.questions import Question, QuestionSet
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import ORDER
@@ -192,18 +194,38 @@ def _note_others(record: RunRecord) -> None:
 
 
 def _question(record: RunRecord, found: Round) -> Question:
-    """The question under the first id that is free for these answers: what was said up to there tells it."""
+    """The question under the first id that is free for these answers. One of a question set is that one, with what it
+    expects; else what was said up to there tells the id."""
     turns = found[0].turns
-    stem = hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:8]
-    category = "" if len(turns) == 1 else _("turn {number}", number=len(turns))
+    question = _in_sets().get(turns[0]) if len(turns) == 1 else None
+    if question is None:
+        category = "" if len(turns) == 1 else _("turn {number}", number=len(turns))
+        question = Question(hashlib.sha256(json.dumps(turns).encode()).hexdigest()[:8], turns[-1], category)
+    asked = {each.id: each.text for facts in record.content.models.values() for each in facts.questions or ()}
     known = {(answer.id, answer.model, answer.variant): answer for answer in record.answers}
-    number = 1
+    stem, number = question.id, 1
     while True:
-        id = stem if number == 1 else f"{stem}-{number}"
-        before = [(known.get((id, *made.answerer)), made.answer) for made in found]
-        if all(one is None or _same(one, other) for one, other in before):
-            return Question(id, turns[-1], category)
+        before = [(known.get((question.id, *made.answerer)), made.answer) for made in found]
+        if asked.get(question.id, question.text) == question.text and all(
+            one is None or _same(one, other) for one, other in before
+        ):
+            return question
         number += 1
+        question = dataclasses.replace(question, id=f"{stem}-{number}")
+
+
+@functools.cache
+def _in_sets() -> dict[str, Question]:
+    """The questions of the sets that come with the program, by their texts."""
+    found: dict[str, Question] = {}
+    for name in question_sets.names():
+        try:
+            questions = question_sets.load(name).questions
+        except QuestionSetError:
+            continue  # somebody is writing it
+        for question in questions:
+            found.setdefault(question.text, question)
+    return found
 
 
 def _same(one: Answer, other: Answer) -> bool:
