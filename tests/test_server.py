@@ -380,3 +380,13 @@ def test_the_benchmark_of_clients_measures_this_server(server):
     )
     assert run.returncode == 0, run.stderr
     assert [line.split("|")[2].strip() for line in run.stdout.splitlines()[2:]] == ["1", "2"]
+
+
+def test_a_mixed_load_leaves_the_server_as_it_was(server):
+    run = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "load.py", f"http://127.0.0.1:{server.port}"]
+        + ["--seconds", "3", "--clients", "3"],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and "0 findings" in run.stdout, run.stdout + run.stderr

@@ -1,4 +1,5 @@
-"""Answers that follow a JSON schema, or call functions whose arguments do, through llguidance: it walks over the vocabulary and the schema's grammar at once."""
+"""Answers that follow a JSON schema, or call functions whose arguments do, through llguidance: it walks over the vocabulary
+and the schema's grammar at once."""
 
 import contextlib
 import json

@@ -74,9 +74,9 @@ async def _crowded(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 def _bounded(limits: Limits, crowded: ASGIApp) -> type[H11Protocol]:
     class Bounded(H11Protocol):
-        """Closes connections on which a request does not begin in time, or its head does not end, and has those that are too many answered by
-        `crowded`. What is written is sent at once: asyncio does not see to that for sockets of create_server, and a reply would wait 40 ms for
-        the client to acknowledge its head."""
+        """Closes connections on which a request does not begin in time, or its head does not end, and has those that are
+        too many answered by `crowded`. What is written is sent at once: asyncio does not see to that for sockets of
+        create_server, and a reply would wait 40 ms for the client to acknowledge its head."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
