@@ -52,7 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "quality": ("foundation", "settings", "architecture", "kernels", "artifacts", "decoder", "jobs", "engines"),
     "worker": ("foundation", "settings", "kernels", "chat", "generation", "jobs", "engines", "quality"),
     "runs": ("foundation", "settings", "jobs"),
-    "disk": ("foundation", "settings", "sources", "artifacts", "engines", "runs"),
+    "disk": ("foundation", "settings", "sources", "artifacts", "engines", "quality", "runs"),
     "endpoints": ("foundation",),
     "ratings": ("foundation", "quality", "endpoints"),
     "sweeps": ("foundation", "settings", "artifacts", "jobs", "quality"),
