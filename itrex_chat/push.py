@@ -4,12 +4,13 @@ python -m itrex_chat.push chatglm3-6b owner/chatglm3-6b-int4 --to modelscope
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from itrex_chat.foundation import command_line
+from itrex_chat.foundation import command_line, in_use
 from itrex_chat.foundation.errors import ArtifactError, ItrexChatError, RecipeError
 from itrex_chat.foundation.harmless import for_markdown_line, tell
 from itrex_chat.foundation.language import _, speaking
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from itrex_chat.artifacts import Artifact
     from itrex_chat.comparison import ModelComparison
 
+PUSHING = ".pushing-"  # begins the name of a folder that is being pushed
 FIGURES = {"kld_mean": "mean KL divergence, nats", "same_top": "same likeliest token", "ppl_ratio": "perplexity, ratio"}
 
 
@@ -128,7 +130,11 @@ def command(arguments: argparse.Namespace) -> int:
         raise RecipeError(_("--out is for --dry-run: it names the folder that would be pushed."))
     from itrex_chat.sources.uploads import upload
 
-    with tempfile.TemporaryDirectory(dir=artifact.folder.parent, prefix=".pushing-") as place:
+    for left in artifact.folder.parent.glob(f"{PUSHING}*"):  # by a process that was killed
+        if not in_use.by_another(left):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=artifact.folder.parent, prefix=PUSHING) as place:
+        in_use.hold(Path(place))
         lay_out(artifact, Path(place) / "artifact", text)
         size = sum(path.stat().st_size for path in (Path(place) / "artifact").iterdir())
         tell(_("Pushing {name}, {size}.", name=artifact.folder.name, size=readable(size)), file=sys.stderr)

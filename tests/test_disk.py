@@ -370,3 +370,14 @@ def test_an_environment_that_was_made_goes_with_what_is_known_of_it(home, capsys
     )
     assert cache.main(["remove", "environments", "--yes"]) == 0
     assert not folder.exists() and not (folder.parent / "itrex.json").exists()
+
+
+def test_a_process_holds_no_more_folders_than_it_may_have_files_open(tmp_path):
+    folders = [tmp_path / str(number) for number in range(in_use.MOST + 20)]
+    before = len(os.listdir("/proc/self/fd"))
+    for folder in folders:
+        folder.mkdir()
+        in_use.hold(folder)
+    assert len(os.listdir("/proc/self/fd")) <= before + in_use.MOST
+    for folder in folders:
+        in_use.let_go(folder)

@@ -135,12 +135,15 @@ def test_nothing_that_is_pushed_tells_where_the_model_lay(artifact, models, tmp_
     assert [path.name for path in folder.iterdir() if place.encode() in path.read_bytes()] == []
 
 
-def test_the_card_says_what_it_cost_where_that_was_measured(models, tmp_path, monkeypatch):
+def test_the_card_says_what_it_cost_where_that_was_measured(models, tmp_path, monkeypatch, capsys):
     for room in ("runs.asking", "quality.measuring"):
         monkeypatch.setattr(f"itrex_chat.{room}.LocalExecutor", InProcess)
     model = str(models("qwen2"))
     assert ask.main(["--model", model, "--max-new-tokens", "4"]) == 0
     assert measure.main([]) == 0
+    assert cache.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "FP32 of qwen2-tiny; measure and sweep need it" in shown and "INT4 of qwen2-tiny; measure" in shown
     artifact = obtain(recipes.load(model)).artifact
     card = (laid_out(artifact, tmp_path / "out") / "README.md").read_text("utf-8")
     assert "Not measured yet" not in card

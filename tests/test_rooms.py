@@ -67,7 +67,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "worker": ("foundation", "settings", "kernels", "chat", "generation", "jobs", "engines", "quality"),
     "runs": ("foundation", "settings", "jobs"),
-    "disk": ("foundation", "settings", "sources", "artifacts", "engines", "runs"),
+    "disk": ("foundation", "settings", "sources", "artifacts", "engines", "quality", "runs"),
     "endpoints": ("foundation",),
     "ratings": ("foundation", "quality", "endpoints"),
     "sweeps": ("foundation", "settings", "artifacts", "jobs", "quality"),

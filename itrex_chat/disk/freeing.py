@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from itrex_chat.foundation import in_use
 from itrex_chat.foundation.choices import did_you_mean
 from itrex_chat.foundation.errors import ItrexChatError, RecipeError
 from itrex_chat.foundation.harmless import tell
@@ -101,8 +100,3 @@ def free(chosen: Sequence[Kept]) -> Freed:
         except ItrexChatError as error:
             problems.append(str(error))
     return Freed(removed, problems)
-
-
-def busy(chosen: Sequence[Kept]) -> list[Kept]:
-    """What another process says that it uses."""
-    return [kept for kept in chosen if in_use.by_another(kept.path)]

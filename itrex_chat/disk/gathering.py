@@ -13,7 +13,9 @@ from itrex_chat.foundation import files, in_use, stored
 from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.kept import KINDS, Kept
 from itrex_chat.foundation.language import _
+from itrex_chat.quality.store import OF
 from itrex_chat.runs.record import RUN
+from itrex_chat.settings.variant import titled
 from itrex_chat.sources import kept as sources
 
 
@@ -54,10 +56,19 @@ def _measured(home: Path) -> Iterator[Kept]:
                 f"{kind}-{folder.name}",
                 folder,
                 functools.partial(_remove, folder),
-                text=text,
+                text=_of(folder) or text,
                 needed=_("measure and sweep need it; it is measured again when it is missing"),
                 names=(folder.name,),
             )
+
+
+def _of(folder: Path) -> str:
+    """Whose predictions these are, where that was kept."""
+    try:
+        told = stored.parsed_json(files.text_of(folder / OF, RunError))
+        return _("{variant} of {model}", variant=titled(str(told["variant"])), model=told["model"])
+    except (RunError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _others(home: Path) -> Iterator[Kept]:

@@ -16,6 +16,7 @@ from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.language import _
 
 REMOVED = ".removed-"  # begins the name of what is being deleted, which is nothing any more
+MOST = 128  # folders that a process holds: of more, the first that it held are let go of
 _held: dict[Path, int] = {}  # descriptors of the folders that this process uses
 
 
@@ -24,6 +25,8 @@ def hold(folder: Path) -> None:
     with contextlib.suppress(OSError):
         if folder not in _held or not _is(_held[folder], folder):
             let_go(folder)
+            while len(_held) >= MOST:
+                let_go(next(iter(_held)))
             _held[folder] = _locked(folder, fcntl.LOCK_SH)
         os.utime(folder)
 

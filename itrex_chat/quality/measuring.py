@@ -126,6 +126,7 @@ def measure(
     reference = Parts("reference", plan.reference)
     scoring = _Scoring(recipe, baseline, passages, reference, plan, executor, cache_format)
     scoring.score(baseline, None)
+    reference.told(recipe.name, baseline)
     measured = [scoring.measured(name) for name in variants]
     pieces = {passage.name: list(found) for passage, found in zip(answers, plan.pieces)}
     return Measurement(baseline, passages, pieces, reference, plan, measured)
@@ -186,6 +187,7 @@ class _Scoring:
         scores = Parts("scores", self.plan.variants[variant])
         try:
             self._compared(variant, scores)
+            scores.told(self.recipe.name, variant)
         except RunError as error:
             return Measured(variant, [], {}, str(error))
         found, corpora = dict[str, Positions](), list[Corpus]()

@@ -9,6 +9,7 @@ what is there. Files carry the SHA-256 of their tensors; a damaged one is
 measured again.
 """
 
+import contextlib
 import hashlib
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ from itrex_chat.foundation.places import cache_home
 from itrex_chat.jobs.passage import Passage
 
 NUMERICS_VERSION = 2  # raise it when the same model and tokens give other numbers
+
+OF = ".of.json"  # in a folder of results: whose they are
 
 
 def digest(value: object) -> str:
@@ -79,6 +82,12 @@ class Parts:
             with files.replacing(self._path(passage)) as partial, files.reached(self.folder) as folder:
                 save_file(arrays, folder / partial.name, {"sha256": _digest(arrays)})
             in_use.hold(self.folder)
+
+    def told(self, model: str, variant: str) -> None:
+        """Keep which model's variant these are of, for people who look at what is on the disk."""
+        with contextlib.suppress(OSError):
+            if self.folder.is_dir() and not (self.folder / OF).exists():
+                files.write_json(self.folder / OF, {"model": model, "variant": variant})
 
     def nbytes(self, passages: list[Passage]) -> int:
         """Bytes on disk."""

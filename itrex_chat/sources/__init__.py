@@ -145,9 +145,13 @@ def at_hand(recipe: Recipe, home: Path | None = None) -> bool:
 
 
 def originals_at_hand(recipe: Recipe, home: Path | None = None) -> bool:
-    """Whether `resolve` would give originals, and not an artifact, without the network. Raises SourceError for a local path
-    that holds neither."""
-    return at_hand(recipe, home) and manifest_in(resolve(recipe, home).folder) is None
+    """Whether `resolve` would give originals, and not an artifact, without the network; also where it would raise an error."""
+    if not at_hand(recipe, home):
+        return False
+    try:
+        return manifest_in(resolve(recipe, home).folder) is None
+    except SourceError:
+        return True
 
 
 def local(path: Path) -> Source:
