@@ -1,5 +1,7 @@
 """Kernels compute with the same weights to the last bit, and their products agree within the rounding of activations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -95,6 +97,21 @@ def test_constant_and_extreme_weights_survive(kernel, value):
     assert torch.isfinite(product).all()
     exact = torch.ones(2, 64).double() @ weight.dequantize().double().t()
     assert torch.allclose(product.double(), exact, rtol=1e-4, atol=1e-30 + 1e-4 * value)
+
+
+@pytest.mark.parametrize("compute_dtype, closeness", [("int8", 0.02), ("bf16", 0.005), ("fp32", 1e-5)])
+def test_zero_points_are_taken_off_by_every_kernel(kernel, compute_dtype, closeness):
+    weight = quantized(100, 256, 64, "int4_fullrange")
+    weight = replace(weight, zeros=torch.arange(16).repeat(25).reshape(4, 100).half())
+    packed, x = kernel.pack([weight], compute_dtype), activations(9, 256)
+    assert torch.equal(packed.dequantize(), weight.dequantize())
+    plain = replace(weight, zeros=None).dequantize()
+    scales = weight.scales.float().repeat_interleave(64, 0).t()
+    assert torch.allclose(
+        weight.dequantize(), plain + scales * (8 - weight.zeros.float().repeat_interleave(64, 0).t()), atol=1e-6
+    )
+    exact = x @ weight.dequantize().t()
+    assert (packed.matmul(x) - exact).norm() <= closeness * exact.norm()
 
 
 def test_activations_of_zero_give_zero(kernel):

@@ -55,12 +55,15 @@ class NativeEngine:
         return on_disk.of_checkpoint(recipe)
 
     def memory(self, found: "OnDisk", recipe: Recipe, variant: Variant, tokens: int) -> Memory:
-        from itrex_chat.engines.native.memory import needed
+        from itrex_chat.engines.native.memory import needed, zero_points
         from itrex_chat.kernels import choose
 
         assert found.decoder is not None
         quantization = variant.applied_to(recipe).quantization
-        return needed(
+        zeros = (
+            zero_points(found.decoder, found.artifact.manifest["matrices"]) if found.artifact and variant.bits else 0
+        )
+        planned = needed(
             found.decoder,
             variant.precision,
             tokens,
@@ -70,6 +73,7 @@ class NativeEngine:
             recipe.fp32.storage,
             variant.cache_format(recipe),
         )
+        return dataclasses.replace(planned, own=planned.own + zeros)
 
     def load(
         self,

@@ -70,6 +70,12 @@ def needed(
     return Memory(own, mapped, min(RING, mapped))
 
 
+def zero_points(config: DecoderConfig, matrices: dict[str, list]) -> int:
+    """Bytes of the zero points of an artifact whose manifest lists these matrices, packed for a kernel."""
+    sizes = {spec.name.removesuffix(".weight"): spec.size for spec in tensors(config)}
+    return sum(2 * sizes.get(name, 0) // group for name, (_bits, group, *zeros) in matrices.items() if zeros and group)
+
+
 def _packed_bytes(spec: TensorSpec, bits: int, quantization: Quantization, kernel: Kernel) -> float:
     if spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
         return 4
