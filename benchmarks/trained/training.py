@@ -98,7 +98,8 @@ class Training:
             losses.append(_step(self.model, self._optimizer, _rows(self._tokens["ids"], self.plan, self.done)))
             self.done, now = self.done + 1, time.monotonic()
             if len(losses) == TELL_EVERY or self.done == until:
-                self.loss = sum(losses) / len(losses)
+                if len(losses) == TELL_EVERY or self.done <= TELL_EVERY:
+                    self.loss = sum(losses) / len(losses)
                 speed = len(losses) * self.plan.rows * self.plan.length / (now - told)
                 print(f"{self.done}/{self.plan.steps}: loss {self.loss:.3f}, {speed:.0f} tokens/s", flush=True)
                 told, losses = now, []
