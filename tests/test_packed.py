@@ -137,7 +137,7 @@ def test_an_old_checkpoint_has_its_settings_in_a_file_of_their_own(original, tmp
     settings = config.pop("quantization_config")
     (tmp_path / "model" / "config.json").write_text(json.dumps(config), "utf-8")
     (tmp_path / "model" / "quantize_config.json").write_text(
-        json.dumps({"bits": 4, "group_size": settings["group_size"]})
+        json.dumps({"bits": 4, "group_size": settings["group_size"]}), "utf-8"
     )
     check_artifact(artifact_of(tmp_path / "model"), truths)
 
