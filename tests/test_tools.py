@@ -255,3 +255,12 @@ def test_arguments_in_python_are_read_as_data(text, found):
 
 def test_arguments_are_written_as_json():
     assert written({"a": "中\ud800", "b": None}) == '{"a": "中?", "b": null}'
+
+
+def test_a_call_of_chatglm3_is_found_in_what_its_real_vocabulary_decodes(real_vocabularies):
+    tokenizer = load_tokenizer(real_vocabularies / "chatglm3-6b", "chatglm3")
+    for space in ("", " "):
+        ids = [*tokenizer.encode("get_weather\n"), *tokenizer.encode(f"{space}```python\ntool_call(city='北京')\n```")]
+        calls = Calls(FORMATS["coded"], ["get_weather"])
+        found = [*calls.add(tokenizer.decode(ids)), *calls.end(complete=True)]
+        assert found == [ToolCall("", "get_weather", {"city": "北京"})]

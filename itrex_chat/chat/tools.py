@@ -13,6 +13,9 @@ from itrex_chat.foundation.harmless import encodable
 MARKS = ("<tool_call>", "</tool_call>")  # of one token in vocabularies of models that were trained with them
 
 
+SPACES = ("", " ", "  ")  # before a line of a vocabulary that begins every text with one
+
+
 class CallFormat(ABC):
     """A call is an opening, what `read` reads, and `closing`. Grammars are parts of rules in llguidance's Lark."""
 
@@ -86,9 +89,7 @@ class Coded(CallFormat):
 
     def openings(self, names: Sequence[str]) -> list[str]:
         return [
-            f"{name}\n{space}```python\ntool_call("
-            for name in sorted(names, key=len, reverse=True)
-            for space in ("", " ")
+            f"{name}\n{space}```python\ntool_call(" for name in sorted(names, key=len, reverse=True) for space in SPACES
         ]
 
     def read(self, opening: str, inside: str) -> tuple[str, dict[str, Any]] | None:
