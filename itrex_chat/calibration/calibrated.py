@@ -8,10 +8,12 @@ from tqdm import tqdm
 
 from itrex_chat.calibration import keeping
 from itrex_chat.calibration.driver import BlockWise
-from itrex_chat.calibration.texts import reading, texts_of
+from itrex_chat.calibration.texts import WINDOW, reading, texts_of
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.foundation import files
 from itrex_chat.foundation.digests import sha256
+from itrex_chat.foundation.errors import CheckpointError
+from itrex_chat.foundation.language import _
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.settings.recipe import Quantization
 
@@ -26,11 +28,23 @@ class Calibrated:
         quantization: Quantization,
         encode: Callable[[str], list[int]],
     ):
-        self._texts, self._reading = texts_of(quantization), reading(quantization, encode)
+        config = checkpoint.decoder
+        self._texts = texts_of(quantization)
+        self._reading = reading(quantization, encode, min(WINDOW, config.context_length))
+        if (largest := max(map(max, self._reading.windows))) >= config.vocab_size:
+            raise CheckpointError(
+                _(
+                    "{name} has the token {largest}, which a vocabulary of {count} does not have: it was "
+                    "made for another model.",
+                    name=_("The tokenizer"),
+                    largest=largest,
+                    count=config.vocab_size,
+                )
+            )
         self._blocks = BlockWise(checkpoint, treatments, self._reading.windows)
         self._kept: dict[int, Path] = {}
         self._begun = False
-        self._shape = sum(self._reading.tokens.values()), checkpoint.decoder.hidden_size
+        self._shape = sum(self._reading.tokens.values()), config.hidden_size
 
     def tensors(self, treatment: Treatment, bar: tqdm) -> dict[str, torch.Tensor]:
         """What the artifact stores of a matrix, in the order of the blocks."""

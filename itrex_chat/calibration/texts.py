@@ -55,14 +55,17 @@ class Reading:
     tokens: dict[str, int]
 
 
-def reading(quantization: Quantization, encode: Callable[[str], list[int]]) -> Reading:
-    """What a quantization reads of its texts: `calibration_tokens` in all, or what there is; of each text an equal part,
-    spread over it, and more where others have less. Raises RecipeError where there are too few to calibrate on."""
+def reading(quantization: Quantization, encode: Callable[[str], list[int]], window: int = WINDOW) -> Reading:
+    """What a quantization reads of its texts, in windows of so many tokens: `calibration_tokens` in all, or what there is.
+
+    Of each text an equal part is read, spread over it, and more where others have less. Raises RecipeError where there are too
+    few to calibrate on.
+    """
     left, taken, found = quantization.calibration_tokens, dict[str, int](), list[list[int]]()
     texts = {text.sha256: text for text in texts_of(quantization)}.values()
     encoded = sorted(((text.sha256, encode(text.text)) for text in texts), key=lambda pair: (len(pair[1]), pair[0]))
     for number, (name, ids) in enumerate(encoded):
-        chosen = list(_spread(ids, max(1, left // (len(encoded) - number) // WINDOW)))
+        chosen = list(_spread(ids, max(1, left // (len(encoded) - number) // window), window))
         taken[name] = sum(map(len, chosen))
         left -= taken[name]
         found += chosen
@@ -77,13 +80,13 @@ def reading(quantization: Quantization, encode: Callable[[str], list[int]]) -> R
     return Reading(found, taken)
 
 
-def _spread(ids: list[int], count: int) -> Iterator[list[int]]:
+def _spread(ids: list[int], count: int, window: int) -> Iterator[list[int]]:
     """Up to so many whole windows, evenly spread; a text that is shorter than one is a window of its own."""
-    there = max(1, len(ids) // WINDOW)
+    there = max(1, len(ids) // window)
     for number in range(min(count, there)):
-        start = number * there // min(count, there) * WINDOW
-        if window := ids[start : start + WINDOW]:
-            yield window
+        start = number * there // min(count, there) * window
+        if part := ids[start : start + window]:
+            yield part
 
 
 def _text(path: Path) -> CalibrationText:
