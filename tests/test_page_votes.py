@@ -222,5 +222,14 @@ def test_what_a_runs_settings_would_not_tell_is_not_kept(server, runs):
         name = server.chat(**more)["id"]
         status, _headers, told = server.ask("/page/runs", {"rounds": [[name]]})
         assert (status, told["error"]["code"]) == (404, "answer_not_found"), more
+    called = {"id": "1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": "", "tool_calls": [called]},
+        {"role": "tool", "tool_call_id": "1", "content": "noon"},
+    ]
+    status, _headers, told = server.ask("/v1/chat/completions", {"model": INT4, "messages": turns, "max_tokens": 4})
+    if status == 200:  # a model without a form for results refuses them
+        assert server.ask("/page/runs", {"rounds": [[told["id"]]]})[0] == 404
     name = server.chat(stop=None, presence_penalty=0, temperature=0.7)["id"]
     assert server.ask("/page/runs", {"rounds": [[name]]})[0] == 200 and len(list(runs.iterdir())) == before + 1

@@ -46,7 +46,7 @@ class KeptAnswers:
     ) -> None:
         """Keep what was answered to `messages`, unless a run could not tell how it was asked. `began`: when, as
         `time.perf_counter` says it."""
-        if not _told(asked) or len(responses) != 1:
+        if not _told(asked) or len(responses) != 1 or any(each.calls or each.role == "tool" for each in messages):
             return
         [response], wall = responses, time.perf_counter() - began
         seconds = response.share or wall / max(group.together, 1)
@@ -93,7 +93,11 @@ class KeptAnswers:
 
 def _told(asked: ChatRequest) -> bool:
     others = type(asked).model_fields.items()
-    return all(getattr(asked, name) == field.get_default() for name, field in others if name not in TOLD)
+    return all(
+        getattr(asked, name) == field.get_default(call_default_factory=True)
+        for name, field in others
+        if name not in TOLD
+    )
 
 
 def _size(made: Made) -> int:
