@@ -254,6 +254,29 @@ def test_a_page_in_place_of_a_file_is_told(hub, home, name):
 
 
 @on_both
+@pytest.mark.parametrize(
+    "headers",
+    [{"Location": "http://[/"}, {"Location": "http://127.0.0.1:99999999/"}, {"Location": "file:///etc/passwd"}],
+)
+def test_a_hub_that_sends_us_to_no_address_is_told(hub, home, name, headers):
+    hub.refusals = [Refusal(302, headers)] * 3
+    assert refused(name, home).startswith(f"{TITLES[name]} gave an answer that cannot be understood (")
+
+
+@on_both
+@pytest.mark.parametrize(
+    "turn", [{"files": 3}, {"files": [{"rfilename": 1, "Path": 1}]}, {"files": [None]}, [], None, "text", {"sha": []}]
+)
+def test_a_listing_of_anything_else_is_told(hub, home, name, turn):
+    files = turn.get("files") if isinstance(turn, dict) else None
+    hub.refusals = [
+        Refusal(200, {}, turn | {"siblings": files, "Data": {"Files": files}} if isinstance(turn, dict) else turn)
+    ]
+    told = refused(name, home)
+    assert "cannot be understood (" in told or "holds no model to work with" in told
+
+
+@on_both
 def test_a_disk_that_becomes_full_is_told_and_what_came_is_kept(hub, home, name, monkeypatch):
     write, written = Partial.write, itertools.count()
 
@@ -433,10 +456,12 @@ def test_offline_asks_nothing_of_the_network(hub, home, name, monkeypatch):
 
 
 def test_offline_takes_what_hugging_faces_cache_has(hub, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "Unset HF_HUB_OFFLINE to download it" in refused("huggingface", home)
     hugging_face_cache(tmp_path)
-    monkeypatch.setenv("ITREX_CHAT_OFFLINE", "1")
     assert download("huggingface", home) == MODEL
     assert hub.questions == 0 and hub.transfers == []
+    assert download("modelscope", home) == MODEL and hub.questions  # which that says nothing of
 
 
 def test_a_download_is_one_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):

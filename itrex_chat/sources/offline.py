@@ -6,31 +6,36 @@ from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 
-VARIABLES = ("ITREX_CHAT_OFFLINE", "HF_HUB_OFFLINE")
+VARIABLE, OF_HUGGING_FACE = "ITREX_CHAT_OFFLINE", "HF_HUB_OFFLINE"
 NO = ("", "0", "false", "no", "off")
 
 
-def is_asked_for() -> bool:
-    """Whether nothing may be asked of the network."""
-    return any(os.environ.get(variable, "").lower() not in NO for variable in VARIABLES)
+def is_asked_for(hub: str = "") -> bool:
+    """Whether nothing may be asked of the network, or of this hub."""
+    return _is_set(VARIABLE) or hub == "huggingface" and _is_set(OF_HUGGING_FACE)
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() not in NO
 
 
 def lacking(name: str, count: int = 0, size: int = 0) -> SourceError:
     """What cannot be had without the network."""
+    fields = {"name": name, "variable": VARIABLE if _is_set(VARIABLE) else OF_HUGGING_FACE}
     if count:
         return SourceError(
             _(
                 "{name} is not whole on this machine, and the network is not to be used: {count} files are missing ({size}). "
-                "Unset ITREX_CHAT_OFFLINE and HF_HUB_OFFLINE to download them.",
-                name=name,
+                "Unset {variable} to download them.",
                 count=count,
                 size=readable(size),
+                **fields,
             )
         )
     return SourceError(
         _(
-            "{name} is not on this machine, and the network is not to be used. Unset ITREX_CHAT_OFFLINE and HF_HUB_OFFLINE "
+            "{name} is not on this machine, and the network is not to be used. Unset {variable} "
             "to download it, or name a local folder with --model FOLDER.",
-            name=name,
+            **fields,
         )
     )
