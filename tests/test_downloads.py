@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_a_large_file_comes_in_ranges_and_nothing_comes_twice(hub, home, name):
     assert download(name, home) == MODEL
     assert len([transfer for transfer in hub.transfers if transfer.name == WEIGHTS]) == 3
     assert sent(hub) == SIZE
+
+
+@on_both
+def test_who_has_nothing_left_takes_half_of_a_slow_range(hub, home, name, monkeypatch):
+    monkeypatch.setattr(hubs, "PACE", replace(PACE, worth_dividing=0.2))
+    hub.rate = 4e6
+    assert download(name, home) == MODEL
+    starts = sorted(transfer.start for transfer in hub.transfers if transfer.name == WEIGHTS)
+    assert starts[0] == 0 and len(set(starts)) > 3
 
 
 @on_both
@@ -512,6 +522,14 @@ def test_the_hubs_own_programs_download_from_the_stand_in(hub, tmp_path, name):
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in MODEL} == MODEL
     assert hub.questions and hub.leaks == []
+
+
+def test_random_faults_end_whole_or_with_a_sentence():
+    """The benchmark, a little of it; it counts what comes twice, after kills too."""
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "download_faults.py"
+    done = subprocess.run([sys.executable, script, "--downloads", "3", "--seed", "8"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\n") == 4 and "3 downloads ended whole" in done.stdout
 
 
 @pytest.mark.parametrize(
