@@ -24,13 +24,13 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from itrex_chat.foundation import files, stored
+from itrex_chat.foundation import files, offline, stored
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import lasting
 from itrex_chat.settings.recipe import SourceSpec
-from itrex_chat.sources import offline, other_caches, selection
+from itrex_chat.sources import other_caches, selection
 from itrex_chat.sources.digests import DigestMemo
 from itrex_chat.sources.pace import Pace
 

@@ -1,5 +1,6 @@
 """Without the network because the user wants it so."""
 
+import argparse
 import os
 
 from itrex_chat.foundation.errors import SourceError
@@ -8,6 +9,16 @@ from itrex_chat.foundation.units import readable
 
 VARIABLE, OF_HUGGING_FACE = "ITREX_CHAT_OFFLINE", "HF_HUB_OFFLINE"
 NO = ("", "0", "false", "no", "off")
+
+
+class Offline(argparse.Action):
+    """An option for commands: nothing is asked of the network in this process and those that it starts."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: object):
+        super().__init__(option_strings, dest, nargs=0, help=str(options.get("help", "")))
+
+    def __call__(self, *_of_the_parser: object) -> None:
+        os.environ[VARIABLE] = "1"
 
 
 def is_asked_for(hub: str = "") -> bool:
