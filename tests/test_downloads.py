@@ -14,6 +14,7 @@ from certificates import certificate
 from standin_hub import FAILED, OVERLOADED, REPOSITORY, Refusal, StandinHub, StandinServer
 from standin_proxy import StandinProxy
 
+from itrex_chat import pull
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.settings.recipe import SourceSpec
 from itrex_chat.sources import hubs, meter, web
@@ -463,6 +464,13 @@ def test_offline_asks_nothing_of_the_network(hub, home, name, monkeypatch):
     next(home.rglob(WEIGHTS)).unlink()
     assert "1 files are missing (9 MB)" in refused(name, home)
     assert hub.questions == asked
+
+
+def test_a_command_can_be_told_to_stay_offline(hub, home, monkeypatch, capsys):
+    monkeypatch.setenv("ITREX_CHAT_CACHE", str(home))
+    monkeypatch.setenv("ITREX_CHAT_OFFLINE", "")  # the option sets it
+    assert pull.main([REPOSITORY, "--offline"]) == 1
+    assert "the network is not to be used" in capsys.readouterr().err and hub.questions == 0
 
 
 def test_offline_takes_what_hugging_faces_cache_has(hub, home, tmp_path, monkeypatch):
