@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from certificates import certificate
 from standin_hub import FAILED, OVERLOADED, REPOSITORY, Refusal, StandinHub, StandinServer
 from standin_proxy import StandinProxy
 
+from itrex_chat import pull
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.settings.recipe import SourceSpec
 from itrex_chat.sources import hubs, meter, web
@@ -86,6 +88,15 @@ def test_a_large_file_comes_in_ranges_and_nothing_comes_twice(hub, home, name):
     assert download(name, home) == MODEL
     assert len([transfer for transfer in hub.transfers if transfer.name == WEIGHTS]) == 3
     assert sent(hub) == SIZE
+
+
+@on_both
+def test_who_has_nothing_left_takes_half_of_a_slow_range(hub, home, name, monkeypatch):
+    monkeypatch.setattr(hubs, "PACE", replace(PACE, worth_dividing=0.2))
+    hub.rate = 4e6
+    assert download(name, home) == MODEL
+    starts = sorted(transfer.start for transfer in hub.transfers if transfer.name == WEIGHTS)
+    assert starts[0] == 0 and len(set(starts)) > 3
 
 
 @on_both
@@ -251,6 +262,29 @@ def test_a_file_that_changed_at_the_hub_is_no_download(hub, home, name):
 def test_a_page_in_place_of_a_file_is_told(hub, home, name):
     hub.weather = lambda: setattr(hub, "page", b"<html>Please log in</html>")
     assert "cannot be understood (a page came in place of " in refused(name, home)
+
+
+@on_both
+@pytest.mark.parametrize(
+    "headers",
+    [{"Location": "http://[/"}, {"Location": "http://127.0.0.1:99999999/"}, {"Location": "file:///etc/passwd"}],
+)
+def test_a_hub_that_sends_us_to_no_address_is_told(hub, home, name, headers):
+    hub.refusals = [Refusal(302, headers)] * 3
+    assert refused(name, home).startswith(f"{TITLES[name]} gave an answer that cannot be understood (")
+
+
+@on_both
+@pytest.mark.parametrize(
+    "turn", [{"files": 3}, {"files": [{"rfilename": 1, "Path": 1}]}, {"files": [None]}, [], None, "text", {"sha": []}]
+)
+def test_a_listing_of_anything_else_is_told(hub, home, name, turn):
+    files = turn.get("files") if isinstance(turn, dict) else None
+    hub.refusals = [
+        Refusal(200, {}, turn | {"siblings": files, "Data": {"Files": files}} if isinstance(turn, dict) else turn)
+    ]
+    told = refused(name, home)
+    assert "cannot be understood (" in told or "holds no model to work with" in told
 
 
 @on_both
@@ -432,11 +466,20 @@ def test_offline_asks_nothing_of_the_network(hub, home, name, monkeypatch):
     assert hub.questions == asked
 
 
+def test_a_command_can_be_told_to_stay_offline(hub, home, monkeypatch, capsys):
+    monkeypatch.setenv("ITREX_CHAT_CACHE", str(home))
+    monkeypatch.setenv("ITREX_CHAT_OFFLINE", "")  # the option sets it
+    assert pull.main([REPOSITORY, "--offline"]) == 1
+    assert "the network is not to be used" in capsys.readouterr().err and hub.questions == 0
+
+
 def test_offline_takes_what_hugging_faces_cache_has(hub, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "Unset HF_HUB_OFFLINE to download it" in refused("huggingface", home)
     hugging_face_cache(tmp_path)
-    monkeypatch.setenv("ITREX_CHAT_OFFLINE", "1")
     assert download("huggingface", home) == MODEL
     assert hub.questions == 0 and hub.transfers == []
+    assert download("modelscope", home) == MODEL and hub.questions  # which that says nothing of
 
 
 def test_a_download_is_one_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
@@ -487,6 +530,14 @@ def test_the_hubs_own_programs_download_from_the_stand_in(hub, tmp_path, name):
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name in MODEL} == MODEL
     assert hub.questions and hub.leaks == []
+
+
+def test_random_faults_end_whole_or_with_a_sentence():
+    """The benchmark, a little of it; it counts what comes twice, after kills too."""
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "download_faults.py"
+    done = subprocess.run([sys.executable, script, "--downloads", "3", "--seed", "8"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("\n") == 4 and "3 downloads ended whole" in done.stdout
 
 
 @pytest.mark.parametrize(

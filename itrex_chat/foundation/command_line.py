@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from itrex_chat.foundation import files, starting
+from itrex_chat.foundation import files, offline, starting
 from itrex_chat.foundation.errors import ItrexChatError
 from itrex_chat.foundation.harmless import encodable, for_terminal, tell
 from itrex_chat.foundation.language import _
@@ -129,7 +129,7 @@ def invocation(verb: str) -> str:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """`--set KEY VALUE`, any number of times."""
+    """`--set KEY VALUE`, any number of times, and `--offline`: what all commands that take models have."""
     parser.add_argument(
         "--set",
         nargs=2,
@@ -138,6 +138,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar=("KEY", "VALUE"),
         dest="settings",
         help=_("override a key of the recipe, such as: quantization.group_size 64"),
+    )
+    parser.add_argument(
+        "--offline", action=offline.Offline, help=_("ask nothing of the network (as ITREX_CHAT_OFFLINE=1)")
     )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 from itrex_chat.sources import failures, selection
 from itrex_chat.sources.failures import HubFailure, Place
-from itrex_chat.sources.web import Web, of_modelscope
+from itrex_chat.sources.web import Web, number, of_modelscope
 
 PLAIN_NAME = re.compile(r"\w[\w.+-]{0,150}")  # of a file at the top level
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -159,9 +159,9 @@ def _list_huggingface(web: Web, repository: str, revision: str) -> tuple[str | N
         if file["size"] is None:  # a mirror's
             address = _in_huggingface(repository, commit or revision or "main", name)
             with web.get(address, _huggingface_secret(), method="HEAD") as response:
-                size = response.headers.get("X-Linked-Size") or response.headers.get("Content-Length") or ""
+                size = response.headers.get("X-Linked-Size") or response.headers.get("Content-Length")
                 etag = response.headers.get("X-Linked-Etag") or response.headers.get("ETag") or ""
-                file["size"] = int(size) if size.isdigit() else None
+                file["size"] = number(size)
                 file["digest"] = file["digest"] or etag.removeprefix("W/").strip('"').lower()
     return commit, _checked(found)
 

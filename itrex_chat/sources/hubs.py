@@ -24,13 +24,13 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from itrex_chat.foundation import files, stored
+from itrex_chat.foundation import files, offline, stored
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import lasting
 from itrex_chat.settings.recipe import SourceSpec
-from itrex_chat.sources import offline, other_caches, selection
+from itrex_chat.sources import other_caches, selection
 from itrex_chat.sources.digests import DigestMemo
 from itrex_chat.sources.pace import Pace
 
@@ -133,7 +133,7 @@ def _ask(spec: SourceSpec, known: dict | None) -> dict:
     """What the hub has at the commit that is known, else at the revision: the record to be."""
     repository = _repository(spec)
     pinned = known["origin"]["commit"] if known else None
-    if offline.is_asked_for():
+    if offline.is_asked_for(spec.hub):
         found = known or other_caches.record(spec.hub, repository, spec.revision)
         if found is None:
             raise offline.lacking(repository)
@@ -201,7 +201,7 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
         missing = _missing(folder, listed)
     if not missing:
         return
-    if offline.is_asked_for():
+    if offline.is_asked_for(spec.hub):
         raise offline.lacking(repository, len(missing), sum(file["size"] for file in missing.values()))
     size = sum(file["size"] for file in missing.values())
     tell(
@@ -264,6 +264,8 @@ def _elsewhere(spec: SourceSpec, missing: dict) -> tuple[SourceSpec, str | None]
     """The other hub and its commit, if it lists the missing files with the same sizes and SHA-256."""
     from itrex_chat.sources import failures, web
 
+    if offline.is_asked_for(OTHER[spec.hub]):
+        return None
     other, pace = SourceSpec(hub=OTHER[spec.hub], modelscope=spec.modelscope, huggingface=spec.huggingface), _pace()
     try:
         line = web.Web(pace.silence)

@@ -28,7 +28,7 @@ def use(spec: SourceSpec, folder: Path, missing: dict[str, dict], memo: DigestMe
             continue
         for other in _folders(spec):
             path = other / name
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, RuntimeError):  # the latter is what a loop of links gives
                 real = path.resolve(strict=True)
                 if real.is_file() and real.stat().st_size == file["size"] and _has(real, file["digest"], memo):
                     _link(real, folder / name)
@@ -63,7 +63,7 @@ def record(hub: str, repository: str, revision: str) -> dict | None:
             if not NAMED_BY_CONTENT.fullmatch(blob.name):
                 return None
             listed[name] = {"size": blob.stat().st_size, "digest": blob.name}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):
         return None
     return {"origin": {"commit": commit}, "files": listed}
 

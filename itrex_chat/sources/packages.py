@@ -15,14 +15,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from itrex_chat.foundation import files, progress
+from itrex_chat.foundation import files, offline, progress
 from itrex_chat.foundation.digests import CHUNK
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
 from itrex_chat.settings.recipe import Package
-from itrex_chat.sources import offline
 from itrex_chat.sources.digests import DigestMemo
 
 MOST_INFLATED = 4  # bytes unpacked for each of the archive: weights are hardly compressible

@@ -26,11 +26,11 @@ from itrex_chat.sources.failures import HubFailure, damaged
 from itrex_chat.sources.meter import Meter
 from itrex_chat.sources.pace import Pace
 from itrex_chat.sources.partial import Partial
-from itrex_chat.sources.web import Web, body_of, of_modelscope, origin
+from itrex_chat.sources.web import Web, body_of, number, of_modelscope, origin
 
 CHUNK = 1 << 18  # bytes
 SMALLEST_RANGE = 4 << 20
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 DOUBTS = 4  # tries of what a hub denies although it has listed it
 DOUBTFUL = (failures.REPOSITORY, failures.MISSING_FILE, failures.STRANGE)
 
@@ -284,9 +284,9 @@ class Transfer:
                 raise HubFailure(failures.UNREACHABLE, _("another range came"))
             partial.ranged = True
             return int(told[1])
-        length = response.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) != partial.size and "Content-Encoding" not in response.headers:
-            if "html" in response.headers.get("Content-Type", "") or int(length) < 1 << 16:
+        length = number(response.headers.get("Content-Length"))
+        if length not in (None, partial.size) and "Content-Encoding" not in response.headers:
+            if "html" in response.headers.get("Content-Type", "") or length < 1 << 16:
                 body = body_of(response)
                 if body.get("Success") is False:
                     raise of_modelscope(body, 200) or HubFailure(failures.BUSY, status=200)

@@ -53,7 +53,7 @@ class Web:
 
         Whatever goes wrong until the block ends is a HubFailure, as are statuses of 400 and above.
         """
-        home, response = origin(address), None
+        home, response, given = origin(address), None, False
         try:
             for _number in range(MOST_REDIRECTS):
                 told = dict(headers or {}) | (dict(secret) if origin(address) == home else {})
@@ -85,6 +85,7 @@ class Web:
                 if origin(address) != home and refused.status != 416:  # another host knows nothing of repositories
                     refused.kind = failures.BUSY
                 raise refused
+            given = True
             yield response
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise _failure(error) from error
@@ -92,8 +93,8 @@ class Web:
             if isinstance(error, (ConnectionError, TimeoutError)):
                 raise _failure(error) from error
             raise
-        except ValueError as error:  # of what the environment says, before there was an answer
-            if response is not None:
+        except ValueError as error:  # of an address that the environment or a hub gives
+            if given:
                 raise
             raise HubFailure(
                 failures.PROXY if "SOCKS" in str(error) else failures.STRANGE, _without_login(words(error))
@@ -106,13 +107,18 @@ class Web:
         """What JSON the address gives."""
         with self.get(address, secret) as response:
             body = response.raw.read(LARGEST_ANSWER + 1, decode_content=True)
-            expected = response.headers.get("Content-Length", "")
-            if expected.isdigit() and len(body) < int(expected) and "Content-Encoding" not in response.headers:
+            expected = number(response.headers.get("Content-Length"))
+            if expected is not None and len(body) < expected and "Content-Encoding" not in response.headers:
                 raise HubFailure(failures.UNREACHABLE, "the answer ended early")
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise HubFailure(failures.STRANGE, words(error)) from None
+
+
+def number(told: str | None) -> int | None:
+    """A size in a header; None for anything else."""
+    return int(told) if told and re.fullmatch("[0-9]{1,18}", told) else None
 
 
 def body_of(response: requests.Response) -> dict:
@@ -219,7 +225,7 @@ def _wait(headers: Mapping[str, str]) -> float:
         wait = float(told)
         return wait if 0 < wait < math.inf else 0.0
     except ValueError:
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
             return max(0.0, email.utils.parsedate_to_datetime(told).timestamp() - time.time())
     limit = re.search(r";\s*r=0\s*;\s*t=(\d{1,6})", headers.get("RateLimit", ""))
     return float(limit[1]) if limit else 0.0

@@ -6,7 +6,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from itrex_chat.foundation import death, files, progress
+from itrex_chat.foundation import death, files, offline, progress
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.language import _
 
@@ -48,6 +48,14 @@ class Steps:
 
     def install(self, name: str, arguments: list[str], count: int | None = None) -> None:
         """`pip install` with a bar over the packages it collects. Raises EngineError with pip's own reason."""
+        if offline.is_asked_for():
+            raise EngineError(
+                _(
+                    "ITREX's packages are not on this machine, and the network is not to be used. Unset {variable} to "
+                    "install them.",
+                    variable=offline.VARIABLE,
+                )
+            )
         with self.log.open("a", encoding="utf-8") as log:
             pip = subprocess.Popen(
                 [
