@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from executors import InProcess
+from executors import InProcess, Watched
 from moments import PATIENCE
 from run_schemas import keeps_its_schemas
 
@@ -18,6 +18,7 @@ from itrex_chat import merge as merging_verb
 from itrex_chat.comparison import compare_runs
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.errors import RecipeError, RunError
+from itrex_chat.quality import measuring
 from itrex_chat.report.sentences import remarks
 from itrex_chat.runs.asking import ask
 from itrex_chat.runs.merging import merge
@@ -267,11 +268,11 @@ def test_processes_that_are_told_their_shard_make_the_run(models, home, tmp_path
 
     whole = started("--out", str(tmp_path / "whole"))
     assert whole.communicate(timeout=PATIENCE) and whole.returncode == 0
-    shards = [started("--shard", f"{number}/3", "--out", str(tmp_path / f"part{number}")) for number in range(1, 4)]
+    shards = [started("--shard", f"{number}/2", "--out", str(tmp_path / f"part{number}")) for number in range(1, 3)]
     for process in shards:
         error = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == 0, error
-    assert merging_verb.main([*(str(tmp_path / f"part{n}") for n in range(1, 4)), "--out", str(tmp_path / "run")]) == 0
+    assert merging_verb.main([*(str(tmp_path / f"part{n}") for n in range(1, 3)), "--out", str(tmp_path / "run")]) == 0
     assert said(RunRecord.read(tmp_path / "run")) == said(RunRecord.read(tmp_path / "whole"))
 
 
@@ -286,3 +287,16 @@ def test_a_run_that_goes_on_where_another_machine_began_it_says_so(recipe_list, 
     [name] = record.content.machines
     assert [answer.machine for answer in record.answers] == [None] * (len(lines) - 1) + [name]
     assert dataclasses.replace(record.answers[-1], machine=None).as_dict().keys() == json.loads(lines[-1]).keys()
+
+
+def test_parts_of_a_measurement_fill_a_cache_that_the_whole_one_only_puts_together(recipe_list, text):
+    [recipe, _other] = recipe_list
+    parts = [
+        measuring.measure(recipe, "fp32", ["int4"], [], [text], 600, InProcess(), shard=Shard(number, 2))
+        for number in (1, 2)
+    ]
+    assert [len(part.passages) for part in parts] == [1, 1]
+    executor = Watched()
+    whole = measuring.measure(recipe, "fp32", ["int4"], [], [text], 600, executor)
+    assert executor.done() == [("plan_scoring", None)]
+    assert whole.variants[0].corpora[0].positions == 598 == sum(part.variants[0].corpora[0].positions for part in parts)

@@ -46,7 +46,7 @@ def connected(address: str) -> Iterator[None]:
             configure_logging=False,
             **({} if named else {"include_dashboard": False}),
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         raise RunError(_unreachable(named, error)) from None
     _silence()
     try:
