@@ -174,4 +174,4 @@ def test_the_front_line_has_whoever_is_beaten_by_nothing_with_as_few_bits():
     speeds = {"4.5": {"median": 7.0, "p25": 6.0, "p75": 8.0, "count": 3}}
     table = markdown({"rows": rows, "about": about}, speeds)
     assert "worse has 1.00 [1.00, 1.00] on a text like the training" in table
-    assert table.count("| 7 (6–8) |") == 2 and "small; large" in table and "[0.0400, …]" in table
+    assert table.count("| 7 (6–8) |") == 2 and "small; large" in table and "[0.04000, …]" in table

@@ -27,7 +27,7 @@ def markdown(compared: dict, speeds: dict) -> str:
         row, cells = rows[name], []
         for text in TEXTS:
             theirs, ours = row["theirs"][text], row["ours"][text]["kld_mean"]
-            cells += [f"{theirs['mean']:.4f} ± {theirs['error']:.4f}", _interval(ours, "{:.4f}")]
+            cells += [f"{theirs['mean']:.5f} ± {theirs['error']:.5f}", _interval(ours, "{:.5f}")]
         cells += [_interval(row["ours"][text]["same_top"], "{:.1%}") for text in TEXTS]
         speed = speeds.get(row["format"])
         cells += [f"{row['bits']:.2f}", f"{row['bytes'] / 1e6:.1f}"]

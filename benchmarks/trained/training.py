@@ -55,7 +55,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    steps: int = 2000
+    steps: int = 4200
     rows: int = 2
     length: int = 512
     rate: float = 1e-3
