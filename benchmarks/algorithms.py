@@ -15,7 +15,8 @@ from itrex_chat.quality import measuring, metrics
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Measured
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.recipe import ALGORITHMS, CALIBRATED, Recipe
+from itrex_chat.settings.quantization import ALGORITHMS, CALIBRATED
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant
 
 

@@ -35,7 +35,7 @@ CHILD = """
 import json, mmap, struct, sys
 from pathlib import Path
 from itrex_chat.foundation.errors import ItrexChatError
-from itrex_chat.settings.recipe import SourceSpec
+from itrex_chat.settings.source_spec import SourceSpec
 from itrex_chat.sources import hubs
 from itrex_chat.sources.pace import Pace
 from itrex_chat.sources.partial import Partial

@@ -17,7 +17,7 @@ from itrex_chat.foundation.language import _, speaking
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.foundation.units import readable
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.recipe import HUBS, REPOSITORY
+from itrex_chat.settings.source_spec import HUBS, REPOSITORY
 
 if TYPE_CHECKING:
     from itrex_chat.artifacts import Artifact

@@ -18,7 +18,8 @@ from itrex_chat.foundation.language import _
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.engine_options import engines_in
-from itrex_chat.settings.recipe import CALIBRATED, Recipe
+from itrex_chat.settings.quantization import CALIBRATED
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import ENGINES, NATIVE, Variant
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings import options
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.kv_cache import FORMATS
-from itrex_chat.settings.recipe import Quantization, Recipe
+from itrex_chat.settings.quantization import Quantization
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import DENSE
 from itrex_chat.sweeps.grid import GRID, label
 

@@ -28,7 +28,7 @@ from itrex_chat.quantization.rtn import integer_range, quantize_rows
 from itrex_chat.quantization.search import searched_rows
 from itrex_chat.settings import questions
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.recipe import ALGORITHMS, Quantization
+from itrex_chat.settings.quantization import ALGORITHMS, CALIBRATED, Quantization
 
 GROUP = 32
 
@@ -230,7 +230,7 @@ def test_every_algorithm_makes_an_artifact_and_gptq_is_nearer_to_the_model(famil
     wanted = logits(load_dense(checkpoint, "fp32"))
     keys, errors = set(), {}
     for algorithm in ALGORITHMS:
-        texts_wanted = ["quantization.calibration", f"[{book}]"] if algorithm in recipes.CALIBRATED else []
+        texts_wanted = ["quantization.calibration", f"[{book}]"] if algorithm in CALIBRATED else []
         texts_wanted += ["quantization.calibration_tokens", "2048"]
         recipe = recipes.load(str(models(family)), ["quantization.algorithm", algorithm, *texts_wanted])
         artifact = obtain(recipe).artifact

@@ -16,7 +16,7 @@ from standin_proxy import StandinProxy
 
 from itrex_chat import pull
 from itrex_chat.foundation.errors import SourceError
-from itrex_chat.settings.recipe import SourceSpec
+from itrex_chat.settings.source_spec import SourceSpec
 from itrex_chat.sources import hubs, meter, web
 from itrex_chat.sources.digests import DigestMemo
 from itrex_chat.sources.pace import Pace

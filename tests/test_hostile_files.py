@@ -26,6 +26,7 @@ from itrex_chat.runs.display import Display
 from itrex_chat.runs.record import ANSWERS, RUN, RunRecord
 from itrex_chat.settings import questions
 from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.source_spec import SourceSpec
 
 
 def made(folder, *settings):
@@ -272,7 +273,7 @@ def test_a_model_s_place_that_is_no_file_is_a_sentence_and_not_waited_for(tmp_pa
         unreadable(path, kind)
     with pytest.raises(SourceError):
         sources.local(path)
-    source = recipes.SourceSpec(path=str(path))
+    source = SourceSpec(path=str(path))
     assert ArtifactStore().made_from(recipes.Recipe("x", source)) is None
 
 

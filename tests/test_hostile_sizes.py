@@ -13,7 +13,7 @@ from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.foundation.errors import CheckpointError, RunError, SourceError, TokenizerError
 from itrex_chat.runs.record import ANSWERS, RUN, RunRecord
-from itrex_chat.settings.recipe import Package
+from itrex_chat.settings.source_spec import Package
 from itrex_chat.sources import gguf_header, packages
 
 

@@ -28,7 +28,7 @@ ANSWER = """
 import json, sys, time
 from pathlib import Path
 from itrex_chat.foundation.errors import ItrexChatError
-from itrex_chat.settings.recipe import SourceSpec
+from itrex_chat.settings.source_spec import SourceSpec
 from itrex_chat.sources import hubs
 from itrex_chat.sources.pace import Pace
 for line in sys.stdin:

@@ -31,7 +31,7 @@ from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.memo import stamp
 from itrex_chat.kernels import choose
 from itrex_chat.native.mapping import Mapping
-from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.quantization import Quantization
 
 
 @pytest.fixture(autouse=True)

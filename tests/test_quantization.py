@@ -12,7 +12,7 @@ from itrex_chat.quantization.plan import plan, shards
 from itrex_chat.quantization.rtn import fitting_group_size, quantize_rows
 from itrex_chat.quantization.statistics import summarize
 from itrex_chat.quantization.tensor import QuantizedTensor, packed_words, packed_zeros
-from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.quantization import Quantization
 
 
 class Bar:

@@ -12,7 +12,7 @@ import pytest
 from itrex_chat import sources
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.recipe import Package
+from itrex_chat.settings.source_spec import Package
 from itrex_chat.sources import packages, selection
 from itrex_chat.sources.digests import DigestMemo, sha256
 

@@ -12,7 +12,7 @@ from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
 from itrex_chat.report.sweeps import sweep_page, sweep_verdict
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.quantization import Quantization
 from itrex_chat.sweeps.sweeping import Outcome
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itrex_chat.artifacts.store import ArtifactStore
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings import recipe as recipes
-from itrex_chat.settings.recipe import HUBS, Recipe
+from itrex_chat.settings.recipe import Recipe
+from itrex_chat.settings.source_spec import HUBS
 from itrex_chat.sources import kept
 from itrex_chat.sources.pushed import manifest_in
 

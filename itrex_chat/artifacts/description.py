@@ -5,7 +5,8 @@ from collections import Counter
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.statistics import ALGORITHMS, Statistics
-from itrex_chat.settings.recipe import Quantization, Recipe
+from itrex_chat.settings.quantization import Quantization
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import Source
 
 LOADS = """It loads in transformers with auto-round installed:

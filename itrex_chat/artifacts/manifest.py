@@ -9,7 +9,7 @@ from itrex_chat.foundation import files, stored
 from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
-from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.quantization import Quantization
 
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("key", "created", "name", "family", "variant"), str),

@@ -10,7 +10,8 @@ from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.manifest import NUMERICS_VERSION, content_settings
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
-from itrex_chat.settings.recipe import Quantization, Recipe
+from itrex_chat.settings.quantization import Quantization
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import Source
 from itrex_chat.sources.pushed import manifest_in, refusal
 

@@ -15,7 +15,7 @@ from itrex_chat.foundation.digests import sha256
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization.plan import Treatment
-from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.quantization import Quantization
 
 
 class Calibrated:

@@ -13,7 +13,7 @@ from pathlib import Path
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
-from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.quantization import Quantization
 
 FOLDER = Path(__file__).parent / "texts"
 WINDOW = 512  # tokens that are read together

@@ -7,7 +7,7 @@ from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.neuralchat.arguments import accept
-from itrex_chat.settings.recipe import CALIBRATION_TOKENS, Quantization
+from itrex_chat.settings.quantization import CALIBRATION_TOKENS, Quantization
 
 HARMLESS: dict[str, tuple] = {
     "use_double_quant": (False,),

@@ -10,7 +10,7 @@ from itrex_chat.checkpoints.integers import Packed
 from itrex_chat.foundation.errors import CheckpointError, RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization.rtn import fitting_group_size
-from itrex_chat.settings.recipe import CALIBRATED, WEIGHT_DTYPES, Quantization
+from itrex_chat.settings.quantization import CALIBRATED, WEIGHT_DTYPES, Quantization
 
 SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted run loses little
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from itrex_chat.settings.recipe import GROUP_SIZES, WEIGHT_DTYPES
+from itrex_chat.settings.quantization import GROUP_SIZES, WEIGHT_DTYPES
 
 
 def quantize_rows(weight: torch.Tensor, weight_dtype: str, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,7 +21,7 @@ from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.jobs.answer import Answer
 from itrex_chat.runs.content import FORMAT_VERSION, ModelRun, Run, Spec, VariantRun, checked
-from itrex_chat.settings.recipe import WEIGHT_DTYPES
+from itrex_chat.settings.quantization import WEIGHT_DTYPES
 from itrex_chat.settings.variant import NATIVE, Variant, titled
 
 if TYPE_CHECKING:

@@ -8,18 +8,13 @@ program sees.
 
 import dataclasses
 import os
-import re
-import reprlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
 from yacs.config import CfgNode
 
-from itrex_chat.foundation import yaml_file
-from itrex_chat.foundation.choices import called, did_you_mean, one_of
+from itrex_chat.foundation.choices import did_you_mean, one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import LANGUAGES, _
@@ -28,142 +23,13 @@ from itrex_chat.foundation.yaml_file import read_mapping
 from itrex_chat.settings.about import About
 from itrex_chat.settings.generation import AUTO, GenerationConfig
 from itrex_chat.settings.kv_cache import CacheFormats
+from itrex_chat.settings.overriding import at, merge, nested, parsed, plain
+from itrex_chat.settings.quantization import Quantization
+from itrex_chat.settings.source_spec import HUBS, REPOSITORY, Package, SourceSpec
 
-WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
-ALGORITHMS = ("rtn", "search", "importance", "gptq")
-CALIBRATED = ("importance", "gptq")  # those that go by the inputs that texts give
-CALIBRATION_TOKENS = 65536  # 128 windows
-MOST_CALIBRATION_TOKENS = 1 << 20
-GROUP_SIZES = (32, 64, 128)
-HEADS = ("int8", "int4", "none")
-INTEGERS = ("auto", "stored", "new")
-COMPUTE_DTYPES = ("int8", "bf16", "fp32")
-HUBS = ("modelscope", "huggingface")
 CONTROL_TEXTS = ("literal", "published")
 STORAGES = ("stored", "fp32")
 EMBEDDED = "smollm2-135m"
-REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Package:
-    """A file inside a Python package, used as data: name and version on the index, member and its SHA-256."""
-
-    name: str = ""
-    version: str = ""
-    file: str = ""
-    sha256: str = ""
-
-    def __post_init__(self) -> None:
-        forms = {
-            "name": r"[A-Za-z0-9][\w.-]*",
-            "version": r"\d[\w.!+]*",
-            "file": r"[\w.-][^\0]*",
-            "sha256": r"[0-9a-f]{64}",
-        }
-        for field, form in forms.items():
-            if any(vars(self).values()) and not re.fullmatch(form, getattr(self, field), re.ASCII):
-                raise RecipeError(
-                    _("source.package.{field} cannot be {value!r}.", field=field, value=getattr(self, field))
-                )
-
-
-@dataclass(frozen=True)
-class SourceSpec:
-    """Where a model comes from: a hub's repository, a package's file or a local path.
-
-    An empty `revision` means the hub's default branch, as it is at the first
-    download; the commit found then is recorded and used from then on.
-    """
-
-    hub: str = "modelscope"
-    modelscope: str = ""
-    huggingface: str = ""
-    revision: str = ""
-    path: str = ""
-    package: Package = Package()
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """Weight-only quantization of the linear layers.
-
-    `weight_dtype` int4_fullrange, int4_clip or int8; `group_size` weights of
-    one row share a scale; `head` is the output projection's precision;
-    `compute_dtype` is what activations are multiplied in and does not change
-    the artifact. `keep_layers` are decoder blocks, counted from 0, whose
-    matrices stay as they are stored. `integers` says whose are taken where a
-    checkpoint has some: those that are "stored", or "new" ones; "auto" is
-    "stored" for GPTQ, AWQ and their like with as many bits, else "new".
-    `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
-    least, "importance" weighs what is lost by the inputs that texts give, "gptq" makes up for each weight's error with the
-    weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
-    """
-
-    weight_dtype: str = "int4_fullrange"
-    group_size: int = 32
-    head: str = "int8"
-    compute_dtype: str = "int8"
-    keep_layers: tuple[int, ...] = ()
-    integers: str = "auto"
-    algorithm: str = "rtn"
-    calibration: tuple[str, ...] = ()
-    calibration_tokens: int = CALIBRATION_TOKENS
-
-    @property
-    def bits(self) -> int:
-        return WEIGHT_DTYPES[self.weight_dtype]
-
-    @property
-    def effective_algorithm(self) -> str:
-        """The algorithm that makes a difference: 8 bits are rounded to nearest."""
-        return self.algorithm if self.bits == 4 else "rtn"
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether texts are read."""
-        return self.effective_algorithm in CALIBRATED
-
-    def __post_init__(self) -> None:
-        one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
-        one_of("quantization.group_size", self.group_size, GROUP_SIZES)
-        one_of("quantization.head", self.head, HEADS)
-        one_of("quantization.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
-        one_of("quantization.integers", self.integers, INTEGERS)
-        if any(type(number) is not int or number < 0 for number in self.keep_layers):
-            raise RecipeError(
-                _(
-                    "quantization.keep_layers must be numbers of layers from 0 on, such as [0, 23], not {value!r}.",
-                    value=list(self.keep_layers),
-                )
-            )
-        one_of("quantization.algorithm", self.algorithm, ALGORITHMS)
-        if any(type(path) is not str or not path for path in self.calibration):
-            raise RecipeError(
-                _(
-                    "quantization.calibration must be names of text files, such as [book.txt], not {value!r}.",
-                    value=list(self.calibration),
-                )
-            )
-        if self.calibration and self.algorithm not in CALIBRATED:
-            raise RecipeError(
-                _(
-                    "quantization.calibration is for the algorithms {names}; {algorithm} reads no texts.",
-                    names=", ".join(CALIBRATED),
-                    algorithm=self.algorithm,
-                )
-            )
-        if type(self.calibration_tokens) is not int or not 512 <= self.calibration_tokens <= MOST_CALIBRATION_TOKENS:
-            raise RecipeError(
-                _(
-                    "quantization.calibration_tokens cannot be {value!r}: it is a number from {least} to {most}.",
-                    value=self.calibration_tokens,
-                    least=512,
-                    most=MOST_CALIBRATION_TOKENS,
-                )
-            )
-
-
 MOST_GB = 1_000_000
 
 
@@ -297,7 +163,7 @@ def _check_text(given: str) -> None:
 def overridden(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with keys set as in `load`. Raises RecipeError."""
     node = _defaults()
-    _merge(node, _lists(recipe.as_dict()), recipe.name)
+    merge(node, _lists(recipe.as_dict()), recipe.name)
     return _build(node, recipe.name, settings)
 
 
@@ -325,7 +191,7 @@ def _quantization(values: dict) -> Quantization:
 def read(file: Path, settings: Sequence[str] = ()) -> Recipe:
     """The recipe in `file`, a YAML file; its `source.path` is as seen from the file. Raises RecipeError naming the file and the key."""
     node, given = _defaults(), read_mapping(file, RecipeError)
-    _merge(node, given, str(file))
+    merge(node, given, str(file))
     _locate(node, file.parent)
     return _build(node, file.stem, settings)
 
@@ -347,10 +213,10 @@ def _build(node: CfgNode, name: str, settings: Sequence[str], source: SourceSpec
         raise RecipeError(_("--set takes a key and a value; {key} has no value.", key=settings[-1]))
     for key, text in zip(settings[::2], settings[1::2]):
         _check_text(key + text)
-        value = text if isinstance(_at(node, key), str) else _parsed(text)
-        _merge(node, _nested(key, value), f"--set {key}")
+        value = text if isinstance(at(node, key), str) else parsed(text)
+        merge(node, nested(key, value), f"--set {key}")
     _locate(node, Path())
-    recipe = from_dict(_plain(node))
+    recipe = from_dict(plain(node))
     return replace(recipe, name=recipe.name or name, source=source or recipe.source)
 
 
@@ -375,86 +241,5 @@ def _repository(name: str, settings: Sequence[str]) -> Recipe:
             return recipe
     source = {"source": {"modelscope": name, "huggingface": name}}
     node = _defaults()
-    _merge(node, source, name)
+    merge(node, source, name)
     return _build(node, name.partition("/")[2], settings)
-
-
-def _merge(node: CfgNode, given: dict, where: str) -> None:
-    """Merge plain values into `node`, with yacs checking keys and types."""
-    _check(node, given, where)
-    try:
-        node.merge_from_other_cfg(CfgNode(_quoted(given)))
-    except (KeyError, ValueError, AssertionError, RecursionError, MemoryError) as error:
-        raise RecipeError(_("{where}: {reason}.", where=where, reason=_brief(error))) from None
-
-
-def _check(node: CfgNode, given: dict, where: str, prefix: str = "") -> None:
-    """Name the first key or type that yacs would refuse, and make 1 a float and 1e3 an int where such are meant."""
-    for key, value in given.items():
-        path = f"{prefix}{key}"
-        if key not in node:
-            raise RecipeError(
-                _("{where}: there is no key {key}.{hint}", where=where, key=path, hint=did_you_mean(key, _paths(node)))
-            )
-        wanted = node[key]
-        if isinstance(wanted, float) and type(value) is int:
-            given[key] = value = float(value)
-        if type(wanted) is int and type(value) is float and value.is_integer():
-            given[key] = value = int(value)
-        if isinstance(wanted, CfgNode) and isinstance(value, dict):
-            _check(wanted, value, where, f"{path}.")
-        elif isinstance(wanted, CfgNode) or (wanted is not None and type(value) is not type(wanted)):
-            raise RecipeError(
-                _(
-                    "{where}: {key} must be {kind}, not {value}.",
-                    where=where,
-                    key=path,
-                    kind=called(type(wanted)),
-                    value=reprlib.repr(value),
-                )
-            )
-
-
-def _paths(node: CfgNode) -> list[str]:
-    """The keys of a section, and those in its sections: "chat", "chat.system", …"""
-    inner = [f"{key}.{path}" for key, value in node.items() if isinstance(value, CfgNode) for path in _paths(value)]
-    return [*node, *inner]
-
-
-def _quoted(given: dict) -> dict:
-    """Texts in quotes, which yacs takes off again: without them it would read the text "1.10" as a number."""
-    return {
-        key: _quoted(value) if isinstance(value, dict) else repr(value) if isinstance(value, str) else value
-        for key, value in given.items()
-    }
-
-
-def _at(node: CfgNode, key: str) -> Any:
-    """What is at a key such as "chat.system" now; None where there is no such key."""
-    value: Any = node
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, CfgNode) else None
-    return value
-
-
-def _nested(key: str, value: Any) -> dict:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value
-
-
-def _parsed(text: str) -> Any:
-    """The value of a `--set` where no text is meant: YAML, or the text itself where that is none."""
-    try:
-        return yaml_file.parsed(text)
-    except yaml.YAMLError:
-        return text
-
-
-def _plain(node: CfgNode) -> dict:
-    return {key: _plain(value) if isinstance(value, CfgNode) else value for key, value in node.items()}
-
-
-def _brief(error: Exception) -> str:
-    """An error's own words on one line, without a closing full stop."""
-    return " ".join(str(error.args[0] if error.args else error).split()).rstrip(".")[:300]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
-from itrex_chat.settings.recipe import Quantization, Recipe
+from itrex_chat.settings.quantization import Quantization
+from itrex_chat.settings.recipe import Recipe
 
 NATIVE, ITREX = "native", "itrex"
 ENGINES = (NATIVE, ITREX)

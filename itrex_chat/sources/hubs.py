@@ -29,7 +29,7 @@ from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import lasting
-from itrex_chat.settings.recipe import SourceSpec
+from itrex_chat.settings.source_spec import SourceSpec
 from itrex_chat.sources import other_caches, selection
 from itrex_chat.sources.digests import DigestMemo
 from itrex_chat.sources.pace import Pace

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
-from itrex_chat.settings.recipe import SourceSpec
+from itrex_chat.settings.source_spec import SourceSpec
 from itrex_chat.sources import selection
 from itrex_chat.sources.digests import DigestMemo
 

@@ -21,7 +21,7 @@ from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.units import readable
-from itrex_chat.settings.recipe import Package
+from itrex_chat.settings.source_spec import Package
 from itrex_chat.sources.digests import DigestMemo
 
 MOST_INFLATED = 4  # bytes unpacked for each of the archive: weights are hardly compressible

@@ -1,6 +1,6 @@
 """What a sweep measures unless it is told, and how a quantization is called in it."""
 
-from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.quantization import Quantization
 
 GRID = tuple(
     Quantization(weight_dtype=weight_dtype, group_size=group_size)

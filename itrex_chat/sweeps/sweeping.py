@@ -20,8 +20,9 @@ from itrex_chat.quality.measuring import Corpus
 from itrex_chat.quality.metrics import Positions
 from itrex_chat.settings import questions as question_sets
 from itrex_chat.settings.generation import NO_DRAFTS
+from itrex_chat.settings.quantization import Quantization
 from itrex_chat.settings.questions import Question
-from itrex_chat.settings.recipe import Quantization, Recipe
+from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant, titled
 from itrex_chat.sweeps.grid import label
 

@@ -16,7 +16,7 @@ from itrex_chat.engines.native.streaming import RING
 from itrex_chat.engines.native.weights import DTYPES, kept_as
 from itrex_chat.kernels import Kernel
 from itrex_chat.quantization.rtn import fitting_group_size
-from itrex_chat.settings.recipe import Quantization
+from itrex_chat.settings.quantization import Quantization
 from itrex_chat.settings.variant import BITS
 
 PROGRAM = 600 << 20  # bytes: Python, torch, tokenizer

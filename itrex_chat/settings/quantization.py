@@ -1,0 +1,97 @@
+"""The recipe's section `quantization`: which integers and scales, and who finds them."""
+
+from dataclasses import dataclass
+
+from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.foundation.language import _
+
+WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
+ALGORITHMS = ("rtn", "search", "importance", "gptq")
+CALIBRATED = ("importance", "gptq")  # those that go by the inputs that texts give
+CALIBRATION_TOKENS = 65536  # 128 windows
+MOST_CALIBRATION_TOKENS = 1 << 20
+GROUP_SIZES = (32, 64, 128)
+HEADS = ("int8", "int4", "none")
+INTEGERS = ("auto", "stored", "new")
+COMPUTE_DTYPES = ("int8", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Weight-only quantization of the linear layers.
+
+    `weight_dtype` int4_fullrange, int4_clip or int8; `group_size` weights of
+    one row share a scale; `head` is the output projection's precision;
+    `compute_dtype` is what activations are multiplied in and does not change
+    the artifact. `keep_layers` are decoder blocks, counted from 0, whose
+    matrices stay as they are stored. `integers` says whose are taken where a
+    checkpoint has some: those that are "stored", or "new" ones; "auto" is
+    "stored" for GPTQ, AWQ and their like with as many bits, else "new".
+    `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
+    least, "importance" weighs what is lost by the inputs that texts give, "gptq" makes up for each weight's error with the
+    weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
+    """
+
+    weight_dtype: str = "int4_fullrange"
+    group_size: int = 32
+    head: str = "int8"
+    compute_dtype: str = "int8"
+    keep_layers: tuple[int, ...] = ()
+    integers: str = "auto"
+    algorithm: str = "rtn"
+    calibration: tuple[str, ...] = ()
+    calibration_tokens: int = CALIBRATION_TOKENS
+
+    @property
+    def bits(self) -> int:
+        return WEIGHT_DTYPES[self.weight_dtype]
+
+    @property
+    def effective_algorithm(self) -> str:
+        """The algorithm that makes a difference: 8 bits are rounded to nearest."""
+        return self.algorithm if self.bits == 4 else "rtn"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether texts are read."""
+        return self.effective_algorithm in CALIBRATED
+
+    def __post_init__(self) -> None:
+        one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
+        one_of("quantization.group_size", self.group_size, GROUP_SIZES)
+        one_of("quantization.head", self.head, HEADS)
+        one_of("quantization.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        one_of("quantization.integers", self.integers, INTEGERS)
+        if any(type(number) is not int or number < 0 for number in self.keep_layers):
+            raise RecipeError(
+                _(
+                    "quantization.keep_layers must be numbers of layers from 0 on, such as [0, 23], not {value!r}.",
+                    value=list(self.keep_layers),
+                )
+            )
+        one_of("quantization.algorithm", self.algorithm, ALGORITHMS)
+        if any(type(path) is not str or not path for path in self.calibration):
+            raise RecipeError(
+                _(
+                    "quantization.calibration must be names of text files, such as [book.txt], not {value!r}.",
+                    value=list(self.calibration),
+                )
+            )
+        if self.calibration and self.algorithm not in CALIBRATED:
+            raise RecipeError(
+                _(
+                    "quantization.calibration is for the algorithms {names}; {algorithm} reads no texts.",
+                    names=", ".join(CALIBRATED),
+                    algorithm=self.algorithm,
+                )
+            )
+        if type(self.calibration_tokens) is not int or not 512 <= self.calibration_tokens <= MOST_CALIBRATION_TOKENS:
+            raise RecipeError(
+                _(
+                    "quantization.calibration_tokens cannot be {value!r}: it is a number from {least} to {most}.",
+                    value=self.calibration_tokens,
+                    least=512,
+                    most=MOST_CALIBRATION_TOKENS,
+                )
+            )
