@@ -112,7 +112,8 @@ def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> 
 
     with _told_what_to_free(cache):
         folder, origin = hubs.download(spec, home, refresh)
-    in_use.hold(folder)
+    if folder.is_relative_to(home):
+        in_use.hold(folder)
     if refresh:
         drop_orphans(home / "hubs", folder)
     return _folder(folder, origin)

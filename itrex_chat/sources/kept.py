@@ -35,8 +35,11 @@ def kept(home: Path) -> list[Kept]:
 def drop_orphans(hubs: Path, folder: Path) -> None:
     """Remove the files of a repository's older commits that no revision needs any more and no process uses.
 
-    `folder` is that of one of its commits. Nothing is removed while another process downloads from the repository.
+    `folder` is that of one of its commits. Nothing is removed while another process downloads from the repository, nor
+    anywhere else than in `hubs`.
     """
+    if folder.parent.parent != hubs:
+        return
     with contextlib.suppress(Timeout, OSError), FileLock(hubs / f"{folder.parent.name}.lock", timeout=0):
         wanted = {record.folder for record in records(hubs)}
         for other in _folders(folder.parent):
