@@ -24,6 +24,12 @@ from itrex_chat.settings import recipe as recipes
 DAY = 86400
 
 
+@pytest.fixture(autouse=True)
+def _no_environments(monkeypatch):
+    """Those that tests of other engines may share are neither listed nor removed here."""
+    monkeypatch.delenv("ITREX_CHAT_ENGINES", raising=False)
+
+
 @pytest.fixture(scope="module")
 def address():
     return StandinServer()

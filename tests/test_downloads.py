@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from certificates import certificate
@@ -484,7 +485,7 @@ def test_offline_takes_what_hugging_faces_cache_has(hub, home, tmp_path, monkeyp
 
 def test_a_download_is_one_line_now_and_then_where_there_is_no_terminal(monkeypatch, capsys):
     now = itertools.count(0, 10)
-    monkeypatch.setattr(meter.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(meter, "time", SimpleNamespace(monotonic=lambda: next(now)))
     with meter.Meter(10_000_000_000, 0, 3) as progress:
         for done in range(1, 101):
             progress.show(done * 100_000_000, done // 40)
