@@ -18,6 +18,7 @@ import torch
 from browser import browser  # noqa: F401  a fixture
 
 from itrex_chat import native
+from itrex_chat.foundation import progress
 from itrex_chat.foundation.errors import KernelError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,8 +27,9 @@ SHARED = Path(os.environ.get("ITREX_CHAT_SHARED", ROOT.parent / "shared"))
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """A cache of the test's own, and English messages."""
+    """A cache of the test's own, English messages, and bars, which a server in this process has silenced."""
     folder = tmp_path / "cache"
+    monkeypatch.setattr(progress, "_silent", False)
     monkeypatch.setenv("ITREX_CHAT_CACHE", str(folder))
     monkeypatch.setenv("ITREX_CHAT_LANG", "en")
     monkeypatch.delenv("ITREX_CHAT_KERNEL", raising=False)
