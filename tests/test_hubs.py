@@ -360,7 +360,7 @@ NO_REVISION = (
             {},
             "{hub} gave an answer that cannot be understood (the size of config.json is ",
         ),
-        ({"sizes": {WEIGHTS: 1 << 60}}, {}, "Downloading owner/model failed: there is no space left on the disk; "),
+        ({"sizes": {WEIGHTS: 1 << 60}}, {}, "Downloading owner/model needs "),
         ({}, {"repository": "../evil"}, "'../evil' is not the name of a repository; it should look like owner/name."),
     ],
 )

@@ -7,12 +7,10 @@ gives what the other has listed and cannot give.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import threading
 import time
@@ -24,7 +22,7 @@ from urllib.parse import quote
 
 from filelock import FileLock, Timeout
 
-from itrex_chat.foundation import files, offline, stored
+from itrex_chat.foundation import files, offline, space, stored
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
@@ -217,8 +215,9 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
     from itrex_chat.sources import partial
 
     there = sum(partial.waiting_bytes(folder, name) for name in missing)
-    if size - there > shutil.disk_usage(folder).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    space.check(
+        _("Downloading {repository}", repository=repository), size - there, folder, hubs.parent.parent, SourceError
+    )
     _transfer(spec, found["origin"]["commit"], folder, listed, memo)
 
 
