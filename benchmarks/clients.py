@@ -19,23 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
+from measuring.prompts import filler
+
 SHORT, LONG = 20, 400  # words of a prompt
-WORDS = [
-    "def",
-    "return",
-    "value",
-    "list",
-    "index",
-    "function",
-    "loop",
-    "class",
-    "tree",
-    "node",
-    "graph",
-    "edge",
-    "sort",
-    "merge",
-]
 PATIENCE = 600  # seconds
 
 
@@ -49,7 +35,7 @@ class Measured:
 
 
 def prompt(draw: random.Random, words: int) -> str:
-    return " ".join(draw.choice(WORDS) for _word in range(words)) + "\nExplain this at length."
+    return filler(draw, words) + "\nExplain this at length."
 
 
 def ask(address: str, text: str, tokens: int) -> tuple[float, int, int]:

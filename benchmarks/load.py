@@ -22,6 +22,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from measuring import prompts
+
 PATIENCE = 300  # seconds
 SCHEMA = {
     "type": "object",
@@ -30,24 +32,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 FUNCTION = {"name": "look_up", "description": "Look a word up", "parameters": SCHEMA}
-WORDS = [
-    "def",
-    "return",
-    "value",
-    "list",
-    "index",
-    "function",
-    "loop",
-    "class",
-    "tree",
-    "node",
-    "graph",
-    "edge",
-    "sort",
-    "merge",
-    "你好",
-    "世界",
-]
+WORDS = [*prompts.WORDS, "你好", "世界"]
 BODIES = (
     b"",
     b"{",
@@ -84,7 +69,7 @@ class Course:
 def body(draw: random.Random, model: str | None) -> tuple[str, dict[str, Any]]:
     """A path and a good request."""
     words = draw.choice((4, 20, 200))
-    text = " ".join(draw.choice(WORDS) for _word in range(words))
+    text = prompts.filler(draw, words, WORDS)
     asked: dict[str, Any] = {
         "stream": draw.random() < 0.6,
         "temperature": draw.choice((0, 1)),

@@ -6,14 +6,32 @@ prints them as JSON; a process of its own, because the tokenizer needs the check
 """
 
 import json
+import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from measuring.processes import Unavailable, start
 
 QUESTION = "Write a Python function that checks whether a number is prime. Answer with code only."
+WORDS = [
+    "def",
+    "return",
+    "value",
+    "list",
+    "index",
+    "function",
+    "loop",
+    "class",
+    "tree",
+    "node",
+    "graph",
+    "edge",
+    "sort",
+    "merge",
+]
 TEXT = Path(__file__).resolve().parents[2] / "README.md"
 
 
@@ -25,6 +43,11 @@ class Prompts:
     def text(self, tokens: int) -> list[int]:
         """So many tokens of text."""
         return (self.long * (tokens // len(self.long) + 1))[:tokens]
+
+
+def filler(draw: random.Random, count: int, words: Sequence[str] = WORDS) -> str:
+    """So many words that mean nothing."""
+    return " ".join(draw.choice(words) for _word in range(count))
 
 
 def prompts(model: str) -> Prompts:

@@ -22,7 +22,6 @@ class Admission:
         self._decoder, self._pages = decoder, pages
         self.cache = decoder.new_cache(min(decoder.config.context_length, pages.count * PAGE), rows, pages)
         self._free = [Place(self.cache, row) for row in range(rows - 1, -1, -1)]
-        self._promised: dict[Ticket, int] = {}  # pages that a sequence may have in all
         self._prefixes = Prefixes(pages)
 
     def begins(self, ticket: Ticket, going: Iterable[Ticket], sequence_at: Callable[[Place], Sequence]) -> bool:
@@ -38,14 +37,13 @@ class Admission:
         for page in known:
             self._pages.share(page)  # so that they are not given up for this one
         try:
-            if not self._makes_room(pages_for(ticket.tokens) - found // PAGE):
+            if not self._makes_room(pages_for(ticket.tokens) - found // PAGE, going):
                 return False
             place = self._free.pop()
             ticket.sequence = sequence_at(place)
             if found:
                 self.cache.adopt(place.row, known, found)
                 ticket.sequence.cached = found
-            self._promised[ticket] = pages_for(ticket.tokens)
             return True
         finally:
             for page in known:
@@ -65,7 +63,6 @@ class Admission:
         assert ticket.sequence
         ticket.sequence.place.end()
         self._free.append(ticket.sequence.place)
-        self._promised.pop(ticket)
 
     def clear(self) -> None:
         """Give back all pages that no sequence has."""
@@ -96,10 +93,10 @@ class Admission:
             if other.sequence
         )
 
-    def _makes_room(self, count: int) -> bool:
-        """Whether so many pages can be had beside those that were promised; what nobody uses is given up for them."""
+    def _makes_room(self, count: int, going: Iterable[Ticket]) -> bool:
+        """Whether so many pages can be had beside those that `going` may still need; what nobody uses is given up for them."""
         promised = sum(
-            pages - len(ticket.sequence.place.pages) for ticket, pages in self._promised.items() if ticket.sequence
+            pages_for(ticket.tokens) - len(ticket.sequence.place.pages) for ticket in going if ticket.sequence
         )
         if self._pages.free + self._prefixes.idle() < promised + count:
             return False
