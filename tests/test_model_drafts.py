@@ -178,7 +178,7 @@ def test_a_draft_ends_before_a_token_that_is_hardly_right():
 
 def test_a_long_prompt_is_not_read_for_a_short_rest():
     payoff = paying(lambda rows: 1.0, 0.1)
-    payoff.passes.add_prompt(100, 20.0)
+    payoff.passes.add_prompt(100, 40.0)
     assert payoff.worth_reading(100, 200, 15) and not payoff.worth_reading(10_000, 200, 15)
     assert not payoff.worth_reading(100, 8, 15)
     payoff.answered(6)  # answers turn out to be short
@@ -199,6 +199,25 @@ def test_the_costs_of_passes_are_not_spoilt_by_one_that_was_interrupted():
         costs.add(4, 1.04)
     assert costs.of(6) < 1.4
     assert PassCosts().of(3) == 1.0
+
+
+@pytest.mark.parametrize("faster", [0.6, 1.7])
+def test_a_machine_that_gets_faster_or_slower_does_so_for_all_passes(faster):
+    payoff = paying(lambda rows: 1.0 + 0.1 * rows, 0.4)
+    before = payoff.length(7)
+    assert before
+    for _pass in range(12):  # an answer without drafts, at another speed of the machine than the ones with them
+        payoff.passes.add(1, 1.1 / faster)
+    assert payoff.passes.of(1) == pytest.approx(1.1 / faster, rel=0.05)
+    assert payoff.passes.of(8) == pytest.approx(1.8 / faster, rel=0.12)
+    assert payoff.length(7) == before
+
+
+def test_the_pace_does_not_wander_with_noise():
+    payoff, noise = paying(lambda rows: 1.0 + 0.1 * rows, 0.4), random.Random(5)
+    for _pass in range(5000):
+        payoff.passes.add(8, 1.8 * noise.choice([0.95, 0.97, 1.0, 1.0, 1.02, 1.3]))
+    assert payoff.passes.of(1) / payoff.passes.of(8) == pytest.approx(1.1 / 1.8, rel=0.15)
 
 
 def test_sequences_that_share_a_pass_draft_less():

@@ -7,11 +7,13 @@ made. They decide how many tokens are drafted and whether any are, never which t
 
 import math
 from bisect import bisect_right
-from collections import deque
-from statistics import median
+from dataclasses import dataclass
 
-RECENT = 9  # passes of each number of rows that count
-REMEMBERED = 256  # passes: what several rows took longer ago counts no more
+RECENT = 9  # passes, more of a number of rows weigh no more than that
+REMEMBERED = 256  # passes: what a number of rows took longer ago counts no more
+PACE, STEADY = 0.25, 64  # how much of a surprise is the machine's, and passes over which what rows take is averaged
+KNOWN = 4  # passes of a number of rows, from which on another one tells the machine's pace
+SURPRISE = math.log(2)  # more is no news of what passes take: something else had the processor
 SLOPE, LIKELY_ROWS = 0.08, 15  # of a pass that a further row is likely to take, and of how many such rows
 SURENESS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997, 0.999)
 PRIOR, PRIOR_WEIGHT = 0.8, 8.0  # tokens that were right, as long as few were judged
@@ -19,47 +21,72 @@ FADING = 1 - 1 / 64  # of what counts for the next tokens: the last hundred or s
 MARGIN = 1.05  # times the rate without drafts, or they are not worth it
 
 
-class PassCosts:
-    """Seconds that a decoder's passes take by their rows: a line through the medians of the recent ones, and where a
-    number of rows was tried, the more its median the more often."""
+@dataclass
+class Pace:
+    """How slow the machine is now, as a logarithm beside what it was at first. What else runs, heat, and neighbours on the same
+    memory slow all passes alike, those that were last seen long ago too."""
 
-    def __init__(self) -> None:
-        self._taken: dict[int, deque[tuple[int, float]]] = {}  # the number of the pass, seconds
+    now: float = 0.0
+
+
+@dataclass
+class _Cost:
+    """The logarithm of the seconds that passes with a number of rows take at the first pace, from so many passes."""
+
+    mean: float
+    count: int
+    newest: int  # the number of the last of these passes
+
+
+class PassCosts:
+    """Seconds that a decoder's passes take by their rows: a line through what each number of rows takes, and where one
+    was tried, what it takes itself the more the more often.
+
+    A pass that takes longer than others with as many rows tells mostly that the machine is slower now (`pace`, which
+    decoders of one machine share), and a little that such a pass takes longer than was thought.
+    """
+
+    def __init__(self, pace: Pace | None = None) -> None:
+        self._costs: dict[int, _Cost] = {}
         self._passes = 0
+        self._pace = pace or Pace()
         self.prompt_token = math.inf  # seconds for each token of a prompt, at best
 
     def add(self, rows: int, seconds: float) -> None:
         self._passes += 1
-        self._taken.setdefault(rows, deque(maxlen=RECENT)).append((self._passes, seconds))
+        taken, cost = math.log(max(seconds, 1e-9)), self._costs.get(rows)
+        if cost is None or (rows > 1 and cost.newest <= self._passes - REMEMBERED):
+            self._costs[rows] = _Cost(taken - self._pace.now, 1, self._passes)
+            return
+        taken = min(max(taken, cost.mean + self._pace.now - SURPRISE), cost.mean + self._pace.now + SURPRISE)
+        if cost.count >= KNOWN:
+            self._pace.now += PACE * (taken - self._pace.now - cost.mean)
+        cost.mean += (taken - self._pace.now - cost.mean) / min(cost.count + 1, STEADY)
+        cost.count, cost.newest = cost.count + 1, self._passes
 
     def add_prompt(self, tokens: int, seconds: float) -> None:
         self.prompt_token = min(self.prompt_token, seconds / tokens)
 
     def tried(self, rows: int) -> bool:
-        return rows in self._taken
+        return rows in self._costs
 
     def of(self, rows: int) -> float:
-        """Seconds of a pass over so many rows; 1 before there was any."""
-        medians = self._medians()
-        if not medians:
+        """Seconds of a pass over so many rows at the pace of now; 1 before there was any."""
+        known = {
+            count: (math.exp(cost.mean + self._pace.now), min(cost.count, RECENT))
+            for count, cost in self._costs.items()
+            if count == 1 or cost.newest > self._passes - REMEMBERED
+        }
+        if not known:
             return 1.0
-        taken, count = medians.get(rows, (0.0, 0))
-        return (_line(medians, rows) + count * taken) / (1 + count)
-
-    def _medians(self) -> dict[int, tuple[float, int]]:
-        """By rows the median, and of how many passes. What took long once, because the machine was busy, is forgotten."""
-        found = {}
-        for rows, taken in self._taken.items():
-            recent = [seconds for number, seconds in taken if rows == 1 or number > self._passes - REMEMBERED]
-            if recent:
-                found[rows] = median(recent), len(recent)
-        return found
+        taken, count = known.get(rows, (0.0, 0))
+        return (_line(known, rows) + count * taken) / (1 + count)
 
 
-def _line(medians: dict[int, tuple[float, int]], rows: int) -> float:
-    """The line through medians, each as heavy as it has passes; as long as these are of one or two numbers of rows, also
-    through what is likely for many."""
-    points = [(count, seconds, heavy) for count, (seconds, heavy) in medians.items()]
+def _line(known: dict[int, tuple[float, int]], rows: int) -> float:
+    """The line through the seconds of numbers of rows, each as heavy as it has passes; as long as these are one or two
+    numbers, also through what is likely for many."""
+    points = [(count, seconds, heavy) for count, (seconds, heavy) in known.items()]
     if len(points) < 3:
         first, least, _heavy = min(points)
         points.append((first + LIKELY_ROWS, least * (1 + LIKELY_ROWS * SLOPE), 1))
@@ -104,7 +131,8 @@ class Payoff:
     """
 
     def __init__(self, likely_share: float):
-        self.passes, self.drafts, self.odds = PassCosts(), PassCosts(), Odds()
+        pace = Pace()
+        self.passes, self.drafts, self.odds = PassCosts(pace), PassCosts(pace), Odds()
         self.sequences = 1
         self._likely_share = likely_share
         self._answers = self._tokens = 0
@@ -132,7 +160,8 @@ class Payoff:
     def worth_reading(self, prompt: int, room: int, most: int) -> bool:
         """Whether what drafts save in an answer that may have `room` more tokens is more than reading its prompt takes."""
         length = self.length(most)
-        per_token = min(self.drafts.prompt_token, self.passes.prompt_token)
+        likely = self._likely_share * self.passes.prompt_token
+        per_token = self.drafts.prompt_token if math.isfinite(self.drafts.prompt_token) else likely
         expected = min(room, self._tokens / self._answers if self._answers else room / 2)
         return bool(length) and (1 / self._rate(0) - 1 / self._rate(length)) * expected > prompt * per_token
 
