@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import logging
 
 import pytest
 from test_compare import answer, record
@@ -140,6 +141,20 @@ def test_a_model_of_a_hostile_type_steers_no_terminal(tmp_path, capsys):
     (tmp_path / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
     assert quantize.main(["--model", str(tmp_path)]) == 1
     assert "name" in (error := capsys.readouterr().err) and harmless(error)
+
+
+def test_what_transformers_says_of_a_configuration_is_not_heard(tmp_path, capfd):
+    sizes = dict.fromkeys(
+        ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"), 2
+    )
+    for kind in ("llama", "qwen2", "qwen3", "mistral", "glm"):
+        config = {"model_type": kind, "rope_scaling": {"rope_type": HOSTILE, HOSTILE: 1}, **sizes}
+        (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+        (tmp_path / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
+        assert quantize.main(["--model", str(tmp_path)]) == 1
+        said = capfd.readouterr()
+        assert "[transformers]" not in said.out + said.err and harmless(said.out + said.err)
+    assert logging.getLogger("transformers").isEnabledFor(logging.CRITICAL)
 
 
 def test_a_progress_bar_steers_no_terminal():

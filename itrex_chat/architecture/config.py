@@ -13,6 +13,7 @@ import torch
 from itrex_chat.architecture import bounds
 from itrex_chat.architecture.mlp import ACTIVATIONS, GatedMlpConfig
 from itrex_chat.foundation.errors import CheckpointError, UnknownArchitecture
+from itrex_chat.foundation.harmless import unheard
 from itrex_chat.foundation.language import _
 
 ARCHITECTURES = {
@@ -139,6 +140,7 @@ class DecoderConfig:
         return self.windows[layer] if self.windows else None
 
 
+@unheard("transformers")
 def from_transformers(config: dict) -> DecoderConfig:
     """The decoder that a transformers `config.json` describes.
 

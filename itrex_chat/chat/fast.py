@@ -22,7 +22,7 @@ from itrex_chat.chat.tools import MARKS
 from itrex_chat.chat.vocabulary import bytes_of_letters, marked_bytes, read_file
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import TokenizerError
-from itrex_chat.foundation.harmless import encodable
+from itrex_chat.foundation.harmless import encodable, unheard
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Chat
 
@@ -199,13 +199,11 @@ def tokenizer_from_folder(folder: Path, chat: Chat) -> FastTokenizer:
 def _converted(folder: Path) -> bytes:
     """The `tokenizer.json` that transformers makes of older vocabulary files."""
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
     try:
         if any(path.is_fifo() for path in folder.iterdir()):
             raise ValueError("a pipe would be waited for")
-        with files.reached(folder) as reached:
+        with files.reached(folder) as reached, unheard("transformers"):
             tokenizer = AutoTokenizer.from_pretrained(str(reached), trust_remote_code=False, local_files_only=True)
         return tokenizer.backend_tokenizer.to_str().encode()
     except Exception:  # whatever is missing, the remedy is the same

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 from itrex_chat.chat.fast import FastTokenizer
 from itrex_chat.foundation.errors import TokenizerError
+from itrex_chat.foundation.harmless import unheard
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.recipe import Chat
 from itrex_chat.sources.gguf_header import read_header
@@ -64,7 +65,8 @@ def _converted(path: Path, metadata: dict) -> Tokenizer:
     if split in LLAMA3_LIKE:
         described["pre_tokenizer_type"] = "llama-bpe"
     try:
-        tokenizer, _settings = convert_gguf_tokenizer(metadata["general.architecture"], described)
+        with unheard("transformers"):
+            tokenizer, _settings = convert_gguf_tokenizer(metadata["general.architecture"], described)
     except Exception as error:  # damaged vocabularies fail in many ways
         raise TokenizerError(
             _(

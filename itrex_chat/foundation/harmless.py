@@ -1,7 +1,11 @@
 """Text of models and users made harmless, for each medium that shows it."""
 
+import importlib
+import logging
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
@@ -29,6 +33,20 @@ def for_terminal(text: str) -> str:
 def tell(text: str, end: str = "\n", file: TextIO | None = None) -> None:
     """Print text for people: the one way in which commands show what may be a stranger's."""
     print(for_terminal(text), end=end, file=file, flush=True)
+
+
+@contextmanager
+def unheard(library: str) -> Iterator[None]:
+    """As long as a library reads a model's files it logs nothing: its warnings quote them as they are. What is wrong with
+    them is said by us."""
+    importlib.import_module(library)  # sets its own level
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def for_html(text: str) -> "Markup":
