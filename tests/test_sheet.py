@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,32 @@ def test_a_tampered_or_half_filled_sheet_is_refused_with_the_place(sheet, run, c
     code, error = read(sheet, run, capsys)
     assert code == 1 and reason in error and "Traceback" not in error
     assert ratings_of(run) == []
+
+
+def places(value, path=()):
+    """The way to each value within values."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(inner, (*path, key))
+
+
+def test_a_key_or_ratings_that_somebody_edited_are_damaged_and_no_traceback(sheet, run, capsys):
+    odd = itertools.cycle([None, [1], {"a": []}, 7.5, "x", {}, []])
+    save(sheet, fill(run, sheet, {"fp32": "4", "int4": "2"}))
+    assert read(sheet, run, capsys)[0] == 0
+    [key_file] = (run / "sheets").glob("*.json")
+    reading = partial(verb.main, ["read", str(sheet), "--run", str(run)])
+    for file, use in ((key_file, reading), (run / "ratings.json", partial(comparing.main, [str(run)]))):
+        whole = json.loads(file.read_text("utf-8"))
+        for path in list(places(whole)):
+            spoilt = json.loads(json.dumps({"": whole}))
+            inner = spoilt
+            for key in ("", *path)[:-1]:
+                inner = inner[key]
+            inner[("", *path)[-1]] = next(odd)
+            file.write_text(json.dumps(spoilt[""]), "utf-8")
+            assert use() in (0, 1), f"{spoilt['']}: {capsys.readouterr().err}"
+        file.write_text(json.dumps(whole), "utf-8")
 
 
 def test_a_sheet_of_another_run_or_no_sheet_at_all_is_refused(sheet, run, tmp_path, capsys):

@@ -108,7 +108,8 @@ def test_a_vote_that_cannot_be_is_none(best, answers):
 
 
 def test_votes_and_stars_are_kept_beside_each_other_and_the_format_before_goes_on(tmp_path):
-    old = {"format": 1, "sheets": [{"rater": "Li", "sheet": "s", "ratings": [{"scores": {}, "model": "m"}]}]}
+    stars = {"model": "m", "question": "a", "baseline": "fp32", "variant": "int4", "scores": {}}
+    old = {"format": 1, "sheets": [{"rater": "Li", "sheet": "s", "ratings": [stars]}]}
     (tmp_path / given.RATINGS).write_text(json.dumps(old), "utf-8")
     assert given.votes_of(tmp_path) == []
     given.keep_votes(tmp_path, [vote((0,), id="1"), vote((1,), id="2")])

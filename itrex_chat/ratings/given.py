@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,24 @@ if TYPE_CHECKING:
 RATINGS = "ratings.json"
 FORMAT_VERSION = 2
 WITHOUT_VOTES = 1  # the format before
+
+
+@dataclass(frozen=True)
+class _Stars:
+    """What one rater gave to the pair of one item, by criterion and variant."""
+
+    model: str
+    question: str
+    baseline: str
+    variant: str
+    scores: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    rater: str
+    sheet: str
+    ratings: list[_Stars]
 
 
 def ratings_of(run: Path) -> list[dict[str, Any]]:
@@ -63,8 +82,7 @@ def _kept(run: Path) -> dict[str, Any]:
 
 
 def _checked(content: dict[str, Any]) -> dict[str, Any]:
-    for entry in content["sheets"]:
-        entry["rater"], entry["sheet"], [rating["scores"] for rating in entry["ratings"]]
+    stored.checked(list[_Sheet], content["sheets"])
     votes = content["votes"] if content["format"] == FORMAT_VERSION else []
     for entry in votes:
         _vote(entry)

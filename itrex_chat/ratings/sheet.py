@@ -188,9 +188,10 @@ def _key(rows: list[list[str]], run: Path, sheet: Path) -> dict[str, dict[str, s
 
 
 def _items(content: dict[str, Any]) -> dict[str, dict[str, str]]:
-    for entry in content["items"].values():
+    items = stored.checked(dict[str, dict[str, str]], content["items"])
+    for entry in items.values():
         [entry[field] for field in ("model", "question", "baseline", "variant", "A", "B", "digest")]
-    return content["items"]
+    return items
 
 
 def _score(cell: str) -> int | None:
