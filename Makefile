@@ -67,7 +67,7 @@ small-llama: .venv/.installed
 
 DOWNLOADS = 300
 download-faults: .venv/.installed
-	$(RUN) benchmarks/download_faults.py --downloads $(DOWNLOADS)
+	$(RUN) benchmarks/download_faults.py --downloads $(DOWNLOADS) --at-once 4
 
 download-rate: .venv/.installed
 	$(RUN) benchmarks/download_rate.py

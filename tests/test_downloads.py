@@ -538,7 +538,7 @@ def test_random_faults_end_whole_or_with_a_sentence():
     script = Path(__file__).resolve().parent.parent / "benchmarks" / "download_faults.py"
     done = subprocess.run([sys.executable, script, "--downloads", "3", "--seed", "8"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("\n") == 4 and "3 downloads ended whole" in done.stdout
+    assert done.stdout.count("\n") == 4 and "3 of 3 downloads ended as they should" in done.stdout
 
 
 @pytest.mark.parametrize(
