@@ -94,6 +94,32 @@ def test_what_is_pushed_is_pulled_verified_and_answers_without_the_originals(
     assert "or name the originals: --model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("hub", HUBS)
+def test_a_newer_artifact_takes_the_place_of_an_older_one_whatever_files_that_had(
+    hub, run, server, models, home, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("itrex_chat.quantization.plan.SHARD", 30_000)
+    several = obtain(recipes.load(str(models("qwen2")))).artifact
+    monkeypatch.undo()
+    first = run("push", str(several.folder), REPOSITORY, "--to", hub)
+    assert first.returncode == 0, first.stderr
+    of_the_first = {path.name for path in several.folder.glob("model*")}
+    assert len(of_the_first) > 2 and of_the_first < server.hub.files.keys()
+    server.commit({"picture.png": b"a picture", "model-of-mine.safetensors": b"weights"})
+
+    one = obtain(recipes.load(str(models("qwen2")), ["quantization.group_size", "64"])).artifact
+    second = run("push", str(one.folder), REPOSITORY, "--to", hub)
+    assert second.returncode == 0, second.stderr
+    assert not of_the_first & server.hub.files.keys()
+    assert {"picture.png", "model-of-mine.safetensors"} < server.hub.files.keys()  # which were no artifact's
+    assert {path.name for path in one.folder.iterdir()} < server.hub.files.keys()
+
+    pulled = run("pull", REPOSITORY, "--set", "source.hub", hub, ITREX_CHAT_CACHE=str(tmp_path / "elsewhere"))
+    assert pulled.returncode == 0 and "model is here: INT4" in pulled.stdout, pulled.stderr
+    [weights] = (tmp_path / "elsewhere").rglob("*.safetensors")
+    assert weights.read_bytes() == (one.folder / "model.safetensors").read_bytes()
+
+
 def test_a_repository_that_was_tampered_with_is_refused(run, server, artifact, home, tmp_path):
     tampered(folder := laid_out(artifact, tmp_path / "out"))
     server.commit({path.name: path.read_bytes() for path in folder.iterdir()})
