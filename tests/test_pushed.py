@@ -98,9 +98,9 @@ def test_what_is_pushed_is_pulled_verified_and_answers_without_the_originals(
 def test_a_newer_artifact_takes_the_place_of_an_older_one_whatever_files_that_had(
     hub, run, server, models, home, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("itrex_chat.quantization.plan.SHARD", 30_000)
-    several = obtain(recipes.load(str(models("qwen2")))).artifact
-    monkeypatch.undo()
+    with monkeypatch.context() as small:
+        small.setattr("itrex_chat.quantization.plan.SHARD", 30_000)
+        several = obtain(recipes.load(str(models("qwen2")))).artifact
     first = run("push", str(several.folder), REPOSITORY, "--to", hub)
     assert first.returncode == 0, first.stderr
     of_the_first = {path.name for path in several.folder.glob("model*")}

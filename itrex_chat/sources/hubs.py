@@ -153,40 +153,6 @@ def _ask(spec: SourceSpec, known: dict | None) -> dict:
     return {"folder": f"{_stem(spec)}/{content[:16]}", "origin": origin, "files": listed}
 
 
-def _list(spec: SourceSpec, pinned: str | None) -> tuple[str | None, dict]:
-    """The hub's listing, asked for again for a while when it does not come."""
-    from itrex_chat.sources import failures, web
-
-    hub, repository, pace = _hub(spec), _repository(spec), _pace()
-    revision = pinned or spec.revision
-    end, pause, told = time.monotonic() + pace.patience_for_listing, pace.first_pause, False
-    while True:
-        try:
-            return _within(max(end - time.monotonic(), 0.1), hub.listing, web.Web(pace.silence), repository, revision)
-        except failures.HubFailure as failure:
-            wait = max(pause, failure.wait)
-            if pinned and failure.kind == failures.REVISION:
-                raise failures.vanished(_place(spec), pinned) from failure
-            late = time.monotonic() + wait > end and not (failure.wait and failure.wait <= pace.patience)
-            if not failure.passing or late:
-                raise failures.sentence(failure, _place(spec, revision)) from failure
-            if failure.wait:  # it says itself when it will be there
-                end = max(end, time.monotonic() + wait + pace.patience_for_listing)
-            if not told and wait > 2 * pace.first_pause:
-                told = True
-                tell(
-                    _(
-                        "{hub} does not answer ({reason}); trying again for {time}.",
-                        hub=hub.title,
-                        reason=failure.reason or f"HTTP {failure.status}",
-                        time=lasting(end - time.monotonic()),
-                    ),
-                    file=sys.stderr,
-                )
-            time.sleep(wait)
-            pause = min(2 * pause, pace.longest_pause)
-
-
 def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> None:
     """Download what is missing of `found`."""
     repository, listed = _repository(spec), found["files"]
@@ -259,54 +225,12 @@ def _bring(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, mem
         memo.learn({folder / name: digest for name, digest in transfer.digests.items()})
 
 
-def _elsewhere(spec: SourceSpec, missing: dict) -> tuple[SourceSpec, str | None] | None:
-    """The other hub and its commit, if it lists the missing files with the same sizes and SHA-256."""
-    from itrex_chat.sources import failures, web
-
-    if offline.is_asked_for(OTHER[spec.hub]):
-        return None
-    other, pace = SourceSpec(hub=OTHER[spec.hub], modelscope=spec.modelscope, huggingface=spec.huggingface), _pace()
-    try:
-        line = web.Web(pace.silence)
-        commit, listed = _within(pace.patience_for_listing, _hub(other).listing, line, _repository(other), "")
-    except failures.HubFailure:
-        return None
-
-    def agrees(name: str, file: dict) -> bool:
-        there = listed.get(name) or {"digest": "", "size": -1}
-        # Digests of different kinds cannot be compared; what comes is checked against this hub's in any case.
-        alike = there["digest"] == file["digest"] or len(there["digest"]) != len(file["digest"])
-        return alike and there["size"] == file["size"] and bool(file["digest"])
-
-    return (other, commit) if all(agrees(name, file) for name, file in missing.items()) else None
-
-
 def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
     """Take over what has not changed since an older commit."""
     for name in _missing(folder, listed):
         if listed[name]["digest"] and had.get(name) == listed[name]:
             with contextlib.suppress(OSError):
                 os.link(old / name, folder / name)
-
-
-def _within(seconds: float, call: Callable[..., Result], *arguments: Any) -> Result:
-    """The call's result. In a thread, because neither name lookups nor the libraries' retries take a time limit."""
-    from itrex_chat.sources import failures
-
-    outcome: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(call(*arguments))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return outcome.result(seconds)
-    except TimeoutError:
-        reason = _("no answer within {seconds} seconds", seconds=round(seconds))
-        raise failures.HubFailure(failures.UNREACHABLE, reason) from None
 
 
 def _pace() -> Pace:
