@@ -12,12 +12,9 @@ import json
 import os
 import re
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TypeGuard
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
@@ -26,20 +23,13 @@ from itrex_chat.foundation import files, offline, space, stored
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
-from itrex_chat.foundation.units import lasting
 from itrex_chat.settings.source_spec import SourceSpec
 from itrex_chat.sources import other_caches, selection
 from itrex_chat.sources.digests import DigestMemo
 from itrex_chat.sources.pace import Pace
 
-if TYPE_CHECKING:
-    from itrex_chat.sources.failures import Place
-    from itrex_chat.sources.hub_apis import Hub
-
 PACE: Pace | None = None  # instead of what the environment says
 REPOSITORY = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
-OTHER = {"modelscope": "huggingface", "huggingface": "modelscope"}
-Result = TypeVar("Result")
 
 
 def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path, dict]:
@@ -49,7 +39,7 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
     asks the hub again. An interrupted download goes on where it was.
     Raises SourceError.
     """
-    repository, hubs, record = _repository(spec), home / "hubs", _record(spec, home)
+    repository, hubs, record = spec.repository, home / "hubs", _record(spec, home)
     if not REPOSITORY.fullmatch(repository):
         raise SourceError(
             _("{repository!r} is not the name of a repository; it should look like owner/name.", repository=repository)
@@ -93,12 +83,8 @@ def _record(spec: SourceSpec, home: Path) -> Path:
     return home / "hubs" / f"{_stem(spec)}--{quote(spec.revision or 'default', safe='')[:80]}.json"
 
 
-def _repository(spec: SourceSpec) -> str:
-    return spec.modelscope if spec.hub == "modelscope" else spec.huggingface
-
-
 def _stem(spec: SourceSpec) -> str:
-    return f"{spec.hub}--{_repository(spec).replace('/', '--')}"
+    return f"{spec.hub}--{spec.repository.replace('/', '--')}"
 
 
 def _read(record: Path, spec: SourceSpec) -> dict | None:
@@ -106,7 +92,7 @@ def _read(record: Path, spec: SourceSpec) -> dict | None:
     try:
         known = stored.parsed_json(record.read_text("utf-8"))
         origin = known["origin"]
-        same = (origin["repository"], origin["revision"]) == (_repository(spec), spec.revision)
+        same = (origin["repository"], origin["revision"]) == (spec.repository, spec.revision)
         return known if same and origin["commit"] and known["folder"] and known["files"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -129,7 +115,9 @@ def _missing(folder: Path, listed: dict) -> dict:
 
 def _ask(spec: SourceSpec, known: dict | None) -> dict:
     """What the hub has at the commit that is known, else at the revision: the record to be."""
-    repository = _repository(spec)
+    from itrex_chat.sources import listings
+
+    repository = spec.repository
     pinned = known["origin"]["commit"] if known else None
     if offline.is_asked_for(spec.hub):
         found = known or other_caches.record(spec.hub, repository, spec.revision)
@@ -137,14 +125,14 @@ def _ask(spec: SourceSpec, known: dict | None) -> dict:
             raise offline.lacking(repository)
         commit, listed = found["origin"]["commit"], found["files"]
     else:
-        commit, listed = _list(spec, pinned)
+        commit, listed = listings.listed(spec, pinned, _pace())
     if "config.json" not in listed or not selection.weights(listed):
         raise SourceError(
             _(
                 "{repository} on {hub} holds no model to work with: it needs a config.json and weights as "
                 ".safetensors or .bin.",
                 repository=repository,
-                hub=_hub(spec).title,
+                hub=listings.hub(spec).title,
             )
         )
     # Folders are named by content: most commits to a repository change none of its data files.
@@ -155,7 +143,9 @@ def _ask(spec: SourceSpec, known: dict | None) -> dict:
 
 def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> None:
     """Download what is missing of `found`."""
-    repository, listed = _repository(spec), found["files"]
+    from itrex_chat.sources import listings, partial
+
+    repository, listed = spec.repository, found["files"]
     folder, memo = hubs / found["folder"], DigestMemo(hubs.parent)
     folder.mkdir(parents=True, exist_ok=True)
     if known:
@@ -173,13 +163,11 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
             "Downloading {count} files of {repository} from {hub}, {size:.2f} GB.",
             count=len(missing),
             repository=repository,
-            hub=_hub(spec).title,
+            hub=listings.hub(spec).title,
             size=size / 1e9,
         ),
         file=sys.stderr,
     )
-    from itrex_chat.sources import partial
-
     there = sum(partial.waiting_bytes(folder, name) for name in missing)
     space.check(
         _("Downloading {repository}", repository=repository), size - there, folder, hubs.parent.parent, SourceError
@@ -189,31 +177,36 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
 
 def _transfer(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, memo: DigestMemo) -> None:
     """From the hub, and what it does not give from the other one, where the recipe names both and the digests agree."""
-    from itrex_chat.sources import failures
+    from itrex_chat.sources import failures, listings
 
     try:
         _bring(spec, commit, folder, listed, memo)
     except failures.HubFailure as failure:
-        told = failures.sentence(failure, _place(spec, commit or spec.revision))
-        if not failure.passing and failure.kind != failures.MISSING_FILE or not getattr(spec, OTHER[spec.hub]):
+        told = failures.sentence(failure, listings.place(spec, commit or spec.revision))
+        if not failure.passing and failure.kind != failures.MISSING_FILE:
             raise told from failure
-        if (elsewhere := _elsewhere(spec, _missing(folder, listed))) is None:
+        if (elsewhere := listings.elsewhere(spec, _missing(folder, listed), _pace())) is None:
             raise told from failure
         other, at = elsewhere
         tell(
-            _("{reason} The rest comes from {hub}, which has the same files.", reason=told, hub=_hub(other).title),
+            _(
+                "{reason} The rest comes from {hub}, which has the same files.",
+                reason=told,
+                hub=listings.hub(other).title,
+            ),
             file=sys.stderr,
         )
         try:
             _bring(other, at, folder, listed, memo)
         except failures.HubFailure as second:
-            raise failures.sentence(second, _place(other, at or "")) from second
+            raise failures.sentence(second, listings.place(other, at or "")) from second
 
 
 def _bring(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, memo: DigestMemo) -> None:
+    from itrex_chat.sources import listings
     from itrex_chat.sources.transfer import Transfer
 
-    hub, repository, missing = _hub(spec), _repository(spec), _missing(folder, listed)
+    hub, repository, missing = listings.hub(spec), spec.repository, _missing(folder, listed)
 
     def address(name: str) -> str:
         return hub.address(repository, commit or spec.revision or "main", name)
@@ -235,14 +228,3 @@ def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
 
 def _pace() -> Pace:
     return PACE or Pace.chosen()
-
-
-def _hub(spec: SourceSpec) -> "Hub":
-    from itrex_chat.sources.hub_apis import HUBS
-
-    return HUBS[spec.hub]
-
-
-def _place(spec: SourceSpec, revision: str = "") -> "Place":
-    other = OTHER[spec.hub]
-    return _hub(spec).place(_repository(spec), revision, other if getattr(spec, other) else "")
