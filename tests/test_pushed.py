@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from executors import InProcess
-from standin_hub import REPOSITORY
+from standin_hub import REPOSITORY, StandinHub
 from standin_uploads import UploadServer
 
 from itrex_chat import ask, cache, measure, pull, push
@@ -37,7 +37,7 @@ def server():
 def run(server):
     """A function that runs a command against an empty stand-in, with a token that may write."""
     server.__dict__.update(tokens={"secret"}, asked=[], sent=set(), blobs={}, made={})
-    server.hub.files, server.hub.commits = {}, {}
+    server.hub = StandinHub({})
     variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     variables |= {"MODELSCOPE_ENDPOINT": server.endpoint, "HF_ENDPOINT": server.endpoint, "PYTHONPATH": str(ROOT)}
     variables |= {"MODELSCOPE_API_TOKEN": "secret", "HF_TOKEN": "secret", "HF_HUB_DISABLE_XET": "1"}
