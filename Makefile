@@ -35,7 +35,7 @@ check: .venv/.installed
 
 # torch is the lock's also here: other builds for Linux bring gigabytes of CUDA.
 LOWER_TESTS = $(addprefix tests/test_,$(addsuffix .py,artifacts charts chat chatbot checkpoints compare decoder documents downloads gate \
-	generation golden hubs kernels packaging quantization recipes report sheet))
+	generation golden hub_answers hubs kernels other_caches packaging proxies quantization recipes report sheet))
 lower:
 	mkdir -p build
 	sh .ci/lower_ends > build/lower.txt
@@ -67,7 +67,7 @@ small-llama: .venv/.installed
 
 DOWNLOADS = 300
 download-faults: .venv/.installed
-	$(RUN) benchmarks/download_faults.py --downloads $(DOWNLOADS)
+	$(RUN) benchmarks/download_faults.py --downloads $(DOWNLOADS) --at-once 4
 
 download-rate: .venv/.installed
 	$(RUN) benchmarks/download_rate.py

@@ -1,6 +1,7 @@
 """Which models there are recipes for, and what each would be on this machine.
 
 python -m itrex_chat.models
+python -m itrex_chat.models --for fp32
 """
 
 import argparse
@@ -12,6 +13,7 @@ from itrex_chat.foundation.harmless import encodable, tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings import recipe as recipes
+from itrex_chat.settings.variant import NATIVE, PRECISIONS, Variant
 
 
 def command(arguments: argparse.Namespace) -> None:
@@ -21,7 +23,8 @@ def command(arguments: argparse.Namespace) -> None:
     settings, home = command_line.settings(arguments), cache_home()
     known = [recipes.load(name, settings) for name in arguments.names or recipes.names()]
     rate, free = bandwidth.remembered(home), machine.available_memory()
-    found = offers.offers(known, everything(home), rate.rate, free)
+    variant = Variant(arguments.precision, NATIVE) if arguments.precision else None
+    found = offers.offers(known, everything(home), rate.rate, free, variant)
     if arguments.json:
         measured = {"bandwidth": rate.rate, "disturbed": rate.disturbed, "free_memory": free}
         values = {"format": 1, **measured, "models": [offer.as_dict() for offer in found]}
@@ -37,6 +40,12 @@ def main(argv: list[str] | None = None) -> int:
         "models", _("Show the recipes: what there is to download, memory, expected speed here, context, licence.")
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=_("these recipes only"))
+    parser.add_argument(
+        "--for",
+        dest="precision",
+        choices=PRECISIONS,
+        help=_("memory and speed of this variant; default: the recipe's quantized one"),
+    )
     parser.add_argument("--json", action="store_true", help=_("print JSON instead"))
     command_line.add_settings(parser)
     return command_line.run(command, parser, argv)

@@ -6,6 +6,7 @@ It speaks with the hubs' own libraries and keeps what comes: `server.hub` is the
 import base64
 import hashlib
 import json
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 import standin_hub
@@ -23,9 +24,9 @@ class UploadServer(StandinServer):
         self.made: dict[str, dict] = {}
         self.hub = StandinHub({"README.md": b""})
 
-    def commit(self, files: dict[str, bytes]) -> None:
+    def commit(self, files: dict[str, bytes], gone: Collection[str] = ()) -> None:
         before = self.hub.head.files if self.hub.commits else {}
-        self.hub.files = before | files
+        self.hub.files = {name: content for name, content in before.items() if name not in gone} | files
         self.hub.push(self.hub.files)
 
 
@@ -92,9 +93,12 @@ class _Handler(standin_hub._Handler):
         return given | {"actions": {"upload": {"href": f"{self.server.endpoint}/blobs/{given['oid']}"}}}
 
     def _commit(self, body: bytes, modelscope: bool) -> None:
-        files = {}
+        files, gone = {}, set()
         if modelscope:
             for action in json.loads(body)["actions"]:
+                if action["action"] == "delete":
+                    gone.add(action["path"])
+                    continue
                 large = action["type"] == "lfs"
                 files[action["path"]] = (
                     self.server.blobs[action["sha256"]] if large else base64.b64decode(action["content"])
@@ -106,7 +110,9 @@ class _Handler(standin_hub._Handler):
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif line["key"] == "lfsFile":
                     files[value["path"]] = self.server.blobs[value["oid"]]
-        self.server.commit(files)
+                elif line["key"] == "deletedFile":
+                    gone.add(value["path"])
+        self.server.commit(files, gone)
         address = f"{self.server.endpoint}/{standin_hub.REPOSITORY}/commit/{self.server.hub.head.sha}"
         values = {"commitUrl": address, "commitOid": self.server.hub.head.sha, "pullRequestUrl": None}
         self._json(200, {"Code": 200, "Success": True, "Data": values, **values})

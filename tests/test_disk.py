@@ -1,18 +1,22 @@
 """What lies on the disk: shown with what needs it, freed after a question, and never while another process uses it."""
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import standin_hub
 from moments import until
 from standin_hub import REPOSITORY, StandinHub, StandinServer
 
-from itrex_chat import cache, sources
+from itrex_chat import cache, pull, sources
 from itrex_chat import models as offering
 from itrex_chat.artifacts import Artifact, ArtifactStore, obtain
 from itrex_chat.artifacts import manifest as manifests
@@ -269,6 +273,34 @@ def test_what_prune_does_not_understand_is_said(arguments, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
+def test_originals_are_hashed_once_from_their_download_to_the_artifact(hub, home, monkeypatch):
+    """While they come: not again for the artifact's key, nor by the commands that come later."""
+    hashed, lengths, sha256 = Counter(), [], hashlib.sha256
+
+    class Counted:
+        def __init__(self, data: bytes = b""):
+            self.real = sha256()
+            self.update(data)
+
+        def update(self, data: bytes) -> None:
+            self.real.update(data)
+            lengths.append(len(data))
+
+        def hexdigest(self) -> str:
+            hashed[self.real.hexdigest()] += 1
+            return self.real.hexdigest()
+
+    monkeypatch.setattr(standin_hub, "hashlib", SimpleNamespace(sha1=hashlib.sha1, sha256=sha256))
+    monkeypatch.setattr(hashlib, "sha256", Counted)
+    artifact = obtain(recipes.load(REPOSITORY)).artifact
+    [originals] = (home / "sources" / "hubs").glob("*/*/")
+    weights = [sha256(path.read_bytes()).hexdigest() for path in originals.glob("*.safetensors")]
+    assert weights and [hashed[digest] for digest in weights] == [1] * len(weights)
+    assert sum(lengths) < 1.1 * kept.size([originals, artifact.folder])
+    assert pull.main([REPOSITORY, "--for", "int8,fp32"]) == 0
+    assert [hashed[digest] for digest in weights] == [1] * len(weights)
+
+
 def test_refresh_leaves_no_orphan(artifact, hub, home, capsys):
     config = json.loads(hub.files["config.json"])
     hub.push(hub.files | {"config.json": json.dumps(config | {"max_position_embeddings": 64}).encode()})
@@ -332,6 +364,10 @@ def test_models_tell_what_a_recipe_takes_and_what_of_it_is_here(artifact, home, 
     assert (chatglm["download"], chatglm["context"], chatglm["artifact"]) == (12_500_000_000, 8192, 0)
     assert 4e9 < chatglm["memory"] < 5e9 and 9 < chatglm["speed"] < 12.5  # README.md: 12.5 with 43 to 48 GB/s
     assert own["artifact"] == kept.size([artifact.folder]) and own["originals"] > 0 and own["licence"] == "mit"
+    assert offering.main(["--json", "--for", "fp32", "chatglm3-6b", str(mine)]) == 0
+    chatglm, own = sorted(json.loads(capsys.readouterr().out)["models"], key=lambda model: model["name"])
+    assert chatglm["variant"] == "fp32" and not chatglm["fits"] and 12.5e9 < chatglm["memory"] < 13.5e9
+    assert 2.5 < chatglm["speed"] < 3.5 and own["memory"] > 200e6  # 16-bit weights, read whole for each token
     assert offering.main([]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == len(recipes.names()) + 3 and shown.index("too large for now:") > 1 and "5.37 GB" in shown[-1]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from executors import InProcess
-from standin_hub import REPOSITORY
+from standin_hub import REPOSITORY, StandinHub
 from standin_uploads import UploadServer
 
 from itrex_chat import ask, cache, measure, pull, push
@@ -37,7 +37,7 @@ def server():
 def run(server):
     """A function that runs a command against an empty stand-in, with a token that may write."""
     server.__dict__.update(tokens={"secret"}, asked=[], sent=set(), blobs={}, made={})
-    server.hub.files, server.hub.commits = {}, {}
+    server.hub = StandinHub({})
     variables = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     variables |= {"MODELSCOPE_ENDPOINT": server.endpoint, "HF_ENDPOINT": server.endpoint, "PYTHONPATH": str(ROOT)}
     variables |= {"MODELSCOPE_API_TOKEN": "secret", "HF_TOKEN": "secret", "HF_HUB_DISABLE_XET": "1"}
@@ -92,6 +92,32 @@ def test_what_is_pushed_is_pulled_verified_and_answers_without_the_originals(
     assert "is a quantized model in INT4, without originals for FP32" in capsys.readouterr().err
     assert pull.main([REPOSITORY, "--set", "source.hub", hub, "--for", "fp32"]) == 1
     assert "or name the originals: --model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hub", HUBS)
+def test_a_newer_artifact_takes_the_place_of_an_older_one_whatever_files_that_had(
+    hub, run, server, models, home, monkeypatch, tmp_path
+):
+    with monkeypatch.context() as small:
+        small.setattr("itrex_chat.quantization.plan.SHARD", 30_000)
+        several = obtain(recipes.load(str(models("qwen2")))).artifact
+    first = run("push", str(several.folder), REPOSITORY, "--to", hub)
+    assert first.returncode == 0, first.stderr
+    of_the_first = {path.name for path in several.folder.glob("model*")}
+    assert len(of_the_first) > 2 and of_the_first < server.hub.files.keys()
+    server.commit({"picture.png": b"a picture", "model-of-mine.safetensors": b"weights"})
+
+    one = obtain(recipes.load(str(models("qwen2")), ["quantization.group_size", "64"])).artifact
+    second = run("push", str(one.folder), REPOSITORY, "--to", hub)
+    assert second.returncode == 0, second.stderr
+    assert not of_the_first & server.hub.files.keys()
+    assert {"picture.png", "model-of-mine.safetensors"} < server.hub.files.keys()  # which were no artifact's
+    assert {path.name for path in one.folder.iterdir()} < server.hub.files.keys()
+
+    pulled = run("pull", REPOSITORY, "--set", "source.hub", hub, ITREX_CHAT_CACHE=str(tmp_path / "elsewhere"))
+    assert pulled.returncode == 0 and "model is here: INT4" in pulled.stdout, pulled.stderr
+    [weights] = (tmp_path / "elsewhere").rglob("*.safetensors")
+    assert weights.read_bytes() == (one.folder / "model.safetensors").read_bytes()
 
 
 def test_a_repository_that_was_tampered_with_is_refused(run, server, artifact, home, tmp_path):

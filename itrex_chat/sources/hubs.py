@@ -12,12 +12,9 @@ import json
 import os
 import re
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TypeGuard
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
@@ -26,20 +23,13 @@ from itrex_chat.foundation import files, offline, space, stored
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
-from itrex_chat.foundation.units import lasting
 from itrex_chat.settings.source_spec import SourceSpec
 from itrex_chat.sources import other_caches, selection
 from itrex_chat.sources.digests import DigestMemo
 from itrex_chat.sources.pace import Pace
 
-if TYPE_CHECKING:
-    from itrex_chat.sources.failures import Place
-    from itrex_chat.sources.hub_apis import Hub
-
 PACE: Pace | None = None  # instead of what the environment says
 REPOSITORY = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?")
-OTHER = {"modelscope": "huggingface", "huggingface": "modelscope"}
-Result = TypeVar("Result")
 
 
 def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path, dict]:
@@ -49,7 +39,7 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
     asks the hub again. An interrupted download goes on where it was.
     Raises SourceError.
     """
-    repository, hubs, record = _repository(spec), home / "hubs", _record(spec, home)
+    repository, hubs, record = spec.repository, home / "hubs", _record(spec, home)
     if not REPOSITORY.fullmatch(repository):
         raise SourceError(
             _("{repository!r} is not the name of a repository; it should look like owner/name.", repository=repository)
@@ -93,12 +83,8 @@ def _record(spec: SourceSpec, home: Path) -> Path:
     return home / "hubs" / f"{_stem(spec)}--{quote(spec.revision or 'default', safe='')[:80]}.json"
 
 
-def _repository(spec: SourceSpec) -> str:
-    return spec.modelscope if spec.hub == "modelscope" else spec.huggingface
-
-
 def _stem(spec: SourceSpec) -> str:
-    return f"{spec.hub}--{_repository(spec).replace('/', '--')}"
+    return f"{spec.hub}--{spec.repository.replace('/', '--')}"
 
 
 def _read(record: Path, spec: SourceSpec) -> dict | None:
@@ -106,7 +92,7 @@ def _read(record: Path, spec: SourceSpec) -> dict | None:
     try:
         known = stored.parsed_json(record.read_text("utf-8"))
         origin = known["origin"]
-        same = (origin["repository"], origin["revision"]) == (_repository(spec), spec.revision)
+        same = (origin["repository"], origin["revision"]) == (spec.repository, spec.revision)
         return known if same and origin["commit"] and known["folder"] and known["files"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -129,7 +115,9 @@ def _missing(folder: Path, listed: dict) -> dict:
 
 def _ask(spec: SourceSpec, known: dict | None) -> dict:
     """What the hub has at the commit that is known, else at the revision: the record to be."""
-    repository = _repository(spec)
+    from itrex_chat.sources import listings
+
+    repository = spec.repository
     pinned = known["origin"]["commit"] if known else None
     if offline.is_asked_for(spec.hub):
         found = known or other_caches.record(spec.hub, repository, spec.revision)
@@ -137,14 +125,14 @@ def _ask(spec: SourceSpec, known: dict | None) -> dict:
             raise offline.lacking(repository)
         commit, listed = found["origin"]["commit"], found["files"]
     else:
-        commit, listed = _list(spec, pinned)
+        commit, listed = listings.listed(spec, pinned, _pace())
     if "config.json" not in listed or not selection.weights(listed):
         raise SourceError(
             _(
                 "{repository} on {hub} holds no model to work with: it needs a config.json and weights as "
                 ".safetensors or .bin.",
                 repository=repository,
-                hub=_hub(spec).title,
+                hub=listings.hub(spec).title,
             )
         )
     # Folders are named by content: most commits to a repository change none of its data files.
@@ -153,43 +141,11 @@ def _ask(spec: SourceSpec, known: dict | None) -> dict:
     return {"folder": f"{_stem(spec)}/{content[:16]}", "origin": origin, "files": listed}
 
 
-def _list(spec: SourceSpec, pinned: str | None) -> tuple[str | None, dict]:
-    """The hub's listing, asked for again for a while when it does not come."""
-    from itrex_chat.sources import failures, web
-
-    hub, repository, pace = _hub(spec), _repository(spec), _pace()
-    revision = pinned or spec.revision
-    end, pause, told = time.monotonic() + pace.patience_for_listing, pace.first_pause, False
-    while True:
-        try:
-            return _within(max(end - time.monotonic(), 0.1), hub.listing, web.Web(pace.silence), repository, revision)
-        except failures.HubFailure as failure:
-            wait = max(pause, failure.wait)
-            if pinned and failure.kind == failures.REVISION:
-                raise failures.vanished(_place(spec), pinned) from failure
-            late = time.monotonic() + wait > end and not (failure.wait and failure.wait <= pace.patience)
-            if not failure.passing or late:
-                raise failures.sentence(failure, _place(spec, revision)) from failure
-            if failure.wait:  # it says itself when it will be there
-                end = max(end, time.monotonic() + wait + pace.patience_for_listing)
-            if not told and wait > 2 * pace.first_pause:
-                told = True
-                tell(
-                    _(
-                        "{hub} does not answer ({reason}); trying again for {time}.",
-                        hub=hub.title,
-                        reason=failure.reason or f"HTTP {failure.status}",
-                        time=lasting(end - time.monotonic()),
-                    ),
-                    file=sys.stderr,
-                )
-            time.sleep(wait)
-            pause = min(2 * pause, pace.longest_pause)
-
-
 def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> None:
     """Download what is missing of `found`."""
-    repository, listed = _repository(spec), found["files"]
+    from itrex_chat.sources import listings, partial
+
+    repository, listed = spec.repository, found["files"]
     folder, memo = hubs / found["folder"], DigestMemo(hubs.parent)
     folder.mkdir(parents=True, exist_ok=True)
     if known:
@@ -207,13 +163,11 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
             "Downloading {count} files of {repository} from {hub}, {size:.2f} GB.",
             count=len(missing),
             repository=repository,
-            hub=_hub(spec).title,
+            hub=listings.hub(spec).title,
             size=size / 1e9,
         ),
         file=sys.stderr,
     )
-    from itrex_chat.sources import partial
-
     there = sum(partial.waiting_bytes(folder, name) for name in missing)
     space.check(
         _("Downloading {repository}", repository=repository), size - there, folder, hubs.parent.parent, SourceError
@@ -223,31 +177,36 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
 
 def _transfer(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, memo: DigestMemo) -> None:
     """From the hub, and what it does not give from the other one, where the recipe names both and the digests agree."""
-    from itrex_chat.sources import failures
+    from itrex_chat.sources import failures, listings
 
     try:
         _bring(spec, commit, folder, listed, memo)
     except failures.HubFailure as failure:
-        told = failures.sentence(failure, _place(spec, commit or spec.revision))
-        if not failure.passing and failure.kind != failures.MISSING_FILE or not getattr(spec, OTHER[spec.hub]):
+        told = failures.sentence(failure, listings.place(spec, commit or spec.revision))
+        if not failure.passing and failure.kind != failures.MISSING_FILE:
             raise told from failure
-        if (elsewhere := _elsewhere(spec, _missing(folder, listed))) is None:
+        if (elsewhere := listings.elsewhere(spec, _missing(folder, listed), _pace())) is None:
             raise told from failure
         other, at = elsewhere
         tell(
-            _("{reason} The rest comes from {hub}, which has the same files.", reason=told, hub=_hub(other).title),
+            _(
+                "{reason} The rest comes from {hub}, which has the same files.",
+                reason=told,
+                hub=listings.hub(other).title,
+            ),
             file=sys.stderr,
         )
         try:
             _bring(other, at, folder, listed, memo)
         except failures.HubFailure as second:
-            raise failures.sentence(second, _place(other, at or "")) from second
+            raise failures.sentence(second, listings.place(other, at or "")) from second
 
 
 def _bring(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, memo: DigestMemo) -> None:
+    from itrex_chat.sources import listings
     from itrex_chat.sources.transfer import Transfer
 
-    hub, repository, missing = _hub(spec), _repository(spec), _missing(folder, listed)
+    hub, repository, missing = listings.hub(spec), spec.repository, _missing(folder, listed)
 
     def address(name: str) -> str:
         return hub.address(repository, commit or spec.revision or "main", name)
@@ -259,28 +218,6 @@ def _bring(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, mem
         memo.learn({folder / name: digest for name, digest in transfer.digests.items()})
 
 
-def _elsewhere(spec: SourceSpec, missing: dict) -> tuple[SourceSpec, str | None] | None:
-    """The other hub and its commit, if it lists the missing files with the same sizes and SHA-256."""
-    from itrex_chat.sources import failures, web
-
-    if offline.is_asked_for(OTHER[spec.hub]):
-        return None
-    other, pace = SourceSpec(hub=OTHER[spec.hub], modelscope=spec.modelscope, huggingface=spec.huggingface), _pace()
-    try:
-        line = web.Web(pace.silence)
-        commit, listed = _within(pace.patience_for_listing, _hub(other).listing, line, _repository(other), "")
-    except failures.HubFailure:
-        return None
-
-    def agrees(name: str, file: dict) -> bool:
-        there = listed.get(name) or {"digest": "", "size": -1}
-        # Digests of different kinds cannot be compared; what comes is checked against this hub's in any case.
-        alike = there["digest"] == file["digest"] or len(there["digest"]) != len(file["digest"])
-        return alike and there["size"] == file["size"] and bool(file["digest"])
-
-    return (other, commit) if all(agrees(name, file) for name, file in missing.items()) else None
-
-
 def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
     """Take over what has not changed since an older commit."""
     for name in _missing(folder, listed):
@@ -289,36 +226,5 @@ def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
                 os.link(old / name, folder / name)
 
 
-def _within(seconds: float, call: Callable[..., Result], *arguments: Any) -> Result:
-    """The call's result. In a thread, because neither name lookups nor the libraries' retries take a time limit."""
-    from itrex_chat.sources import failures
-
-    outcome: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(call(*arguments))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return outcome.result(seconds)
-    except TimeoutError:
-        reason = _("no answer within {seconds} seconds", seconds=round(seconds))
-        raise failures.HubFailure(failures.UNREACHABLE, reason) from None
-
-
 def _pace() -> Pace:
     return PACE or Pace.chosen()
-
-
-def _hub(spec: SourceSpec) -> "Hub":
-    from itrex_chat.sources.hub_apis import HUBS
-
-    return HUBS[spec.hub]
-
-
-def _place(spec: SourceSpec, revision: str = "") -> "Place":
-    other = OTHER[spec.hub]
-    return _hub(spec).place(_repository(spec), revision, other if getattr(spec, other) else "")

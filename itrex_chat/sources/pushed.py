@@ -20,6 +20,11 @@ def manifest_in(folder: Path) -> dict | None:
         found = stored.parsed_json(files.text_of(folder / MANIFEST, SourceError, LARGEST))
     except (SourceError, ValueError):
         return None
+    return as_manifest(found)
+
+
+def as_manifest(found: object) -> dict | None:
+    """What was read, if it is the manifest of an artifact; what it says is not yet checked."""
     if not isinstance(found, dict) or any(type(found.get(name)) is not kind for name, kind in TELLING.items()):
         return None
     return found

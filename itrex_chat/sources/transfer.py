@@ -1,8 +1,7 @@
 """Files over several connections at once, ranges of large ones too, taken up again after whatever happens to the line.
 
-Each connection takes the next range that nobody has. Who finds none left takes
-the second half of the longest that is still coming. One thread hashes what has
-come, in order, from the system's cache. What fails for a moment is tried again
+Each connection takes the next range that nobody has (`ranges.py`). One thread hashes
+what has come, in order, from the system's cache. What fails for a moment is tried again
 after a pause that grows and is never the same; only when no byte has come for
 `Pace.patience` seconds it is given up.
 """
@@ -14,47 +13,23 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import requests
 
-from itrex_chat.foundation import progress
 from itrex_chat.foundation.language import _
 from itrex_chat.sources import failures
 from itrex_chat.sources.failures import HubFailure, damaged
 from itrex_chat.sources.meter import Meter
 from itrex_chat.sources.pace import Pace
 from itrex_chat.sources.partial import Partial
+from itrex_chat.sources.ranges import Ranges, Span
 from itrex_chat.sources.web import Web, body_of, number, of_modelscope, origin
 
 CHUNK = 1 << 18  # bytes
-SMALLEST_RANGE = 4 << 20
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 DOUBTS = 4  # tries of what a hub denies although it has listed it
 DOUBTFUL = (failures.REPOSITORY, failures.MISSING_FILE, failures.STRANGE)
-
-
-@dataclass
-class Span:
-    """A range that one connection brings: from `at` to `end`; what is before `at` has come, before `noted` is noted."""
-
-    partial: Partial
-    at: int
-    end: int
-    noted: int = 0
-    crc: int = 0
-
-    def __post_init__(self) -> None:
-        self.noted = self.began_at = self.at
-        self.began = time.monotonic()
-
-    def left(self, known_after: float) -> float:
-        """Seconds until all has come, by the rate so far; 0 while it is too early to say."""
-        passed = time.monotonic() - self.began
-        if passed < known_after or not self.partial.ranged:
-            return 0
-        return passed * (self.end - self.at) / max(self.at - self.began_at, 1)
 
 
 class Stopped(Exception):
@@ -82,9 +57,7 @@ class Transfer:
         ordered = sorted(listed, key=lambda name: (listed[name]["size"] > pace.range, name))
         self.partials = [Partial(folder, name, listed[name]["size"], listed[name]["digest"]) for name in ordered]
         self.changed = threading.Condition()
-        self.range = pace.range
-        self.free: dict[str, list[tuple[int, int]]] = {}
-        self.spans: list[Span] = []
+        self.ranges = Ranges(self.partials, pace)
         self.found: dict[str, str] = {}  # where the hub sent us for a file
         self.digests: dict[str, str] = {}
         self.received = self.hashed = 0
@@ -98,8 +71,10 @@ class Transfer:
     def run(self) -> dict[str, str]:
         hashing = None
         try:
-            here = self._open()
-            threads = [threading.Thread(target=self._bring, daemon=True) for _number in range(self._useful())]
+            here = self.ranges.open()
+            threads = [
+                threading.Thread(target=self._bring, daemon=True) for _number in range(self.ranges.connections())
+            ]
             threads.append(hashing := threading.Thread(target=self._hash, daemon=True))
             for thread in threads:
                 thread.start()
@@ -111,30 +86,14 @@ class Transfer:
                 self.stopped = True
                 self.changed.notify_all()
             with self.changed:  # what has come is noted
-                for span in self.spans:
+                for span in self.ranges.coming:
                     with contextlib.suppress(OSError):
-                        self._note(span)
+                        self.ranges.note(span)
             if hashing is not None:
                 hashing.join()
             for partial in self.partials:
                 if partial.name not in self.digests:
                     partial.close()
-
-    def _open(self) -> int:
-        """Open all files; how many bytes are there."""
-        left = sum(partial.path.stat().st_size for partial in self.partials if partial.path.exists())
-        with contextlib.ExitStack() as stack:
-            seen = stack.enter_context(progress.bar(_("checking what has come"), left)) if left > 1 << 28 else None
-            for partial in self.partials:
-                partial.open(lambda count: seen.update(count) if seen else None)
-                self.free[partial.name] = partial.gaps()
-        return sum(partial.present for partial in self.partials)
-
-    def _useful(self) -> int:
-        """Set the length of ranges by what is to come; how many connections have one."""
-        gaps = [end - start for gaps in self.free.values() for start, end in gaps]
-        self.range = min(self.pace.range, max(SMALLEST_RANGE, sum(gaps) // (2 * self.pace.connections)))
-        return min(self.pace.connections, sum(-(-gap // self.range) for gap in gaps))
 
     def _watch(self, meter: Meter, here: int) -> None:
         """Until all is there: show how it goes, and end it when nothing comes."""
@@ -155,7 +114,7 @@ class Transfer:
                 trouble = self.trouble or HubFailure(
                     failures.UNREACHABLE, _("no answer within {seconds} seconds", seconds=round(silent))
                 )
-                comes = self.spans or any(self.free.values())  # else the disk is what takes long
+                comes = self.ranges.coming or any(self.ranges.free.values())  # else the disk is what takes long
                 if comes and silent > self.pace.patience:
                     raise trouble
             meter.show(here + self.received, len(self.digests))
@@ -169,7 +128,7 @@ class Transfer:
             while (span := self._next()) is not None:
                 self._bring_span(web, span)
                 with self.changed:
-                    self.spans.remove(span)
+                    self.ranges.coming.remove(span)
                     self.allowed = min(self.pace.connections, self.allowed + 1 / self.allowed)
         except Stopped:
             pass
@@ -226,25 +185,9 @@ class Transfer:
             self.going += 1
 
     def _next(self) -> Span | None:
-        """The next range that nobody brings, else half of the one that takes the longest still."""
         with self.changed:
             while not self.stopped:
-                for partial in self.partials:
-                    if gaps := self.free[partial.name]:
-                        start, end = gaps.pop(0)
-                        if end - start > self.range:
-                            gaps.insert(0, (start + self.range, end))
-                            end = start + self.range
-                        self.spans.append(span := Span(partial, start, end))
-                        return span
-                if not self.spans:
-                    return None
-                worth = self.pace.worth_dividing
-                slowest = max(self.spans, key=lambda span: span.left(worth))
-                if slowest.left(worth) > worth and slowest.end - slowest.at >= 2 * self.pace.piece:
-                    middle = (slowest.at + slowest.end) // 2
-                    self.spans.append(span := Span(slowest.partial, middle, slowest.end))
-                    slowest.end = middle
+                if (span := self.ranges.next()) is not None or not self.ranges.coming:
                     return span
                 self.changed.wait(0.5)
         return None
@@ -265,7 +208,8 @@ class Transfer:
                 finally:
                     with self.changed:
                         if not self.stopped:
-                            self._note(span)
+                            self.ranges.note(span)
+                            self.changed.notify_all()
         except HubFailure as failure:
             if failure.status == 416:
                 raise damaged(partial.name) from None
@@ -294,28 +238,9 @@ class Transfer:
                     raise HubFailure(failures.STRANGE, _("a page came in place of {name}", name=partial.name))
             raise damaged(partial.name)
         if (span.at, span.end) != (0, partial.size):
-            self._take_whole(span)
+            with self.changed:
+                self.received -= self.ranges.take_whole(span)
         return 0
-
-    def _take_whole(self, span: Span) -> None:
-        """A server without ranges: one connection brings all that is behind the beginning."""
-        partial = span.partial
-        with self.changed:
-            if span.at >= span.end:  # another one does
-                return
-            for other in self.spans:
-                if other.partial is partial:
-                    self._note(other)
-            lost = partial.present - partial.prefix
-            partial.forget_behind(partial.prefix)
-            partial.ranged = False
-            self.received -= lost
-            self.free[partial.name] = []
-            for other in self.spans:
-                if other.partial is partial and other is not span:
-                    other.end = other.at
-            span.at = span.noted = partial.prefix
-            span.end, span.crc = partial.size, 0
 
     def _read(self, response: requests.Response, span: Span, at: int) -> None:
         """Write what comes from byte `at` on; what is there already is passed over."""
@@ -336,12 +261,8 @@ class Transfer:
                     span.at += len(data)
                     self.received += len(data)
                     if span.at - span.noted >= self.pace.piece:
-                        self._note(span)
-
-    def _note(self, span: Span) -> None:
-        span.partial.note(span.noted, span.at, span.crc)
-        span.noted, span.crc = span.at, 0
-        self.changed.notify_all()
+                        self.ranges.note(span)
+                        self.changed.notify_all()
 
     def _hash(self) -> None:
         """Hash what comes, and give files that are complete their names."""

@@ -6,22 +6,43 @@ from pathlib import Path
 
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.language import _
-from itrex_chat.sources.hub_apis import HUBS
+from itrex_chat.sources import failures
+from itrex_chat.sources.hub_apis import HUBS, PLAIN_NAME
+from itrex_chat.sources.pushed import as_manifest
+from itrex_chat.sources.selection import MANIFEST
+from itrex_chat.sources.web import Web
+
+PATIENCE = 20.0  # seconds of silence
 
 
 def upload(folder: Path, hub: str, repository: str, private: bool = False) -> str:
     """Push the files of a folder to a repository, which is made if it is not there; its address. Raises SourceError.
 
-    What is there by the same name is replaced, other files stay. The libraries upload again only what the hub does not have.
+    What is there by the same name is replaced. Of an artifact that was there before, the files that the new one has not are
+    removed; other files stay. The libraries upload again only what the hub does not have.
     """
     token = os.environ.get(HUBS[hub].token) or ""
+    outdated = _outdated(folder, hub, repository)
     try:
-        return _UPLOADS[hub](folder, repository, private)
+        return _UPLOADS[hub](folder, repository, private, outdated)
     except Exception as error:
         raise _explained(error, hub, repository, token) from error
 
 
-def _modelscope(folder: Path, repository: str, private: bool) -> str:
+def _outdated(folder: Path, hub: str, repository: str) -> list[str]:
+    """Files of the artifact that the repository holds until now, by its manifest, which have no successor in the folder."""
+    at = HUBS[hub]
+    try:
+        before = as_manifest(Web(PATIENCE).json(at.address(repository, at.branch, MANIFEST), at.secret()))
+    except failures.HubFailure as failure:
+        if failure.passing:
+            raise failures.sentence(failure, at.place(repository)) from failure
+        return []  # a new repository, or one of something else; whether it may be written to, the upload says
+    named = map(str, before["files"]) if before else ()
+    return sorted(name for name in named if PLAIN_NAME.fullmatch(name) and not (folder / name).exists())
+
+
+def _modelscope(folder: Path, repository: str, private: bool, outdated: list[str]) -> str:
     from modelscope_hub import HubApi
 
     api = HubApi()
@@ -30,20 +51,31 @@ def _modelscope(folder: Path, repository: str, private: bool) -> str:
     api.upload_folder(
         repository, "model", folder, commit_message="Upload by itrex_chat", use_cache=False, disable_tqdm=True
     )
+    there = {file.path for file in api.list_repo_files(repository, "model")} if outdated else set()
+    if gone := [name for name in outdated if name in there]:
+        api.delete_files(repository, "model", gone, commit_message="Files of an older artifact removed by itrex_chat")
     endpoint = os.environ.get(HUBS["modelscope"].mirror) or "https://modelscope.cn"
     return f"{endpoint.rstrip('/')}/models/{repository}"
 
 
-def _huggingface(folder: Path, repository: str, private: bool) -> str:
+def _huggingface(folder: Path, repository: str, private: bool, outdated: list[str]) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
     api.create_repo(repository, private=private, exist_ok=True)
-    api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload by itrex_chat")
+    api.upload_folder(
+        repo_id=repository,
+        folder_path=folder,
+        commit_message="Upload by itrex_chat",
+        delete_patterns=outdated or None,  # in the same commit; names have nothing in them that would be a pattern
+    )
     return f"{api.endpoint.rstrip('/')}/{repository}"
 
 
-_UPLOADS: dict[str, Callable[[Path, str, bool], str]] = {"modelscope": _modelscope, "huggingface": _huggingface}
+_UPLOADS: dict[str, Callable[[Path, str, bool, list[str]], str]] = {
+    "modelscope": _modelscope,
+    "huggingface": _huggingface,
+}
 
 
 def _explained(error: BaseException, hub: str, repository: str, token: str) -> SourceError:
