@@ -8,7 +8,7 @@ from typing import Any
 from itrex_chat.chat.calls import Calls
 from itrex_chat.chat.messages import Message, ToolCall
 from itrex_chat.chat.tools import FORMATS
-from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.foundation.errors import ItrexChatError, TokenizerEnded
 from itrex_chat.foundation.language import _
 from itrex_chat.generation.constraint import Constraint
 from itrex_chat.generation.response import Response
@@ -69,6 +69,8 @@ class Tools:
                 )
             if schema is not None:
                 return model.grammars().json(schema)
+        except TokenizerEnded:
+            raise
         except ItrexChatError as error:
             raise refused(str(error), "tools" if functions else field) from None
         return lambda: None
