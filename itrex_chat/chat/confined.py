@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class ConfinedTokenizer:
         }
         self._asking = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        described = self._started()
+        described = _tried(self._started)
         self.stop_ids: frozenset[int] = frozenset(described["stop_ids"])
         self.strips_newline: bool = described["strips_newline"]
         self.call_format: str = described["call_format"]
@@ -92,12 +92,9 @@ class ConfinedTokenizer:
 
     def _asked(self, task: str, most: int, most_of_text: int = 0, **given: Any) -> Any:
         with self._asking:
-            for _try in range(TRIES - 1):
-                with contextlib.suppress(TokenizerEnded):
-                    return self._tried(task, most, most_of_text, given)
-            return self._tried(task, most, most_of_text, given)
+            return _tried(lambda: self._with_process(task, most, most_of_text, given))
 
-    def _tried(self, task: str, most: int, most_of_text: int, given: dict) -> Any:
+    def _with_process(self, task: str, most: int, most_of_text: int, given: dict) -> Any:
         if self._process is None:
             self._started()
         return self._value(task, most, most_of_text, given)
@@ -175,6 +172,13 @@ class ConfinedTokenizer:
                 reason=reason,
             )
         )
+
+
+def _tried(ask: Callable[[], Any]) -> Any:
+    for _try in range(TRIES - 1):
+        with contextlib.suppress(TokenizerEnded):
+            return ask()
+    return ask()
 
 
 def _end(process: "subprocess.Popen[bytes]") -> int:
