@@ -6,6 +6,8 @@
 # make fuzz: 20,000 random cases of the native kernels, 20,000 of files and replies, and 4 times 500 schedules of answers, under
 #   sanitizers (needs gcc; CASES and SCHEDULES say how many).
 # make kills: kill quantize and ask at 20 random moments each (KILLS says how many), and ask on disks that become full.
+# make clients: openai, langchain-openai, litellm, llm, Gradio and lm-evaluation-harness, in an environment of their own, against a server.
+# make load: mixed load on a server for an hour (MINUTES says how long), with kills, and whether it is then what it was before.
 # make small-llama: train a small Llama for an hour, and compare INT4 with llama.cpp's formats of it (FOLDER takes it all; LLAMA_CPP
 #   may name the folder of llama.cpp's programs, which else are compiled in the cache).
 # make download-faults: DOWNLOADS downloads from a stand-in of both hubs with random faults; make download-rate: their rate beside
@@ -14,7 +16,7 @@
 
 RUN = .venv/bin/python
 
-.PHONY: demo test check lower lock fuzz kills small-llama download-faults download-rate clean
+.PHONY: demo test check lower lock fuzz kills clients load small-llama download-faults download-rate clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -56,6 +58,13 @@ fuzz: .venv/.installed
 KILLS = 20
 kills: .venv/.installed
 	$(RUN) benchmarks/kills.py --kills $(KILLS)
+
+clients: .venv/.installed
+	$(RUN) tests/clients/run.py
+
+MINUTES = 60
+load: .venv/.installed
+	$(RUN) benchmarks/load.py --minutes $(MINUTES)
 
 FOLDER = build/small-llama
 LLAMA_CPP =

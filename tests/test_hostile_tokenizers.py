@@ -17,7 +17,7 @@ import tiny_models
 from itrex_chat import sources
 from itrex_chat.chat import confined, load_tokenizer
 from itrex_chat.chat.messages import Message
-from itrex_chat.foundation.errors import SourceError, TokenizerError
+from itrex_chat.foundation.errors import SourceError, TokenizerEnded, TokenizerError
 
 QUESTION = [Message("user", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab")]
 TIME, MEMORY, TOO_MUCH = "seconds of processor time", "of memory", "makes far more"
@@ -139,14 +139,31 @@ def test_a_tokenizer_that_writes_books_for_a_token_is_refused(times, bound, tmp_
     assert names_the_model(error, tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
-def test_a_tokenizer_that_crashes_is_named_and_serves_again(number, tokenizer, tmp_path):
+def test_a_tokenizer_that_crashes_is_named_and_serves_again(tokenizer, tmp_path):
     assert tokenizer._process is not None
-    os.kill(tokenizer._process.pid, number)
-    with pytest.raises(TokenizerError, match="crashed|killed") as error:
+    os.kill(tokenizer._process.pid, signal.SIGSEGV)
+    with pytest.raises(TokenizerError, match="crashed") as error:
         tokenizer.encode("x")
     assert names_the_model(error, tmp_path)
     assert tokenizer.decode(tokenizer.encode("x")) == "x"
+
+
+def test_what_is_asked_of_a_process_that_is_killed_is_asked_of_another_one(tokenizer, tmp_path, monkeypatch):
+    ids = tokenizer.encode("x")
+    assert tokenizer._process is not None
+    before = tokenizer._process.pid
+    os.kill(before, signal.SIGKILL)
+    assert tokenizer.encode("x") == ids and tokenizer._process.pid != before
+    started = tokenizer._started
+
+    def killed():
+        started()
+        tokenizer._process.kill()
+
+    monkeypatch.setattr(tokenizer, "_started", killed)
+    tokenizer._process.kill()
+    with pytest.raises(TokenizerEnded, match=f"{tmp_path} was killed"):
+        tokenizer.encode("x")
 
 
 def test_the_process_of_a_tokenizer_ends_with_it(tmp_path):

@@ -16,7 +16,7 @@ from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.model import Chunk
 from itrex_chat.decoder.pages import PAGE, NoPages, Pages
 from itrex_chat.engines.native.weights import load_dense, load_quantized
-from itrex_chat.foundation.errors import Busy, GenerationError
+from itrex_chat.foundation.errors import Busy, GenerationError, TokenizerError
 from itrex_chat.generation import scheduler as scheduling
 from itrex_chat.generation.budget import Budget
 from itrex_chat.generation.loop import generate
@@ -270,6 +270,23 @@ def test_a_cancelled_request_ends_as_it_is_and_the_others_go_on(decoder, tokeniz
     assert tickets[2].response.token_ids == alone(decoder, tokenizer, PROMPTS[2], config).token_ids
     scheduler.cancel(tickets[2])  # it has ended, and stays as it ended
     assert tickets[2].response.finish_reason != "cancelled"
+
+
+def test_a_tokenizer_that_gives_no_text_ends_that_answer_alone(decoder, tokenizer, monkeypatch):
+    def fails(_ids):
+        raise TokenizerError("no text")
+
+    scheduler = scheduler_of(decoder, tokenizer)
+    first, second, third = (scheduler.add(Request(prompt, GREEDY)) for prompt in PROMPTS[:3])
+    finish(scheduler, lambda: third.sequence and len(third.sequence.ids) == 4)
+    monkeypatch.setattr(first.sequence._stream, "_decode", fails)
+    monkeypatch.setattr(second.sequence._stream, "_decode", fails)
+    scheduler.cancel(second)
+    finish(scheduler)
+    assert str(first.error) == str(second.error) == "no text"
+    assert third.response.token_ids == alone(decoder, tokenizer, PROMPTS[2]).token_ids
+    scheduler.close()
+    assert scheduler.pages.free == scheduler.pages.count
 
 
 def test_a_request_can_be_cancelled_while_it_waits(decoder, tokenizer):

@@ -385,8 +385,9 @@ def test_the_benchmark_of_clients_measures_this_server(server):
 def test_a_mixed_load_leaves_the_server_as_it_was(server):
     run = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "load.py", f"http://127.0.0.1:{server.port}"]
-        + ["--seconds", "3", "--clients", "3"],
+        + ["--minutes", "0.05", "--clients", "3", "--pause", "0"],
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0 and "0 findings" in run.stdout, run.stdout + run.stderr
+    assert "an answer that needs all" in run.stdout and "pages begins" in run.stdout

@@ -7,6 +7,7 @@ import jsonschema
 import openai
 import pydantic
 import pytest
+from moments import until
 from served import embedded, serving, with_template
 
 TEMPLATE = (Path(__file__).parent / "tools.jinja").read_text("utf-8")
@@ -49,7 +50,7 @@ def check(name: str, arguments: str) -> None:
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
-def test_a_call_that_is_required_comes_and_follows_its_schema(client, choice):
+def test_a_call_that_is_required_comes_and_follows_its_schema(client, server, choice):
     more = asked(tool_choice=choice, parallel_tool_calls=False)
     for sampled in ({}, {"temperature": 1.5, "seed": 3, "n": 3}):
         for answer in client.chat.completions.create(**more, **sampled).choices:
@@ -57,6 +58,8 @@ def test_a_call_that_is_required_comes_and_follows_its_schema(client, choice):
             assert (answer.finish_reason, answer.message.content, call.type) == ("tool_calls", None, "function")
             assert choice == "required" or call.function.name == "get_weather"
             check(call.function.name, call.function.arguments)
+    until(lambda: server.lines and server.lines[-1].get("completion_tokens"))
+    assert server.lines[-1]["finish"] == ["tool_calls"]
 
 
 def test_a_stream_of_calls_builds_up_those_of_the_whole_answer(client):

@@ -12,14 +12,14 @@ import signal
 import subprocess
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from itrex_chat.chat.frames import REPLY, REQUEST
 from itrex_chat.chat.messages import Message
 from itrex_chat.foundation import death, machine, processes
-from itrex_chat.foundation.errors import TokenizerError
+from itrex_chat.foundation.errors import TokenizerEnded, TokenizerError
 from itrex_chat.foundation.language import _, spoken_language
 from itrex_chat.foundation.units import readable
 from itrex_chat.settings.recipe import Chat
@@ -34,12 +34,14 @@ MEMORY, MEMORY_OF_TEXT = 1 << 30, 300  # bytes
 DESCRIPTION, VOCABULARY = 1 << 20, 128 << 20
 PROMPT, PROMPT_OF_TEXT = 1 << 20, 32  # what a template writes by itself; four tokens for each byte of a request
 TEXT_OF_TOKEN = 4096
+TRIES = 3  # of one request, where somebody else ends the process; bounds end it by other signals
 
 
 class ConfinedTokenizer:
     """The ChatTokenizer of a model. Every method raises TokenizerError, also where a bound is reached.
 
-    The process ends when this object goes or is closed; the next request starts another one.
+    The process ends when this object goes or is closed; the next request starts another one. What was asked of a process
+    that somebody else has ended is asked of another one.
     """
 
     def __init__(self, folder: Path, family: str, chat: Chat, gguf: Path | None):
@@ -52,7 +54,7 @@ class ConfinedTokenizer:
         }
         self._asking = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        described = self._started()
+        described = _tried(self._started)
         self.stop_ids: frozenset[int] = frozenset(described["stop_ids"])
         self.strips_newline: bool = described["strips_newline"]
         self.call_format: str = described["call_format"]
@@ -90,9 +92,12 @@ class ConfinedTokenizer:
 
     def _asked(self, task: str, most: int, most_of_text: int = 0, **given: Any) -> Any:
         with self._asking:
-            if self._process is None:
-                self._started()
-            return self._value(task, most, most_of_text, given)
+            return _tried(lambda: self._with_process(task, most, most_of_text, given))
+
+    def _with_process(self, task: str, most: int, most_of_text: int, given: dict) -> Any:
+        if self._process is None:
+            self._started()
+        return self._value(task, most, most_of_text, given)
 
     def _started(self) -> dict:
         """Start the process and have it read the tokenizer; what it says of it."""
@@ -116,6 +121,14 @@ class ConfinedTokenizer:
             reply = self._reply(REQUEST.pack(size, seconds, memory) + request, most + most_of_text * size)
         except EOFError:
             code = self._end()
+            if code in (-signal.SIGKILL, -signal.SIGTERM):
+                raise TokenizerEnded(
+                    _(
+                        "The process of the tokenizer of {place} was killed, perhaps because the memory ran out; try again "
+                        "later.",
+                        place=self._place,
+                    )
+                ) from None
             raise self._unusable(_how_it_ended(code, seconds, memory)) from None
         except OverflowError:
             self._end()
@@ -159,6 +172,13 @@ class ConfinedTokenizer:
                 reason=reason,
             )
         )
+
+
+def _tried(ask: Callable[[], Any]) -> Any:
+    for _try in range(TRIES - 1):
+        with contextlib.suppress(TokenizerEnded):
+            return ask()
+    return ask()
 
 
 def _end(process: "subprocess.Popen[bytes]") -> int:

@@ -42,6 +42,10 @@ class TokenizerError(ItrexChatError):
     """A vocabulary or chat template that is missing or cannot be used."""
 
 
+class TokenizerEnded(TokenizerError):
+    """A tokenizer whose process somebody else has ended, again and again; later it may work."""
+
+
 class ArtifactError(ItrexChatError):
     """A cached artifact that is missing, damaged or in use."""
 

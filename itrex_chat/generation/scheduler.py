@@ -279,7 +279,7 @@ class Scheduler:
     def _take(self, sequence: Sequence, logits: torch.Tensor) -> None:
         try:
             sequence.take(logits)
-        except GenerationError as error:
+        except ItrexChatError as error:
             [ticket] = [ticket for ticket in self._going if ticket.sequence is sequence]
             ticket.error = error
 
@@ -306,7 +306,10 @@ class Scheduler:
             waited = time.perf_counter() - ticket.began
             ticket.response = Response("", [], ticket.request.prompt, reason, waited, None)
         elif ticket.sequence:
-            ticket.sequence.cancel(reason)
+            try:
+                ticket.sequence.cancel(reason)
+            except ItrexChatError as error:  # its last text, which the tokenizer does not give
+                ticket.error = error
             ticket.say(ticket.sequence.taken_pieces())
             self._release(ticket)
 

@@ -8,7 +8,7 @@ from typing import Any
 from itrex_chat.chat.calls import Calls
 from itrex_chat.chat.messages import Message, ToolCall
 from itrex_chat.chat.tools import FORMATS
-from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.foundation.errors import ItrexChatError, TokenizerEnded
 from itrex_chat.foundation.language import _
 from itrex_chat.generation.constraint import Constraint
 from itrex_chat.generation.response import Response
@@ -17,14 +17,17 @@ from itrex_chat.server.errors import refused
 from itrex_chat.server.models import Model
 from itrex_chat.server.tools import WithTools
 
+CALLED = "tool_calls"
+
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer: its text, None where there are calls and nothing else, and why it ended."""
+    """An answer: its text, None where there are calls and nothing else, and why it ended, for its client and for the log."""
 
     text: str | None
     calls: tuple[ToolCall, ...]
     reason: str
+    logged: str
 
 
 class Tools:
@@ -69,6 +72,8 @@ class Tools:
                 )
             if schema is not None:
                 return model.grammars().json(schema)
+        except TokenizerEnded:
+            raise
         except ItrexChatError as error:
             raise refused(str(error), "tools" if functions else field) from None
         return lambda: None
@@ -83,7 +88,7 @@ class Tools:
         found = [*finder.add(response.text), *finder.end(response)]
         text = "".join(piece for piece in found if isinstance(piece, str))
         calls = tuple(piece for piece in found if isinstance(piece, ToolCall))
-        return Answered(text if text or not calls else None, calls, finder.reason(response))
+        return Answered(text if text or not calls else None, calls, finder.reason(response), finder.logged(response))
 
 
 class Finder:
@@ -102,7 +107,11 @@ class Finder:
 
     def reason(self, response: Response) -> str:
         reason = FINISHED[response.finish_reason]
-        return "tool_calls" if self._found and reason == "stop" else reason
+        return CALLED if self._found and reason == "stop" else reason
+
+    def logged(self, response: Response) -> str:
+        """As `reason`, but what ended by its deadline says so."""
+        return CALLED if self.reason(response) == CALLED else response.finish_reason
 
     def _named(self, found: list[str | ToolCall]) -> list[str | ToolCall]:
         self._found = self._found or any(isinstance(piece, ToolCall) for piece in found)

@@ -11,7 +11,7 @@ from itrex_chat.chat.tools import written
 from itrex_chat.generation.response import Response
 from itrex_chat.server import answering
 from itrex_chat.server.answering import Asked
-from itrex_chat.server.calling import Tools
+from itrex_chat.server.calling import Answered, Tools
 from itrex_chat.server.models import Model
 from itrex_chat.server.protocol import ChatRequest
 from itrex_chat.server.service import Service
@@ -55,20 +55,24 @@ async def made(asked: ChatRequest, service: Service, record: dict[str, Any]) -> 
                     yield event
                 return
             responses = await group.responses()
-            service.tell(record, responses, answering.usage([prompt], responses))
+            answers = [tools.answered(response) for response in responses]
+            used = answering.usage([prompt], responses)
+            service.tell(record, responses, used, [answer.logged for answer in answers])
             if top is not None:
                 await answering.aside(
                     lambda: model.vocabulary.learn(entry for each in responses for entry in each.logprobs or ())
                 )
             keep(responses)
-            choices = [_choice(model, tools, number, response) for number, response in enumerate(responses)]
-            yield head | {"choices": choices, "usage": answering.usage([prompt], responses)}
+            choices = [
+                _choice(model, number, answer, response)
+                for number, (answer, response) in enumerate(zip(answers, responses))
+            ]
+            yield head | {"choices": choices, "usage": used}
         finally:
             group.cancel()
 
 
-def _choice(model: Model, tools: Tools, number: int, response: Response) -> dict[str, Any]:
-    answer = tools.answered(response)
+def _choice(model: Model, number: int, answer: Answered, response: Response) -> dict[str, Any]:
     calls = {"tool_calls": list(map(_call, answer.calls))} if answer.calls else {}
     return {
         "index": number,
@@ -144,7 +148,7 @@ async def _events(
     ordered = [responses[number] for number in range(asked.n)]
     keep(ordered)
     told = answering.usage([prompt], ordered)
-    service.tell(record, ordered, told)
+    service.tell(record, ordered, told, [finder.logged(each) for finder, each in zip(finders, ordered)])
     if with_usage:
         yield head | {"choices": [], "usage": told}
     yield "[DONE]"

@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from itrex_chat.foundation.errors import Busy, GenerationError, ItrexChatError, MemoryShortage, TokenizerError
+from itrex_chat.foundation.errors import (
+    Busy,
+    GenerationError,
+    ItrexChatError,
+    MemoryShortage,
+    TokenizerEnded,
+    TokenizerError,
+)
 from itrex_chat.foundation.harmless import encodable
 from itrex_chat.foundation.language import _
 
@@ -51,6 +58,8 @@ def of(error: ItrexChatError) -> ApiError:
         return ApiError(429, str(error), code="rate_limit_exceeded", kind="requests", retry_after=RETRY)
     if isinstance(error, MemoryShortage):
         return unavailable(str(error), "out_of_memory")
+    if isinstance(error, TokenizerEnded):
+        return unavailable(str(error), "tokenizer_ended")
     if isinstance(error, (GenerationError, TokenizerError)):
         return refused(str(error))
     return ApiError(500, str(error), kind=SERVER)

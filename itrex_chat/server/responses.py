@@ -52,7 +52,7 @@ async def made(asked: ResponsesRequest, service: Service, record: dict[str, Any]
                         if asked.stream:
                             yield event
             used = answering.usage([prompt], [response])
-            service.tell(record, [response], used)
+            service.tell(record, [response], used, [finder.logged(response)])
             *events, ending = told.ending(response, used)
             if asked.store:
                 service.conversations.keep(told.name, [*said, told.message()], told.whole)

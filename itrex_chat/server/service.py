@@ -1,6 +1,6 @@
 """What all routes share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,11 +32,18 @@ class Service:
         most = model.recipe.generation.max_new_tokens
         return most if self.limits.tokens is None else min(most, self.limits.tokens)
 
-    def tell(self, record: dict[str, Any], responses: Sequence[Response], usage: dict[str, Any]) -> None:
-        """Note what came of a request, for the log and the metrics."""
+    def tell(
+        self,
+        record: dict[str, Any],
+        responses: Sequence[Response],
+        usage: dict[str, Any],
+        reasons: Iterable[str] | None = None,
+    ) -> None:
+        """Note what came of a request, for the log and the metrics. `reasons`: why answers ended, where they do not say so
+        themselves."""
         self.metrics.answered(record["model"], responses, usage)
         record["prompt_tokens"] = usage["prompt_tokens"]
         record["cached_tokens"] = usage["prompt_tokens_details"]["cached_tokens"]
         record["completion_tokens"] = usage["completion_tokens"]
         record["ttft"] = round(max((response.ttft for response in responses), default=0.0), 4)
-        record["finish"] = sorted({response.finish_reason for response in responses})
+        record["finish"] = sorted(set(reasons or (response.finish_reason for response in responses)))
