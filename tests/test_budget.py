@@ -91,34 +91,45 @@ def test_what_is_kept_counts_and_too_small_a_budget_says_how_small_it_may_be():
 # What a matrix costs
 
 
-def test_the_cost_of_a_matrix_is_the_divergence_with_it_alone_rounded(model):
+def test_costs_add_up_to_the_divergence_with_a_block_rounded_and_go_by_sorts_of_matrices(model):
     checkpoint = open_checkpoint(sources.local(model))
     made = torch.Generator().manual_seed(0)
     windows = torch.randint(0, checkpoint.decoder.vocab_size, (2, 24), generator=made).tolist()
     specs = {module_of(spec): spec for spec in checkpoint.specs() if spec.role == "linear"}
     kinds = {name: kinds_of(spec, torch.float32, "int4_fullrange") for name, spec in specs.items()}
     found = losses(checkpoint, kinds, windows, tqdm(disable=True))
+    decoder = load_decoder(driver.Floats(checkpoint))
 
-    def log_probabilities(decoder) -> torch.Tensor:
+    def log_probabilities() -> torch.Tensor:
         cache = decoder.new_cache(24, len(windows))
         cache.begin([24] * len(windows))
         logits = decoder.read([Chunk(row, ids, 24) for row, ids in enumerate(windows)], cache)
         return torch.cat([part.clone() for part in logits]).double().log_softmax(-1)
 
-    decoder = load_decoder(driver.Floats(checkpoint))
-    base = log_probabilities(decoder)
-    for number, part in ((0, "down"), (2, "output")):
-        linear = decoder.blocks[number].mlp.down if part == "down" else decoder.blocks[number].output
-        name = f"model.layers.{number}." + ("mlp.down_proj" if part == "down" else "self_attn.o_proj")
-        before = linear.weight.clone()
-        integers, scales = quantize_rows(before.clone(), "int4_fullrange", 32)
-        linear.weight.copy_(integers * scales.half().float().repeat_interleave(32, 1))
-        other = log_probabilities(decoder)
-        linear.weight.copy_(before)
-        assert found[name][0] == pytest.approx(float((base.exp() * (base - other)).sum(-1).mean()), rel=0.1)
+    def divergence(matrices: list[torch.Tensor]) -> float:
+        """With these matrices rounded."""
+        before = [matrix.clone() for matrix in matrices]
+        for matrix in matrices:
+            integers, scales = quantize_rows(matrix.clone(), "int4_fullrange", 32)
+            matrix.copy_(integers * scales.half().float().repeat_interleave(32, 1))
+        other = log_probabilities()
+        for matrix, whole in zip(matrices, before):
+            matrix.copy_(whole)
+        return float((base.exp() * (base - other)).sum(-1).mean())
+
+    base = log_probabilities()
+    for number, block in enumerate(decoder.blocks):
+        cost = divergence([linear.weight for linear in block.linears()])
+        told = sum(each[0] for name, each in found.items() if name.startswith(f"model.layers.{number}."))
+        assert told == pytest.approx(cost, rel=0.1)
+    downs = divergence([block.mlp.down.weight for block in decoder.blocks])
+    outputs = divergence([block.output.weight for block in decoder.blocks])
+    told_downs, told_outputs = (
+        sum(each[0] for name, each in found.items() if name.endswith(end)) for end in ("down_proj", "o_proj")
+    )
+    assert told_downs / told_outputs == pytest.approx(downs / outputs, rel=0.1)
     for name, each in found.items():
-        assert each[kinds[name].index(kinds_of(specs[name], torch.float32, "int4_fullrange")[-2])] < each[0] / 20
-        assert each[-1] == 0
+        assert each[-2] < each[0] / 20 and each[-1] == 0 and [kind.weight_dtype for kind in kinds[name]][-2] == "int8"
 
 
 # Through the recipe
