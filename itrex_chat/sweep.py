@@ -1,4 +1,4 @@
-"""Several recipes of one model in one table and one chart: quality against size and speed.
+"""Several recipes of one model in one table and one chart: quality against size, speed and the time to make it.
 
 python -m itrex_chat.sweep --model qwen2.5-1.5b-instruct --text book.txt
 """
@@ -7,6 +7,7 @@ import argparse
 import csv
 import dataclasses
 import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -47,6 +48,9 @@ CSV_FIELDS = (
     "tokens_per_second",
     "prefill_tokens_per_second",
     "peak_memory",
+    "algorithm",
+    "budget",
+    "build_seconds",
 )
 
 
@@ -127,6 +131,9 @@ def as_csv(outcomes: "list[Outcome]") -> str:
                     outcome.tokens_per_second,
                     outcome.prefill_tokens_per_second,
                     outcome.peak_memory,
+                    outcome.quantization.effective_algorithm,
+                    outcome.quantization.effective_budget or None,
+                    outcome.build_seconds,
                 ]
             )
     return text.getvalue()
@@ -134,20 +141,25 @@ def as_csv(outcomes: "list[Outcome]") -> str:
 
 def parsed(text: str) -> Quantization:
     """A recipe as users write it: int4_clip:128, int4_clip:128:none for another head, int4_clip:128:none:gptq for another
-    algorithm than rtn."""
+    algorithm than rtn, int4_clip:128:none:gptq:4.6 with a budget of bits per weight. What is left out is the default."""
     weight_dtype, _colon, rest = text.partition(":")
     group, _colon, rest = rest.partition(":")
-    head, _colon, algorithm = rest.partition(":")
-    if group and not group.isdigit():
+    head, _colon, rest = rest.partition(":")
+    algorithm, _colon, budget = rest.partition(":")
+    if (group and not group.isdigit()) or not re.fullmatch(r"(\d+(\.\d*)?)?", budget):
         raise RunError(
             _(
-                "--recipes: {text!r} cannot be read; write WEIGHT_DTYPE:GROUP:HEAD:ALGORITHM, such as int4_clip:64:int8 or "
-                "int4_fullrange:32:int8:gptq.",
+                "--recipes: {text!r} cannot be read; write WEIGHT_DTYPE:GROUP:HEAD:ALGORITHM:BUDGET, such as int4_clip:64:int8, "
+                "int4_fullrange:32:int8:gptq or int4_fullrange:32:int8:gptq:4.6.",
                 text=text,
             )
         )
     return Quantization(
-        weight_dtype=weight_dtype, group_size=int(group or 32), head=head or "int8", algorithm=algorithm or "rtn"
+        weight_dtype=weight_dtype,
+        group_size=int(group or 32),
+        head=head or "int8",
+        algorithm=algorithm or "rtn",
+        budget=float(budget or 0),
     )
 
 
@@ -187,13 +199,15 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser("sweep", _("Measure several recipes of one model: quality against size and speed."))
+    parser = command_line.parser(
+        "sweep", _("Measure several recipes of one model: quality against size, speed and the time to make it.")
+    )
     options.add_measuring(parser)
     parser.add_argument(
         "--recipes",
         metavar="LIST",
         help=_(
-            "WEIGHT_DTYPE:GROUP:HEAD:ALGORITHM with commas between them, the first is compared with; default: {default}",
+            "WEIGHT_DTYPE:GROUP:HEAD:ALGORITHM:BUDGET with commas between them, the first is compared with; default: {default}",
             default=", ".join(label(each) for each in GRID),
         ),
     )

@@ -1,5 +1,6 @@
 """Sweeps and attribution: recipes and parts of one recipe, told apart on the same tokens."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from itrex_chat.artifacts import ArtifactStore
 from itrex_chat.foundation.errors import RecipeError, RunError
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
-from itrex_chat.report.sweeps import sweep_page, sweep_verdict
+from itrex_chat.report.sweeps import sweep_page, sweep_rows, sweep_verdict
 from itrex_chat.settings import recipe as recipes
 from itrex_chat.settings.quantization import Quantization
 from itrex_chat.sweeps.sweeping import Outcome
@@ -74,6 +75,8 @@ def test_the_loss_is_attributed_to_steps_and_layers(models, text, tmp_path, monk
         ("int4_clip:64:none", Quantization("int4_clip", 64, "none")),
         ("int8", Quantization("int8")),
         ("int4_fullrange:128", Quantization("int4_fullrange", 128)),
+        ("int4_fullrange:32:int8:gptq:4.6", Quantization(algorithm="gptq", budget=4.6)),
+        ("int4_fullrange::::5", Quantization(budget=5.0)),
     ],
 )
 def test_recipes_are_named_briefly(given, expected):
@@ -83,6 +86,8 @@ def test_recipes_are_named_briefly(given, expected):
 def test_what_is_no_recipe_is_refused():
     with pytest.raises(RunError, match="WEIGHT_DTYPE:GROUP:HEAD"):
         sweeping.parsed("int4_clip:many")
+    with pytest.raises(RunError, match="WEIGHT_DTYPE:GROUP:HEAD"):
+        sweeping.parsed("int4_clip:32:int8:rtn:nan")
     with pytest.raises(RecipeError, match="Did you mean int4_clip"):
         sweeping.parsed("int4_clipp:32")
 
@@ -111,6 +116,7 @@ def outcome(label: str, difference: Estimate | None) -> Outcome:
         peak_memory=10**9,
         tokens_per_second=9.0,
         prefill_tokens_per_second=90.0,
+        build_seconds=120.0,
     )
 
 
@@ -127,6 +133,14 @@ def test_only_what_the_interval_supports_is_said():
         "Worse than a: b.",
         "Better than a: c.",
         "Not told apart from a by 1000 tokens: <d>, e.",
+        "The best choice for a size on disk, by the means alone: c from 100 MB on (KL 0.0300, made in 2 min).",
     ]
+    larger = dataclasses.replace(outcomes[2], label="g", disk_bytes=2 * 10**8, build_seconds=7200.0)
+    better = Corpus("all", 8, 1000, larger.total.figures | {"kld_mean": Estimate(0.01)}, 0.0)
+    larger = dataclasses.replace(larger, total=better, quantization=Quantization(algorithm="gptq", budget=4.6))
+    [*_others, last] = sweep_verdict([*outcomes, larger])
+    assert last.endswith("c from 100 MB on (KL 0.0300, made in 2 min), g from 200 MB on (KL 0.0100, made in 2.0 h).")
+    assert sweep_rows([larger])[1][-3:] == ["gptq", "4.6", "2.0 h"]
     page = sweep_page("m", "fp32", outcomes, "")
+    assert page.count("<svg") == 3
     assert "f: no memory" in page and "<d>" not in page

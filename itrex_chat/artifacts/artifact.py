@@ -75,10 +75,11 @@ class Artifact:
 
     def summary(self) -> str:
         settings = self.manifest["recipe"]["quantization"]
-        algorithm = self.manifest["content"].get("algorithm")
+        algorithm, budget = (self.manifest["content"].get(name) for name in ("algorithm", "budget"))
         return (
             f"{self.name}  {settings['weight_dtype']} g{settings['group_size']}, head {settings['head']}  "
             + (f"{algorithm}  " if algorithm else "")
+            + (f"{_('budget')} {budget}  " if budget else "")
             + f"{readable(self.nbytes())}  {self.folder.name}"
         )
 

@@ -42,7 +42,8 @@ def _kept(store: ArtifactStore, folder: Path) -> Kept:
         folder,
         remove,
         text=f"{content.get('weight_dtype')} g{content.get('group_size')}, head {content.get('head')}"
-        + (f", {content['algorithm']}" if content.get("algorithm") else ""),
+        + (f", {content['algorithm']}" if content.get("algorithm") else "")
+        + (f", {_('budget')} {content['budget']}" if content.get("budget") else ""),
         names=(*names, artifact.name),
         origin=origin
         | {

@@ -30,6 +30,7 @@ WITH_ZEROS = 2  # the format of artifacts whose groups have zero points of their
 FORMATS = (FORMAT_VERSION, WITH_ZEROS)
 ZEROS = ("qzeros", "zeros")  # the tensor of a matrix that has them: integers as GPTQ packs them, or float16
 NUMERICS_VERSION = 1  # raise it when the integers or scales of the same weights change
+BUDGET_VERSION = 1  # and this one when what a budget chooses does
 ALGORITHMS_VERSION = 2  # and this one when those of all algorithms but round-to-nearest do
 LARGEST = 16 << 20  # bytes
 
@@ -63,11 +64,13 @@ def content_settings(quantization: Quantization) -> dict:
 
 
 def _algorithm(quantization: Quantization) -> dict:
-    """The algorithm and what it reads; nothing for round-to-nearest, as in artifacts of before there was a choice."""
-    if quantization.effective_algorithm == "rtn":
-        return {}
-    algorithm: dict[str, Any] = {"algorithm": quantization.algorithm, "algorithms": ALGORITHMS_VERSION}
-    if quantization.calibrated:
+    """The algorithm, the budget and what they read; nothing for round-to-nearest, as in artifacts of before there was a choice."""
+    algorithm: dict[str, Any] = {}
+    if quantization.effective_algorithm != "rtn":
+        algorithm |= {"algorithm": quantization.algorithm, "algorithms": ALGORITHMS_VERSION}
+    if quantization.effective_budget:
+        algorithm |= {"budget": quantization.budget, "budgets": BUDGET_VERSION}
+    if quantization.reads_texts:
         algorithm |= {
             "calibration": " ".join(sorted(digests_of(quantization))),
             "calibration_tokens": quantization.calibration_tokens,

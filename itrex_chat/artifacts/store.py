@@ -28,13 +28,15 @@ class ArtifactStore:
 
     def place(self, recipe: Recipe, key: str) -> Path:
         """Where the artifact of a key is, or would be written: never where another's is. One that is not rounded to nearest
-        has its algorithm in the name, before the key."""
+        has its algorithm in the name, before the key, and its budget."""
         if found := self.find(key):
             return found
         quantization = recipe.quantization
         stem = f"{label(recipe.name)}-{quantization.weight_dtype}-g{quantization.group_size}"
         if quantization.effective_algorithm != "rtn":
             stem += f"-{quantization.algorithm}"
+        if quantization.effective_budget:
+            stem += f"-{quantization.budget:g}bits"
         folder = self.folder / f"{stem}-{key[:12]}"
         return folder if _key_in(folder) in (None, key) else self.folder / f"{stem}-{key}"
 

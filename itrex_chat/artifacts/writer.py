@@ -21,6 +21,7 @@ from itrex_chat.architecture.config import as_stored
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.description import model_card, transformers_config
 from itrex_chat.artifacts.store import PARTIAL
+from itrex_chat.calibration.budgeting import Spent, spent
 from itrex_chat.calibration.calibrated import Calibrated
 from itrex_chat.chat import ChatTokenizer, load_tokenizer
 from itrex_chat.checkpoints import Checkpoint, open_checkpoint
@@ -36,6 +37,7 @@ from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import Source
 
 PROGRESS = "progress.json"
+SENSITIVITY = ".sensitivity"  # beside artifacts: what was measured for budgets
 ZEROS: dict[str, list[str]] = {"": [], "whole": ["qzeros"], "float": ["zeros"]}  # by `Packed.zeros`, as in the manifest
 
 
@@ -53,7 +55,11 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
     _check_family(recipe, checkpoint.family)
     gguf = source.weights[0] if source.format == "gguf" else None
     tokenizer = load_tokenizer(source.folder, checkpoint.family, recipe.chat, gguf)
-    treatments = plan(checkpoint, recipe.quantization)
+    treatments, budget = plan(checkpoint, recipe.quantization), Spent({}, {})
+    if recipe.quantization.effective_budget:
+        with files.disk_errors(ArtifactError, _("Writing to {folder}", folder=folder.parent)):
+            budget = spent(checkpoint, recipe.quantization, tokenizer.encode, digests, folder.parent / SENSITIVITY)
+        treatments = plan(checkpoint, recipe.quantization, budget.kinds)
     partial = folder.with_name(folder.name + PARTIAL)
     with files.disk_errors(ArtifactError, _("Writing {folder}", folder=partial)):
         partial.mkdir(parents=True, exist_ok=True)
@@ -61,7 +67,12 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
         _check_space(partial, treatments, calibrated.kept_bytes() if calibrated else 0)
         written = _write_weights(checkpoint, treatments, partial, stamp, calibrated)
         statistics = summarize(
-            treatments, recipe.quantization.group_size, source.size(), time.perf_counter() - started, peak_memory()
+            treatments,
+            recipe.quantization.group_size,
+            source.size(),
+            time.perf_counter() - started,
+            peak_memory(),
+            bool(budget.kinds),
         )
         source.check(stamp)
         _write_descriptions(recipe, source, checkpoint, tokenizer, treatments, statistics, partial)
@@ -75,6 +86,7 @@ def write(recipe: Recipe, source: Source, key: str, folder: Path) -> Statistics:
                 "versions": _versions(),
                 **_identity(recipe, source, checkpoint, digests),
                 **_contents(checkpoint, treatments, statistics),
+                **budget.told,
                 **(calibrated.described() if calibrated else {}),
                 "files": _files(partial, written),
             },

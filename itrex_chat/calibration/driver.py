@@ -5,7 +5,6 @@ block it goes on like that: queries, keys and values are quantized before the in
 so on. In memory are one block's weights in float32, and the inputs of all tokens.
 """
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -34,7 +33,7 @@ class BlockWise:
     """
 
     def __init__(self, checkpoint: Checkpoint, treatments: Sequence[Treatment], windows: list[list[int]]):
-        self._weights, self._windows = _Weights(checkpoint), windows
+        self._weights, self._windows = Floats(checkpoint), windows
         self._treatments = {treatment.name: treatment for treatment in treatments if treatment.bits}
         self._made: dict[str, dict[str, torch.Tensor]] = {}
         self.number, self.inputs = 0, torch.empty(0)
@@ -54,8 +53,7 @@ class BlockWise:
         config, number = self._weights.config, self.number
         x = self.inputs = self.inputs if number else self._weights.embedded(self._windows)
         block, eps = load_block(self._weights, number), config.norm_eps
-        only = dataclasses.replace(config, layers=1, windows=config.windows[number : number + 1])
-        decoder = Decoder(only, torch.empty(0), (block,), block.attention_norm, block.qkv)
+        decoder = Decoder.of_one(config, number, block)
         qkv, output, gate_up, down = block_linear_names(config, number)
 
         self._quantize(
@@ -105,9 +103,10 @@ class BlockWise:
             if treatment:
                 part = linear.weight[start:stop]
                 integers, scales = quantized(part.clone(), treatment, seen)
-                self._made[treatment.name] = stored(treatment, integers, scales)
+                if treatment.calibrated:
+                    self._made[treatment.name] = stored(treatment, integers, scales)
+                    bar.update(self._weights.bytes_read(name))
                 part.copy_(integers * scales.half().float().repeat_interleave(treatment.group_size, 1))
-                bar.update(self._weights.bytes_read(name))
             start = stop
 
 
@@ -115,7 +114,7 @@ def _normed(y: torch.Tensor, weight: torch.Tensor | None, config: DecoderConfig)
     return y if weight is None else rms_norm(y, weight, config.norm_eps)
 
 
-class _Weights:
+class Floats:
     """Parts of a decoder from a checkpoint, all in float32 and memory of their own."""
 
     def __init__(self, checkpoint: Checkpoint):

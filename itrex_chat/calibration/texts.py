@@ -29,7 +29,7 @@ class CalibrationText:
 
 def texts_of(quantization: Quantization) -> tuple[CalibrationText, ...]:
     """The texts that a quantization is calibrated on, none where it needs none. Raises RecipeError."""
-    if not quantization.calibrated:
+    if not quantization.reads_texts:
         return ()
     if not quantization.calibration:
         return own_texts()

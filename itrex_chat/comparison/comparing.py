@@ -26,6 +26,7 @@ from itrex_chat.ratings.votes import Vote, tally
 from itrex_chat.runs.content import BuildStatistics, Load, Machine, ModelRun, VariantRun
 from itrex_chat.runs.identity import differences
 from itrex_chat.runs.record import RunRecord, variants_of
+from itrex_chat.settings.quantization import ALGORITHMS
 from itrex_chat.settings.questions import Question
 from itrex_chat.settings.variant import ORDER
 
@@ -180,6 +181,7 @@ def _compare_model(
             {id: question.expected for id, question in questions.items()},
             made.get(name, {}),
             timed.get(name),
+            _quantized(label, parts, name),
         )
         for name in (*ORDER, ONLINE)
         if name in variants or name in answered
@@ -247,6 +249,19 @@ def _variants(label: str, parts: Parts) -> dict[str, VariantRun]:
     return variants
 
 
+def _quantized(label: str, parts: Parts, variant: str) -> dict[str, Any]:
+    """The algorithm that found a variant's integers, and the budget that it had, as the newest recipe says; nothing where others
+    chose them, and for 8 bits. Raises ValueError where a recipe is damaged."""
+    recipes = [recipe for record, _facts in parts if (recipe := record.content.spec.recipe(label)) is not None]
+    if variant != "int4" or not recipes or not isinstance(recipes[-1].get("quantization"), dict):
+        return {}
+    values = recipes[-1]["quantization"]
+    algorithm, budget = values.get("algorithm", "rtn"), values.get("budget", 0.0)
+    if algorithm not in ALGORITHMS or not isinstance(budget, (int, float)):
+        raise ValueError("quantization")
+    return {} if values.get("integers") == "stored" else {"algorithm": algorithm, "budget": budget or None}
+
+
 def _pair(question: Question, baseline: Answer | None, answer: Answer | None) -> AnswerPair:
     asked = (question.id, question.text, question.category, question.expected, baseline, answer)
     if baseline is None or answer is None:
@@ -267,6 +282,7 @@ def _figures(
     expected: dict[str, str],
     made: dict[str, str],
     machine: str | None,
+    quantized: dict[str, Any],
 ) -> Figures:
     """The figures of a variant; its times are those of answers that this machine gave alone."""
     load = run.load or Load("")
@@ -318,6 +334,8 @@ def _figures(
         drafted=drafted(answers),
         batch=_batch([answer for answer in answers if answer.batch]),
         machine=machine,
+        matrices=statistics.linear if statistics and quantized.get("budget") else None,
+        **quantized,
         timed=len(alone) if {*made.values()} != {machine} else None,
     )
 

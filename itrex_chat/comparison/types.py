@@ -87,6 +87,9 @@ class Figures:
     drafted: Drafted | None = None  # what another model's drafts of its answers say
     batch: Batch | None = None  # the answers that were made together, whose times count in no other figure
     machine: str | None = None  # that the times are of, where the model's answers are of several
+    algorithm: str | None = None  # that found the integers of 4 bits, where this program quantized
+    budget: float | None = None  # bits per weight of the blocks that the recipe allowed, where it did
+    matrices: dict[str, int] | None = None  # with a budget, how many are of which precision
     timed: int | None = None  # the answers that the times are of, where the variant's are of several machines
 
 

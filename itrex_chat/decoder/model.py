@@ -87,6 +87,12 @@ class Decoder:
     stream: Stream | None = None
     cache_format: str = "fp32"
 
+    @classmethod
+    def of_one(cls, config: DecoderConfig, number: int, block: Block) -> "Decoder":
+        """What a block alone needs to be gone through (`whole`, `through`, `mixed`), as block 0; no tokens can be read."""
+        only = replace(config, layers=1, windows=config.windows[number : number + 1])
+        return cls(only, torch.empty(0), (block,), block.attention_norm, block.qkv)
+
     def with_native_pass(self) -> "Decoder":
         """This decoder, with the native kernels doing its passes where its layers are made for them."""
         return replace(self, native_pass=native_pass_of(self.config, self.blocks, self.norm, self.head))
@@ -231,10 +237,11 @@ class Decoder:
         """Embeddings x, float32 [rows, hidden], through all blocks."""
         step = _pass(cache, spans, rows)
         for number, block in enumerate(self.blocks):
-            x = self._block(number, block, x, step)
+            x = self.through(number, block, x, step)
         return x
 
-    def _block(self, number: int, block: Block, x: torch.Tensor, step: Pass) -> torch.Tensor:
+    def through(self, number: int, block: Block, x: torch.Tensor, step: Pass) -> torch.Tensor:
+        """What a block makes of x, float32 [rows, hidden], which stays as it is."""
         eps = self.config.norm_eps
         y = block.output(self.mixed(number, block, rms_norm(x, block.attention_norm, eps), step))
         if block.after_attention_norm is not None:

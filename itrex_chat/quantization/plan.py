@@ -1,5 +1,6 @@
 """What becomes of each tensor of a checkpoint, decided before anything is read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.checkpoints.integers import Packed
 from itrex_chat.foundation.errors import CheckpointError, RecipeError
 from itrex_chat.foundation.language import _
+from itrex_chat.quantization.budget import Kind
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.settings.quantization import CALIBRATED, WEIGHT_DTYPES, Quantization
 
@@ -45,7 +47,7 @@ class Treatment:
     @property
     def name(self) -> str:
         """The module's name where it is quantized, else the tensor's."""
-        return self.spec.name.removesuffix(".weight") if self.bits else self.spec.name
+        return module_of(self.spec) if self.bits else self.spec.name
 
     def nbytes(self) -> int:
         """Bytes in the artifact: integers, float16 scales and zero points, or the values."""
@@ -61,14 +63,17 @@ class Treatment:
         return self.taken.zeros if self.taken else ""
 
 
-def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
+def plan(
+    checkpoint: Checkpoint, quantization: Quantization, kinds: Mapping[str, Kind] | None = None
+) -> list[Treatment]:
     """The treatment of every tensor, in the order of the checkpoint.
 
     Matrices of the decoder blocks are quantized, the head as `head` says;
     where the width is no multiple of the wanted group size the largest one
     that fits is taken, and a matrix that none fits is kept, as are those of
     `keep_layers`. The embedding is
-    kept in 16 bits, everything else as it is stored. Where the checkpoint's
+    kept in 16 bits, everything else as it is stored. `kinds` says, by module, what a budget
+    has chosen for matrices of the blocks instead. Where the checkpoint's
     integers are to be taken, they come before all that, and in their groups.
     """
     if too_large := [number for number in quantization.keep_layers if number >= checkpoint.decoder.layers]:
@@ -80,6 +85,15 @@ def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
             )
         )
     taken = _taken(checkpoint, quantization)
+    if taken and quantization.effective_budget:
+        raise RecipeError(
+            _(
+                "{folder} ({stored}) has integers that are taken as they are, and quantization.budget would choose others; leave "
+                "it out, or set quantization.integers new.",
+                folder=checkpoint.source.folder,
+                stored=checkpoint.description,
+            )
+        )
     if taken and quantization.effective_algorithm != "rtn":
         raise RecipeError(
             _(
@@ -90,10 +104,18 @@ def plan(checkpoint: Checkpoint, quantization: Quantization) -> list[Treatment]:
                 algorithm=quantization.algorithm,
             )
         )
-    found = [_treatment(spec, checkpoint, quantization, taken.get(spec.name)) for spec in checkpoint.specs()]
+    found = [
+        _treatment(spec, checkpoint, quantization, taken.get(spec.name), (kinds or {}).get(module_of(spec)))
+        for spec in checkpoint.specs()
+    ]
     if any(treatment.zeros for treatment in found):
         found = [replace(treatment, zero_offset=0) for treatment in found]
     return found
+
+
+def module_of(spec: TensorSpec) -> str:
+    """The name of the module whose weight a tensor is."""
+    return spec.name.removesuffix(".weight")
 
 
 def _taken(checkpoint: Checkpoint, quantization: Quantization) -> dict[str, Packed]:
@@ -124,13 +146,22 @@ def _taken(checkpoint: Checkpoint, quantization: Quantization) -> dict[str, Pack
 
 
 def _treatment(
-    spec: TensorSpec, checkpoint: Checkpoint, quantization: Quantization, taken: Packed | None = None
+    spec: TensorSpec,
+    checkpoint: Checkpoint,
+    quantization: Quantization,
+    taken: Packed | None = None,
+    kind: Kind | None = None,
 ) -> Treatment:
     if taken:
         return Treatment(spec, "", taken.group_size, taken=taken)
     stored = checkpoint.dtype(spec.name)
     if spec.role == "embedding":
         return Treatment(spec, dtype=stored if stored.itemsize == 2 else torch.float16)
+    if kind:
+        if not kind.weight_dtype:
+            return Treatment(spec, dtype=stored)
+        algorithm = _algorithm(spec, kind.weight_dtype, quantization)
+        return Treatment(spec, kind.weight_dtype, kind.group_size, algorithm=algorithm)
     wanted = {"linear": quantization.weight_dtype, "head": _head_dtype(quantization)}.get(spec.role)
     group_size = fitting_group_size(spec.shape[-1], quantization.group_size)
     if wanted and group_size and not spec.name.startswith(tuple(map(layer, quantization.keep_layers))):

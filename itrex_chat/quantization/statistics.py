@@ -76,8 +76,14 @@ def precision(treatment: "Treatment") -> str:
 
 
 def summarize(
-    treatments: "list[Treatment]", wanted_group: int, bytes_before: int, seconds: float, peak_memory: int
+    treatments: "list[Treatment]",
+    wanted_group: int,
+    bytes_before: int,
+    seconds: float,
+    peak_memory: int,
+    budget: bool = False,
 ) -> Statistics:
+    """The statistics of an artifact; with a `budget` no group size was wanted for the matrices of the blocks."""
     matrices = [treatment for treatment in treatments if treatment.spec.role in ("linear", "head")]
     blocks = [treatment for treatment in matrices if treatment.spec.role == "linear"]
     embedding = next(treatment for treatment in treatments if treatment.spec.role == "embedding")
@@ -92,6 +98,7 @@ def summarize(
             treatment.name: treatment.group_size
             for treatment in matrices
             if treatment.bits and treatment.group_size != wanted_group and not treatment.taken
+            if not budget or treatment.spec.role == "head"
         },
         seconds=seconds,
         peak_memory=peak_memory,

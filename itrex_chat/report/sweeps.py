@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from itrex_chat.foundation import machine
 from itrex_chat.foundation.language import _
-from itrex_chat.foundation.units import readable
+from itrex_chat.foundation.units import lasting, readable
 from itrex_chat.quality.attribution import Attribution, Step
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
@@ -17,6 +17,8 @@ from itrex_chat.report.page import rendered
 from itrex_chat.report.quality_tables import estimate, more, small
 from itrex_chat.settings.variant import titled
 from itrex_chat.sweeps.sweeping import Outcome
+
+ALIKE = 1.002  # sizes that differ by less are one: a manifest has a few bytes more than another
 
 
 class Measured(NamedTuple):
@@ -31,6 +33,9 @@ class Measured(NamedTuple):
     tokens_per_second: float | None  # none where the answer was one token
     prefill_tokens_per_second: float
     peak_memory: int
+    algorithm: str
+    budget: float  # 0 where there was none
+    build_seconds: float | None
 
 
 def sweep_rows(outcomes: list[Outcome]) -> list[list[str]]:
@@ -47,6 +52,9 @@ def sweep_rows(outcomes: list[Outcome]) -> list[list[str]]:
             _("tokens per second"),
             _("prompt tokens per second"),
             _("peak memory"),
+            _("algorithm"),
+            _("budget"),
+            _("made in"),
         ]
     ]
     for found in measured(outcomes):
@@ -63,9 +71,16 @@ def sweep_rows(outcomes: list[Outcome]) -> list[list[str]]:
                 f"{found.tokens_per_second:.1f}" if found.tokens_per_second else "–",
                 f"{found.prefill_tokens_per_second:.0f}",
                 readable(found.peak_memory),
+                found.algorithm,
+                f"{found.budget:g}" if found.budget else "–",
+                _made_in(found),
             ]
         )
     return rows
+
+
+def _made_in(found: Measured) -> str:
+    return "–" if found.build_seconds is None else lasting(found.build_seconds)
 
 
 def measured(outcomes: list[Outcome]) -> list[Measured]:
@@ -80,6 +95,9 @@ def measured(outcomes: list[Outcome]) -> list[Measured]:
             outcome.tokens_per_second,
             outcome.prefill_tokens_per_second,
             outcome.peak_memory,
+            outcome.quantization.effective_algorithm,
+            outcome.quantization.effective_budget,
+            outcome.build_seconds,
         )
         for outcome in outcomes
         if outcome.total is not None
@@ -108,10 +126,38 @@ def sweep_verdict(outcomes: list[Outcome]) -> list[str]:
                 labels=_(", ").join(alike),
             )
         )
+    lines += _best(found)
     if len({outcome.machine for outcome in outcomes if outcome.machine}) > 1:
         told = _(", ").join(f"{outcome.label}: {outcome.machine}" for outcome in outcomes if outcome.machine)
         lines.append(_("Speeds are of several machines and not to be compared: {machines}.", machines=told))
     return lines
+
+
+def _best(found: list[Measured]) -> list[str]:
+    """The best choice for each size, smallest first: those that lose less on average than all that are no larger."""
+    front: list[Measured] = []
+    for each in sorted(found, key=lambda each: (each.disk_bytes, _mean(each), each.build_seconds or 0)):
+        if not front or _mean(each) < _mean(front[-1]):
+            if front and each.disk_bytes <= ALIKE * front[-1].disk_bytes:
+                front.pop()
+            front.append(each)
+    if len(found) < 2:
+        return []
+    choices = [
+        _(
+            "{label} from {size} on (KL {kld}, made in {time})",
+            label=each.label,
+            size=readable(each.disk_bytes),
+            kld=small(_mean(each)),
+            time=_made_in(each),
+        )
+        for each in front
+    ]
+    return [_("The best choice for a size on disk, by the means alone: {choices}.", choices=_(", ").join(choices))]
+
+
+def _mean(found: Measured) -> float:
+    return found.total.figures["kld_mean"].value
 
 
 def sweep_page(model: str, baseline: str, outcomes: list[Outcome], command: str) -> str:
@@ -130,7 +176,7 @@ def sweep_page(model: str, baseline: str, outcomes: list[Outcome], command: str)
         command=command,
         parts=[
             {
-                "title": _("Quality against size and speed"),
+                "title": _("Quality against size, speed and the time to make it"),
                 "rows": rows,
                 "charts": _scatters(found),
                 "note": _(
@@ -143,11 +189,12 @@ def sweep_page(model: str, baseline: str, outcomes: list[Outcome], command: str)
 
 
 def _scatters(found: list[Measured]) -> list[Markup]:
-    """Cost by size, and cost by speed."""
+    """Cost by size, by speed, and by the time to make it."""
     drawn = []
     for title, values, unit in (
         (_("cost by size"), [each.disk_bytes / 1e6 for each in found], _("MB on disk")),
         (_("cost by speed"), [each.tokens_per_second or 0.0 for each in found], _("tokens per second")),
+        (_("cost by the time to make it"), [(each.build_seconds or 0.0) / 60 for each in found], _("minutes")),
     ):
         if found and all(values):
             points = [

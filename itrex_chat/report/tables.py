@@ -50,6 +50,10 @@ def figure_rows(model: ModelComparison) -> list[list[str]]:
     add(_("keys and values, each 1,000 tokens"), "cache_bytes", lambda v: readable(1000 * v))
     rows += _in_32_bits(shown[0], others)
     add(_("on disk"), "disk_bytes", readable)
+    if any(figures.algorithm for figures in shown):
+        rows.append([_("integers found by"), *(_found_by(figures) for figures in shown), *("" for _other in others)])
+    if any(figures.matrices for figures in shown):
+        rows.append([_("matrices"), *(_matrices(figures) for figures in shown), *("" for _other in others)])
     add(_("quantization, once"), "build_seconds", lambda v: f"{v:.1f} s")
     add(_("load time"), "load_seconds", lambda v: f"{v:.1f} s")
     add(_("tokens in all answers"), "new_tokens", str)
@@ -102,6 +106,20 @@ def _in_32_bits(base: Figures, others: list[Figures]) -> list[list[str]]:
         ]
         rows.append([_("tokens per second that would give, at the same rate"), f"{speed:.1f}", *absent, *ratios])
     return rows
+
+
+def _found_by(figures: Figures) -> str:
+    """The algorithm, and the budget that it had."""
+    if not figures.algorithm:
+        return "–"
+    if not figures.budget:
+        return figures.algorithm
+    return _("{algorithm}, budget of {budget:g} bits", algorithm=figures.algorithm, budget=figures.budget)
+
+
+def _matrices(figures: Figures) -> str:
+    """How many matrices a budget made what of."""
+    return ", ".join(f"{count} × {kind}" for kind, count in sorted((figures.matrices or {}).items())) or "–"
 
 
 def _identical(figures: Figures) -> str:

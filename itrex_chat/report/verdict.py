@@ -12,7 +12,8 @@ are named; where they are more than two classes apart, its high end is more
 than FEW_RATIO times its low end, it is missing, or there are fewer than
 FEW_TOKENS tokens, the verdict is that there are too few tokens to tell.
 Perplexity counts as changed only if the interval of the ratio excludes 1.
-Speed is told from FEW_ANSWERS answers of each variant on. Without
+Where a loss of the third class or the fourth is that of rounding to nearest, it says what another algorithm lost where that was
+measured. Speed is told from FEW_ANSWERS answers of each variant on. Without
 measurement, the verdict says that answers alone cannot tell.
 """
 
@@ -33,6 +34,9 @@ LIMITS = (0.01, 0.05, 0.2)  # nats
 FEW_TOKENS, FEW_RATIO, FEW_ANSWERS = 400, 4.0, 3
 UNKNOWN, UNMEASURED = "unknown", "unmeasured"
 LEVELS = ("none", "little", "noticeable", "heavy")
+NOTABLE = ("noticeable", "heavy")
+# What GPTQ lost beside rounding to nearest, and the minutes that it took: the table in docs/quality.md.
+GPTQ_SHARE, GPTQ_MINUTES, GPTQ_MODEL = 0.58, 40, "Qwen2.5-Coder-0.5B"
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ def _verdict(model: ModelComparison, figures: Figures) -> Verdict:
         cost = _cost(corpus, lowest, found, model, names)
     agreed = agreement_sentence(model, figures.variant)
     return Verdict(
-        figures.variant, found, [cost, *agreed, *_gain(model, figures, names), *_answers(model, figures, names)]
+        figures.variant,
+        found,
+        [cost, *_hint(model, figures, found), *agreed, *_gain(model, figures, names), *_answers(model, figures, names)],
     )
 
 
@@ -142,6 +148,22 @@ def _cost(corpus: Corpus, lowest: str, highest: str, model: ModelComparison, nam
         how=how,
         **facts,
     )
+
+
+def _hint(model: ModelComparison, figures: Figures, found: str) -> list[str]:
+    """What to try against a notable loss, where the simplest algorithm was used."""
+    if found not in NOTABLE or figures.algorithm != "rtn" or model.integers_were_taken:
+        return []
+    return [
+        _(
+            "Its integers were rounded to nearest: GPTQ (--set quantization.algorithm gptq) has the same bytes and speed, and lost "
+            "{share:.2f} × as much on {measured} (docs/quality.md). Making that took {minutes} min on two busy cores; larger models "
+            "take longer in proportion to their weights.",
+            share=GPTQ_SHARE,
+            minutes=GPTQ_MINUTES,
+            measured=GPTQ_MODEL,
+        )
+    ]
 
 
 def level_text(name: str) -> str:

@@ -15,6 +15,7 @@ from itrex_chat.runs.questioning import Asked, Asking, Part
 from itrex_chat.runs.record import RunRecord, place, variants_of
 from itrex_chat.runs.spreading import spread
 from itrex_chat.settings.engine_options import EngineOptions
+from itrex_chat.settings.quantization import Quantization
 from itrex_chat.settings.questions import QuestionSet
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.shard import Shard
@@ -103,6 +104,12 @@ def _one_by_one(asking: Asking, executor: Executor, model: Asked) -> None:
             asking.ended(model.label, following.job.variant, error)
 
 
+def _found_by(quantization: Quantization) -> str:
+    """The algorithm and the budget of a quantization, where it is not simply rounded to nearest."""
+    algorithm = "" if quantization.effective_algorithm == "rtn" else f" {quantization.algorithm}"
+    return algorithm + (f" {quantization.budget:g} bits" if quantization.effective_budget else "")
+
+
 def labels(models: list[Recipe]) -> list[tuple[str, Recipe]]:
     """A name for each model in the run; two of one name are told apart by their quantization."""
     names = [recipe.name for recipe in models]
@@ -114,7 +121,7 @@ def labels(models: list[Recipe]) -> list[tuple[str, Recipe]]:
             recipe.name
             if names.count(recipe.name) == 1
             else (
-                f"{recipe.name} {quantization.weight_dtype} g{quantization.group_size} head {quantization.head}{kept}"
+                f"{recipe.name} {quantization.weight_dtype} g{quantization.group_size} head {quantization.head}{_found_by(quantization)}{kept}"
             )
         )
         if label in (other for other, _recipe in labelled):

@@ -133,11 +133,13 @@ class VariantRun(Part):
 
 @dataclass(frozen=True)
 class BuildStatistics(Part):
-    """Of a quantization: how many weights it had, the bytes that they take now, the seconds that it took."""
+    """Of a quantization: how many weights it had, the bytes that they take now, the seconds that it took, and how many
+    matrices are of which precision."""
 
     weights: int
     bytes_after: int
     seconds: float
+    linear: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ GROUP_SIZES = (32, 64, 128)
 HEADS = ("int8", "int4", "none")
 INTEGERS = ("auto", "stored", "new")
 COMPUTE_DTYPES = ("int8", "bf16", "fp32")
+LEAST_BUDGET, MOST_BUDGET = 4.125, 16.0  # bits per weight: groups of 128 everywhere, and 16 bits
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Quantization:
     `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
     least, "importance" weighs what is lost by the inputs that texts give, "gptq" makes up for each weight's error with the
     weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
+    With a `budget` of bits per weight, each matrix of the blocks gets group sizes, 8 bits or what it is stored as, as texts say
+    that it pays; `group_size` is the head's then. 0 is none.
     """
 
     weight_dtype: str = "int4_fullrange"
@@ -42,6 +45,7 @@ class Quantization:
     algorithm: str = "rtn"
     calibration: tuple[str, ...] = ()
     calibration_tokens: int = CALIBRATION_TOKENS
+    budget: float = 0.0
 
     @property
     def bits(self) -> int:
@@ -54,8 +58,17 @@ class Quantization:
 
     @property
     def calibrated(self) -> bool:
-        """Whether texts are read."""
+        """Whether the algorithm goes by what texts give."""
         return self.effective_algorithm in CALIBRATED
+
+    @property
+    def effective_budget(self) -> float:
+        """The budget that makes a difference: it is one of 4 bits. 0 is none."""
+        return self.budget if self.bits == 4 else 0.0
+
+    @property
+    def reads_texts(self) -> bool:
+        return self.calibrated or self.effective_budget > 0
 
     def __post_init__(self) -> None:
         one_of("quantization.weight_dtype", self.weight_dtype, tuple(WEIGHT_DTYPES))
@@ -78,10 +91,21 @@ class Quantization:
                     value=list(self.calibration),
                 )
             )
-        if self.calibration and self.algorithm not in CALIBRATED:
+        if self.budget != 0 and not LEAST_BUDGET <= self.budget <= MOST_BUDGET:
             raise RecipeError(
                 _(
-                    "quantization.calibration is for the algorithms {names}; {algorithm} reads no texts.",
+                    "quantization.budget cannot be {value!r}: it is a number of bits per weight from {least} to {most:g}, or 0 "
+                    "for none.",
+                    value=self.budget,
+                    least=LEAST_BUDGET,
+                    most=MOST_BUDGET,
+                )
+            )
+        if self.calibration and self.algorithm not in CALIBRATED and not self.budget:
+            raise RecipeError(
+                _(
+                    "quantization.calibration is for the algorithms {names}, and for quantization.budget; {algorithm} reads no "
+                    "texts.",
                     names=", ".join(CALIBRATED),
                     algorithm=self.algorithm,
                 )

@@ -11,8 +11,9 @@ GRID = tuple(
 
 def label(quantization: Quantization) -> str:
     return (
-        f"{quantization.weight_dtype} g{quantization.group_size} · head {quantization.head}"
+        f"{quantization.weight_dtype}{'' if quantization.effective_budget else f' g{quantization.group_size}'} · head {quantization.head}"
         + ("" if quantization.effective_algorithm == "rtn" else f" · {quantization.algorithm}")
+        + (f" · {quantization.budget:g} bits" if quantization.effective_budget else "")
         + ("" if quantization.compute_dtype == "int8" else f" · {quantization.compute_dtype}")
         + (f" · keeps {' '.join(map(str, quantization.keep_layers))}" if quantization.keep_layers else "")
     )

@@ -46,6 +46,7 @@ class Outcome:
     tokens_per_second: float | None = None
     prefill_tokens_per_second: float | None = None
     cache_format: str = "fp32"  # of keys and values
+    build_seconds: float | None = None  # that making the artifact took, when that was
     machine: str = ""  # that its speeds were measured on
 
 
@@ -112,6 +113,7 @@ def _outcome(
         disk_bytes=artifact.bytes,
         bits_per_weight=8 * artifact.statistics["bytes_after"] / artifact.statistics["weights"],
         cache_format=kept,
+        build_seconds=artifact.statistics["seconds"],
         **_speed(chosen, variant, executor),
     ), total
 

@@ -164,6 +164,8 @@ def _cannot_quantize(recipe: Recipe, artifact: Artifact) -> str:
     """Why ITREX itself does not quantize this model here, or ""."""
     if recipe.quantization.keep_layers:
         return _("ITREX cannot leave layers unquantized; its layers are built from the artifact.")
+    if recipe.quantization.effective_budget:
+        return _("ITREX knows no budget of bits; its layers are built from the artifact.")
     if recipe.quantization.effective_algorithm != "rtn":
         return _(
             "ITREX would round to nearest; its layers are built from the artifact, which {algorithm} made.",

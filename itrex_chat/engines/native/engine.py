@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,6 +171,7 @@ class NativeEngine:
         seconds, artifact = time.perf_counter() - started, obtained.artifact
         statistics = Statistics(**artifact.manifest["statistics"])
         lines = [statistics.table(), f"{artifact.name}: {statistics.line()}"]
+        lines += _budget_lines(artifact.manifest)
         if taken := artifact.manifest.get("taken"):
             lines.append(
                 _(
@@ -238,6 +240,32 @@ class NativeEngine:
 
     def kept(self, home: Path) -> list[Kept]:
         return []
+
+
+def _budget_lines(manifest: dict) -> list[str]:
+    """What a budget was spent on: which matrices of the blocks became what, by the last part of their names."""
+    if not (told := manifest.get("budget")):
+        return []
+    found: dict[str, Counter[str]] = {}
+    modules = [name.removesuffix(".weight").removesuffix(".qweight") for name in manifest["tensors"]]
+    for name in dict.fromkeys(name for name in modules if name.startswith("model.layers.") and name.endswith("_proj")):
+        bits, group_size, *_zeros = manifest["matrices"].get(name, (16, 0))
+        kind = f"INT{bits} G{group_size}" if group_size else _("as it was")
+        found.setdefault(name.rpartition(".")[2], Counter())[kind] += 1
+    return [
+        _(
+            "The budget of {budget:g} bits per weight of the blocks was spent to {reached:.3f}, by what each matrix costs on "
+            "{tokens} tokens; as far as that tells, {share:.2f} × of what 4 bits in groups of 32 lose everywhere.",
+            budget=told["bits"],
+            reached=told["reached"],
+            tokens=told["tokens"],
+            share=told["expected"] / told["uniform"] if told["uniform"] else 0.0,
+        ),
+        *(
+            f"  {name}: " + ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items()))
+            for name, kinds in found.items()
+        ),
+    ]
 
 
 ENGINE = NativeEngine()

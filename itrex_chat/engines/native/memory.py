@@ -80,6 +80,8 @@ def _packed_bytes(spec: TensorSpec, bits: int, quantization: Quantization, kerne
     if spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
         return 4
     group_size = fitting_group_size(spec.shape[-1], quantization.group_size)
+    if spec.role == "linear" and quantization.effective_budget:
+        return quantization.budget / 8 * (1 if quantization.budget < 8.5 else 2)  # what is kept is widened to 32 bits
     if spec.role == "head":
         bits = {"int4": 4, "int8": 8}.get(quantization.head, 0)
     return kernel.bytes_per_weight(bits, group_size) if bits and group_size else 4
