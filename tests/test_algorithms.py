@@ -17,12 +17,13 @@ from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import obtain
 from itrex_chat.artifacts.store import ArtifactStore
-from itrex_chat.calibration import driver, texts
+from itrex_chat.calibration import driver, folding, texts
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.foundation.errors import RecipeError, RunError
 from itrex_chat.quality import measuring
-from itrex_chat.quantization import search
+from itrex_chat.quantization import awq, search
 from itrex_chat.quantization.gptq import Curvature, gptq_rows
 from itrex_chat.quantization.rtn import integer_range, quantize_rows
 from itrex_chat.quantization.search import searched_rows
@@ -128,6 +129,58 @@ def test_gptq_is_the_naive_algorithm_with_the_inverse_of_what_is_left():
     assert (integers.numpy() == naive).mean() > 0.999
 
 
+def naive_awq(weight: np.ndarray, x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Powers of mean magnitudes and what each loses, in float64, with the scale of a fine grid for each group."""
+
+    def rounded(scaled: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        out = np.empty_like(scaled)
+        for row in range(len(scaled)):
+            for start in range(0, scaled.shape[1], GROUP):
+                group, count = scaled[row, start : start + GROUP], counts[start : start + GROUP]
+                grid = np.abs(group).max() * np.concatenate([np.linspace(0.1, 0.2, 200), -np.linspace(0.1, 0.2, 200)])
+                tried = grid[:, None] * np.clip(np.rint(group / grid[:, None]), -8, 7)
+                out[row, start : start + GROUP] = tried[((tried - group) ** 2 * count).sum(1).argmin()]
+        return out
+
+    logs, powers, losses = np.log(np.abs(x).mean(0)), [], []
+    for step in range(20):
+        powers.append(np.exp((logs - logs.mean()) * step / 20))
+        difference = rounded(weight * powers[-1], (x**2).mean(0) / powers[-1] ** 2) / powers[-1] - weight
+        losses.append(((x @ difference.T) ** 2).sum())
+    return powers, np.array(losses)
+
+
+def test_awq_finds_the_power_of_the_magnitudes_that_loses_least():
+    weight = torch.randn(12, 64, generator=torch.Generator().manual_seed(8)) * 0.05
+    x = inputs(300, 64, seed=9) + torch.randn(300, 64, generator=torch.Generator().manual_seed(10)) * 0.3
+    powers, lost = naive_awq(weight.double().numpy(), x.double().numpy())
+    factor = awq.factors(weight, "int4_fullrange", GROUP, x.abs().mean(0), x.square().mean(0), x).numpy()
+    [found] = [step for step, power in enumerate(powers) if np.allclose(power, factor, rtol=1e-3)]
+    assert lost[found] < 1.05 * lost.min() and lost.min() < 0.9 * lost[0]
+
+
+def test_what_is_before_a_matrix_takes_the_factors_of_its_inputs():
+    made_by = torch.Generator().manual_seed(10)
+    heads, groups, width, hidden = 4, 2, 8, 64
+    weight, bias = torch.randn(48, hidden, generator=made_by), torch.randn(48, generator=made_by)
+    pairs = {name: searched_rows(part, "int4_fullrange", GROUP) for name, part in zip("qv", weight.split((32, 16)))}
+    stored = {name: {f"{name}.scales": scales.t().half().contiguous()} for name, (_integers, scales) in pairs.items()}
+    linear = DenseLinear(torch.cat([whole(*pair) for pair in pairs.values()]), bias)
+    before = folding.Rows({"q": 32, "v": 48}, linear, 32, width, heads // groups)
+    x = torch.randn(5, hidden, generator=made_by)
+
+    def shared() -> torch.Tensor:
+        """The values of each group of heads, once for each of its heads."""
+        return linear(x)[:, 32:].view(5, groups, 1, width).expand(-1, -1, heads // groups, -1).reshape(5, -1)
+
+    wanted, queries = shared(), linear(x)[:, :32]
+    factors = awq.powers(before.evened(torch.rand(heads * width, generator=made_by) + 0.01), 0.7)
+    before.divide(factors, stored)
+    assert torch.allclose(shared() * factors, wanted, rtol=2e-3, atol=2e-3) and torch.equal(linear(x)[:, :32], queries)
+    assert torch.allclose(whole(pairs["v"][0], stored["v"]["v.scales"].t()), linear.weight[32:])
+    assert torch.equal(stored["v.bias"]["v.bias"], linear.bias[32:]) and "q.bias" not in stored
+
+
 def loss(weight: torch.Tensor, integers: torch.Tensor, scales: torch.Tensor, hessian: torch.Tensor) -> float:
     difference = whole(integers, scales) - weight
     return float(((difference @ hessian) * difference).sum())
@@ -213,8 +266,8 @@ def test_eight_bits_are_rounded_to_nearest_whatever_the_algorithm(models):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("family", ["qwen3", "glm4"])
-def test_every_algorithm_makes_an_artifact_and_gptq_is_nearer_to_the_model(family, models, book):
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "glm4"])
+def test_every_algorithm_makes_an_artifact_and_those_that_know_more_are_nearer_to_the_model(family, models, book):
     from itrex_chat.decoder.model import Chunk
     from itrex_chat.engines.native.weights import load_dense, load_quantized
     from itrex_chat.kernels import choose
@@ -239,7 +292,7 @@ def test_every_algorithm_makes_an_artifact_and_gptq_is_nearer_to_the_model(famil
         errors[algorithm] = float((logits(load_quantized(artifact, choose(), "fp32")) - wanted).square().mean())
         assert recipes.from_dict(artifact.manifest["recipe"]) == recipe
     assert len(keys) == len(ALGORITHMS)
-    assert errors["gptq"] < errors["rtn"]
+    assert errors["gptq"] < errors["awq"] < errors["rtn"]
 
 
 def test_the_manifest_and_the_key_say_which_texts_were_read(tiny, book):
@@ -291,7 +344,7 @@ def test_a_quantization_that_was_killed_goes_on_to_the_same_bytes(tiny, book, tm
     "settings, sentence",
     [
         (["quantization.algorithm", "gtpq"], "Did you mean gptq"),
-        (["quantization.algorithm", "awq"], "quantization.algorithm cannot be 'awq'"),
+        (["quantization.algorithm", "teq"], "quantization.algorithm cannot be 'teq'"),
         (["quantization.calibration", "[book.txt]"], "rtn reads no texts"),
         (["quantization.algorithm", "gptq", "quantization.calibration", "[1]"], "names of text files"),
         (["quantization.algorithm", "gptq", "quantization.calibration_tokens", "7"], "calibration_tokens cannot be 7"),
@@ -336,13 +389,16 @@ def test_itrexs_classes_choose_the_algorithm(book):
     chosen = GPTQConfig(dataset=[str(book)], weight_dtype="int4_fullrange", nsamples=16).quantization
     assert (chosen.algorithm, chosen.calibration_tokens) == ("gptq", 16 * 512)
     assert chosen.calibration == (os.path.abspath(book),)
+    assert AwqConfig(dataset=[str(book)]).quantization.calibration == chosen.calibration
+    assert (AwqConfig().quantization.algorithm, AwqConfig().quantization.group_size) == ("awq", 32)
     assert GPTQConfig().quantization.calibration_tokens == Quantization().calibration_tokens
 
 
 @pytest.mark.parametrize(
     "make, sentence",
     [
-        (lambda: AwqConfig(bits=4), "AwqConfig is not among"),
+        (lambda: AwqConfig(zero_point=True), "zero_point=True is not supported"),
+        (lambda: AwqConfig(bits=8), "AwqConfig: bits cannot be 8"),
         (TeqConfig, "TeqConfig is not among"),
         (AutoRoundConfig, "AutoRoundConfig is not among"),
         (lambda: GPTQConfig(bits=8), "bits cannot be 8"),

@@ -2,24 +2,28 @@
 
 The inputs of a block are what the blocks before it make of the texts, in the weights that they were quantized to. Within a
 block it goes on like that: queries, keys and values are quantized before the inputs of the output matrix are computed, and
-so on. In memory are one block's weights in float32, and the inputs of all tokens.
+so on. Where inputs are divided by factors (AWQ), what is before them is changed first: a norm, or rows of a matrix that was
+quantized already. In memory are one block's weights in float32, and the inputs of all tokens.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from tqdm import tqdm
 
 from itrex_chat.architecture.config import DecoderConfig
-from itrex_chat.architecture.layout import EMBEDDING
-from itrex_chat.calibration.inputs import NEEDS_ALL, Inputs, quantized
+from itrex_chat.architecture.layout import EMBEDDING, layer
+from itrex_chat.calibration.folding import Before, Made, Norm, Rows
+from itrex_chat.calibration.inputs import NEEDS_ALL, SOME, Inputs, quantized
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.decoder.loading import block_linear_names, load_block
 from itrex_chat.decoder.model import Decoder, rms_norm
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
+from itrex_chat.quantization import awq
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.stream import stored
 
@@ -35,15 +39,17 @@ class BlockWise:
 
     def __init__(self, checkpoint: Checkpoint, treatments: Sequence[Treatment], windows: list[list[int]]):
         self._weights, self._windows = _Weights(checkpoint), windows
-        self._treatments = {treatment.name: treatment for treatment in treatments if treatment.bits}
-        self._made: dict[str, dict[str, torch.Tensor]] = {}
+        self._treatments = {
+            treatment.name: treatment for treatment in treatments if treatment.bits or treatment.calibrated
+        }
+        self._made: Made = {}
         self.number, self.inputs = 0, torch.empty(0)
 
     def go_on(self, number: int, inputs: torch.Tensor) -> None:
         self.number, self.inputs = number, inputs
 
     def tensors(self, treatment: Treatment, bar: tqdm) -> dict[str, torch.Tensor]:
-        """What the artifact stores of a matrix; to be asked for in the order of the blocks. Raises CheckpointError."""
+        """What the artifact stores of a matrix or a vector; to be asked for in the order of the blocks. Raises CheckpointError."""
         while treatment.name not in self._made:
             self._made = {}
             self._next_block(bar)
@@ -58,24 +64,29 @@ class BlockWise:
         decoder = Decoder(only, torch.empty(0), (block,), block.attention_norm, block.qkv)
         qkv, output, gate_up, down = block_linear_names(config, number)
 
-        self._quantize(
-            qkv, block.qkv, (rms_norm(x[part], block.attention_norm, eps) for part, _lengths in self._parts()), bar
-        )
+        normed_parts = (rms_norm(x[part], block.attention_norm, eps) for part, _lengths in self._parts())
+        norm = Norm(layer(number) + "input_layernorm.weight", block.attention_norm)
+        self._quantize(qkv, block.qkv, normed_parts, norm, bar)
         mixed = torch.empty(len(x), config.heads * config.head_dim)
         for part, lengths in self._parts():
             normed = rms_norm(x[part], block.attention_norm, eps)
             mixed[part] = decoder.mixed(0, block, normed, decoder.whole(lengths))
-        self._quantize(output, block.output, (mixed[part] for part, _lengths in self._parts()), bar)
+        values = self._rows(qkv, block.qkv, (config.heads + config.kv_heads) * config.head_dim, config.head_dim)
+        values = dataclasses.replace(values, times=config.heads // config.kv_heads) if values else None
+        self._quantize(output, block.output, (mixed[part] for part, _lengths in self._parts()), values, bar, mixed)
         for part, _lengths in self._parts():
             x[part] += _normed(block.output(mixed[part]), block.after_attention_norm, config)
         del mixed
         normed_parts = (rms_norm(x[part], block.mlp_norm, eps) for part, _lengths in self._parts())
-        self._quantize(gate_up, block.mlp.gate_up, normed_parts, bar)
+        norm = Norm(layer(number) + "post_attention_layernorm.weight", block.mlp_norm)
+        self._quantize(gate_up, block.mlp.gate_up, normed_parts, norm, bar)
         inner = (block.mlp.inner(rms_norm(x[part], block.mlp_norm, eps)) for part, _lengths in self._parts())
-        self._quantize(down, block.mlp.down, inner, bar)
+        width = block.mlp.gate_up.out_features // 2
+        self._quantize(down, block.mlp.down, inner, self._rows(gate_up, block.mlp.gate_up, width, width), bar)
         for part, _lengths in self._parts():
             y = block.mlp(rms_norm(x[part], block.mlp_norm, eps))
             x[part] += _normed(y, block.after_mlp_norm, config)
+        self._vectors(bar)
         self.number += 1
 
     def _parts(self) -> Iterator[tuple[slice, list[int]]]:
@@ -86,19 +97,57 @@ class BlockWise:
             yield slice(first, first + sum(lengths)), lengths
             first += sum(lengths)
 
-    def _quantize(self, names: list[str], linear: object, inputs: Iterable[torch.Tensor], bar: tqdm) -> None:
-        """Quantize the matrices that share these inputs, and compute with what became of them from now on."""
+    def _rows(self, names: list[str], linear: object, first: int, width: int) -> Rows | None:
+        """The rows from `first` on of matrices that were quantized; None where one of them was not."""
+        assert isinstance(linear, DenseLinear)
+        if not all(name in self._made for name in names):
+            return None
+        stops = itertools.accumulate(map(self._weights.rows, names))
+        return Rows(dict(zip(names, stops)), linear, first, width)
+
+    def _vectors(self, bar: tqdm) -> None:
+        """Norms and biases of the block that might have been changed and were not."""
+        for name, treatment in self._treatments.items():
+            if treatment.spec.block == self.number and not treatment.bits:
+                if name not in self._made:
+                    self._made[name] = {name: self._weights.vector(name)}
+                bar.update(self._weights.bytes_of(name))
+
+    def _quantize(
+        self,
+        names: list[str],
+        linear: object,
+        inputs: Iterable[torch.Tensor],
+        before: Before | None,
+        bar: tqdm,
+        held: torch.Tensor | None = None,
+    ) -> None:
+        """Quantize the matrices that share these inputs, and compute with what became of them from now on. `before` can take
+        a division of the inputs, `held` are these where they are not computed again."""
         assert isinstance(linear, DenseLinear)
         found = [self._treatments.get(name) for name in names]
         if not (wanted := [treatment for treatment in found if treatment]):
             return
-        seen = Inputs(linear.weight.shape[1], any(treatment.algorithm in NEEDS_ALL for treatment in wanted))
+        algorithms = {treatment.algorithm for treatment in wanted}
+        every = max(1, len(self.inputs) // SOME) if "awq" in algorithms else 0
+        seen = Inputs(linear.weight.shape[1], not algorithms.isdisjoint(NEEDS_ALL), every)
         for rows in inputs:
             seen.add(rows)
         if not torch.isfinite(seen.mean_squares).all():
             raise CheckpointError(
                 _("With the calibration texts the inputs of {name} are not finite numbers.", name=names[0])
             )
+        if before and len(wanted) == len(found) and algorithms == {"awq"}:
+            # of one width, so that they have groups of one size
+            kind, group_size = wanted[0].weight_dtype, wanted[0].group_size
+            factors = awq.factors(
+                linear.weight, kind, group_size, before.evened(seen.magnitudes), seen.mean_squares, seen.some
+            )
+            before.divide(factors, self._made)
+            linear.weight.mul_(factors)
+            seen.divide(factors)
+            if held is not None:
+                held.div_(factors)
         start = 0
         for name, treatment in zip(names, found):
             stop = start + self._weights.rows(name)
@@ -126,10 +175,13 @@ class _Weights:
         return self._specs[f"{name}.weight"].shape[0]
 
     def bytes_read(self, name: str) -> int:
-        return self._specs[f"{name}.weight"].size * self._checkpoint.dtype(f"{name}.weight").itemsize
+        return self.bytes_of(f"{name}.weight")
+
+    def bytes_of(self, name: str) -> int:
+        return self._specs[name].size * self._checkpoint.dtype(name).itemsize
 
     def vector(self, name: str) -> torch.Tensor:
-        return self._checkpoint.tensor(self._specs[name]).float()
+        return self._checkpoint.tensor(self._specs[name]).to(torch.float32, copy=True)
 
     embedding = vector
 
@@ -143,6 +195,6 @@ class _Weights:
         return found
 
     def linear(self, names: list[str]) -> DenseLinear:
-        weight = torch.cat([self.vector(f"{name}.weight") for name in names])
+        weight = torch.cat([self._checkpoint.tensor(self._specs[f"{name}.weight"]).float() for name in names])
         biases = [self.vector(f"{name}.bias") for name in names if f"{name}.bias" in self._specs]
         return DenseLinear(weight, torch.cat(biases) if biases else None)

@@ -13,14 +13,19 @@ PANEL = 1024  # columns of x xᵀ that are computed at a time
 
 
 class Inputs:
-    """The mean of x xᵀ over inputs x of `width` values, or with `whole` False its diagonal alone."""
+    """The mean of x xᵀ over inputs x of `width` values, or with `whole` False its diagonal alone. Where `every` is not 0, their
+    mean magnitudes, too, and each so manieth of them as it is."""
 
-    def __init__(self, width: int, whole: bool):
+    def __init__(self, width: int, whole: bool, every: int = 0):
         self._sums = torch.zeros(width, width) if whole else torch.zeros(width)
-        self._count = 0
+        self._count, self._every = 0, every
+        self._absolute, self._some = torch.zeros(width), list[torch.Tensor]()
 
     def add(self, rows: torch.Tensor) -> None:
         """Count inputs, float32 [rows, width]."""
+        if self._every:
+            self._absolute += rows.abs().sum(0)
+            self._some.append(rows[-self._count % self._every :: self._every].clone())
         self._count += len(rows)
         if self._sums.dim() == 2:
             for start in range(0, len(self._sums), PANEL):  # above the diagonal: the rest is the same turned over
@@ -34,6 +39,21 @@ class Inputs:
         means = self._sums / self._count
         return means.diagonal() if means.dim() == 2 else means
 
+    @property
+    def magnitudes(self) -> torch.Tensor:
+        """The mean magnitude of each value, float32 [width]."""
+        return self._absolute / self._count
+
+    @property
+    def some(self) -> torch.Tensor:
+        """Some of the inputs, evenly spread, float32 [inputs, width]."""
+        return torch.cat(self._some)
+
+    def divide(self, factors: torch.Tensor) -> None:
+        """Divide all inputs that were counted by factors, float32 [width]; of the mean of x xᵀ only its diagonal is needed."""
+        assert self._sums.dim() == 1
+        self._sums /= factors.square()
+
     @cached_property
     def curvature(self) -> Curvature:
         """To be asked for when all inputs were counted; what was summed up becomes it."""
@@ -43,6 +63,7 @@ class Inputs:
 
 
 NEEDS_ALL = ("gptq",)  # algorithms that need more than the mean squares
+SOME = 1024  # inputs that are kept as they are, where that is wanted
 
 
 def quantized(weight: torch.Tensor, treatment: Treatment, inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -51,6 +72,6 @@ def quantized(weight: torch.Tensor, treatment: Treatment, inputs: Inputs) -> tup
     wanted = treatment.weight_dtype, treatment.group_size
     if treatment.algorithm == "gptq":
         return gptq_rows(weight, *wanted, inputs.curvature)
-    if treatment.algorithm == "importance":
+    if treatment.algorithm in ("importance", "awq"):
         return searched_rows(weight, *wanted, inputs.mean_squares)
     return quantize_rows(weight, *wanted)

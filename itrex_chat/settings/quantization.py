@@ -7,8 +7,8 @@ from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
-ALGORITHMS = ("rtn", "search", "importance", "gptq")
-CALIBRATED = ("importance", "gptq")  # those that go by the inputs that texts give
+ALGORITHMS = ("rtn", "search", "importance", "awq", "gptq")
+CALIBRATED = ("importance", "awq", "gptq")  # those that go by the inputs that texts give
 CALIBRATION_TOKENS = 65536  # 128 windows
 MOST_CALIBRATION_TOKENS = 1 << 20
 GROUP_SIZES = (32, 64, 128)
@@ -29,8 +29,8 @@ class Quantization:
     checkpoint has some: those that are "stored", or "new" ones; "auto" is
     "stored" for GPTQ, AWQ and their like with as many bits, else "new".
     `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
-    least, "importance" weighs what is lost by the inputs that texts give, "gptq" makes up for each weight's error with the
-    weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
+    least, "importance" weighs what is lost by the inputs that texts give, "awq" does so when large inputs were divided, "gptq"
+    makes up for each weight's error with the weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
     """
 
     weight_dtype: str = "int4_fullrange"
