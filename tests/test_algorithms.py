@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from tqdm import tqdm
 
 from itrex_chat import AutoRoundConfig, AwqConfig, GPTQConfig, RtnConfig, TeqConfig, sources
 from itrex_chat.artifacts import manifest as manifests
@@ -18,13 +19,15 @@ from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import obtain
 from itrex_chat.artifacts.store import ArtifactStore
 from itrex_chat.calibration import driver, folding, texts
+from itrex_chat.calibration.inputs import Inputs, Seen
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.foundation.errors import RecipeError, RunError
 from itrex_chat.quality import measuring
 from itrex_chat.quantization import awq, search
-from itrex_chat.quantization.gptq import Curvature, gptq_rows
+from itrex_chat.quantization.gptq import RIDGE, Curvature, gptq_rows
+from itrex_chat.quantization.plan import plan
 from itrex_chat.quantization.rtn import integer_range, quantize_rows
 from itrex_chat.quantization.search import searched_rows
 from itrex_chat.settings import questions
@@ -179,6 +182,45 @@ def test_what_is_before_a_matrix_takes_the_factors_of_its_inputs():
     assert torch.allclose(shared() * factors, wanted, rtol=2e-3, atol=2e-3) and torch.equal(linear(x)[:, :32], queries)
     assert torch.allclose(whole(pairs["v"][0], stored["v"]["v.scales"].t()), linear.weight[32:])
     assert torch.equal(stored["v.bias"]["v.bias"], linear.bias[32:]) and "q.bias" not in stored
+
+
+def test_rows_are_changed_by_what_explains_what_their_products_lack():
+    x = inputs(400, 48, seed=11)
+    there = x + inputs(400, 48, seed=12) * 0.05
+    weight = torch.randn(20, 48, generator=torch.Generator().manual_seed(13)) * 0.05
+    for through in (True, False):
+        seen, beside = Inputs(48, True), torch.randn(400, 20, generator=torch.Generator().manual_seed(14)) * 0.01
+        lacking = (there - x) @ weight.t() + (0 if through else beside)
+        for part in (slice(0, 150), slice(150, 400)):
+            seen.add(Seen(x[part], (there - x)[part]) if through else Seen(x[part], outputs=lacking[part]))
+        found = weight + seen.nearer(weight)
+        ridge = np.sqrt(400 * RIDGE * seen.curvature.hessian.diagonal().double().numpy())
+        damped = np.sqrt(400 * (seen.curvature.hessian - hessian_of(x)).diagonal().double().numpy())
+        rows = np.concatenate([x.double().numpy(), np.diag(ridge), np.diag(damped)])
+        wanted = np.concatenate([lacking.double().numpy(), np.zeros((96, 20))])
+        naive = weight.double().numpy() + np.linalg.lstsq(rows, wanted, rcond=None)[0].T
+        assert np.abs(found.double().numpy() - naive).max() < 1e-5
+
+
+def test_the_texts_that_gptq_follows_go_through_the_blocks_as_they_are(models, book):
+    from itrex_chat.decoder.model import Chunk
+    from itrex_chat.engines.native.weights import load_dense
+
+    checkpoint = open_checkpoint(sources.local(models("glm4")))
+    quantization = Quantization(algorithm="gptq", keep_layers=(1,))
+    ids = load_tokenizer(models("glm4"), checkpoint.family).encode(book.read_text("utf-8"))[:96]
+    blocks = driver.BlockWise(checkpoint, plan(checkpoint, quantization), [ids[:64], ids[64:]])
+    with tqdm(disable=True) as bar:
+        for _block in range(checkpoint.decoder.layers):
+            blocks._next_block(bar)
+    decoder = load_dense(checkpoint, "fp32")
+    cache = decoder.new_cache(64)
+    cache.begin([64])
+    wanted = decoder.read([Chunk(0, ids[:64], 64)], cache)[0]
+    [found] = decoder._logits(blocks.exact, [(0, 64)])
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    [quantized] = decoder._logits(blocks.inputs, [(0, 64)])
+    assert not torch.allclose(quantized, wanted, rtol=1e-3, atol=1e-3)
 
 
 def loss(weight: torch.Tensor, integers: torch.Tensor, scales: torch.Tensor, hessian: torch.Tensor) -> float:

@@ -30,7 +30,7 @@ WITH_ZEROS = 2  # the format of artifacts whose groups have zero points of their
 FORMATS = (FORMAT_VERSION, WITH_ZEROS)
 ZEROS = ("qzeros", "zeros")  # the tensor of a matrix that has them: integers as GPTQ packs them, or float16
 NUMERICS_VERSION = 1  # raise it when the integers or scales of the same weights change
-ALGORITHMS_VERSION = 2  # and this one when those of all algorithms but round-to-nearest do
+ALGORITHMS_VERSION = 3  # and this one when those of all algorithms but round-to-nearest do
 LARGEST = 16 << 20  # bytes
 
 

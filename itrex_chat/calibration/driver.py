@@ -2,25 +2,27 @@
 
 The inputs of a block are what the blocks before it make of the texts, in the weights that they were quantized to. Within a
 block it goes on like that: queries, keys and values are quantized before the inputs of the output matrix are computed, and
-so on. Where inputs are divided by factors (AWQ), what is before them is changed first: a norm, or rows of a matrix that was
+so on. For GPTQ the texts go through the blocks as they are, too: what they have become there is what quantized weights are to
+give. Where inputs are divided by factors (AWQ), what is before them is changed first: a norm, or rows of a matrix that was
 quantized already. In memory are one block's weights in float32, and the inputs of all tokens.
 """
 
+import collections
+import copy
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from tqdm import tqdm
 
-from itrex_chat.architecture.config import DecoderConfig
 from itrex_chat.architecture.layout import EMBEDDING, layer
 from itrex_chat.calibration.folding import Before, Made, Norm, Rows
-from itrex_chat.calibration.inputs import NEEDS_ALL, SOME, Inputs, quantized
+from itrex_chat.calibration.inputs import FOLLOWING, NEEDS_ALL, SOME, Inputs, Seen, quantized
+from itrex_chat.calibration.passing import Passing
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.decoder.loading import block_linear_names, load_block
-from itrex_chat.decoder.model import Decoder, rms_norm
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization import awq
@@ -33,8 +35,8 @@ TOGETHER = 8  # windows that go through a block at a time
 class BlockWise:
     """The matrices of the blocks of a decoder, quantized by the inputs that windows of tokens give them.
 
-    `number` is the next block, `inputs`, float32 [tokens, hidden], what goes into it: all that an interrupted quantization
-    needs to go on (`go_on`).
+    `number` is the next block, `inputs`, float32 [tokens, hidden], what goes into it, `exact` what would where nothing was
+    quantized, if anything `follows` that: all that an interrupted quantization needs to go on (`go_on`).
     """
 
     def __init__(self, checkpoint: Checkpoint, treatments: Sequence[Treatment], windows: list[list[int]]):
@@ -43,10 +45,12 @@ class BlockWise:
             treatment.name: treatment for treatment in treatments if treatment.bits or treatment.calibrated
         }
         self._made: Made = {}
+        self.follows = any(treatment.algorithm in FOLLOWING for treatment in treatments)
         self.number, self.inputs = 0, torch.empty(0)
+        self.exact: torch.Tensor | None = None
 
-    def go_on(self, number: int, inputs: torch.Tensor) -> None:
-        self.number, self.inputs = number, inputs
+    def go_on(self, number: int, inputs: torch.Tensor, exact: torch.Tensor | None) -> None:
+        self.number, self.inputs, self.exact = number, inputs, exact
 
     def tensors(self, treatment: Treatment, bar: tqdm) -> dict[str, torch.Tensor]:
         """What the artifact stores of a matrix or a vector; to be asked for in the order of the blocks. Raises CheckpointError."""
@@ -58,36 +62,61 @@ class BlockWise:
     @torch.inference_mode()
     def _next_block(self, bar: tqdm) -> None:
         config, number = self._weights.config, self.number
-        x = self.inputs = self.inputs if number else self._weights.embedded(self._windows)
-        block, eps = load_block(self._weights, number), config.norm_eps
-        only = dataclasses.replace(config, layers=1, windows=config.windows[number : number + 1])
-        decoder = Decoder(only, torch.empty(0), (block,), block.attention_norm, block.qkv)
+        if not number:
+            self.inputs = self._weights.embedded(self._windows)
+            self.exact = self.inputs.clone() if self.follows else None
+        block = load_block(self._weights, number)
+        here = Passing(self.inputs, block, config, number)
+        there = None if self.exact is None else Passing(self.exact, copy.deepcopy(block), config, number)
         qkv, output, gate_up, down = block_linear_names(config, number)
 
-        normed_parts = (rms_norm(x[part], block.attention_norm, eps) for part, _lengths in self._parts())
         norm = Norm(layer(number) + "input_layernorm.weight", block.attention_norm)
-        self._quantize(qkv, block.qkv, normed_parts, norm, bar)
-        mixed = torch.empty(len(x), config.heads * config.head_dim)
+        self._quantize(qkv, block.qkv, self._normed(Passing.attention_inputs, here, there), norm, bar)
+        mixed = torch.empty(len(here.x), config.heads * config.head_dim)
         for part, lengths in self._parts():
-            normed = rms_norm(x[part], block.attention_norm, eps)
-            mixed[part] = decoder.mixed(0, block, normed, decoder.whole(lengths))
+            mixed[part] = here.mixed(part, lengths)
         values = self._rows(qkv, block.qkv, (config.heads + config.kv_heads) * config.head_dim, config.head_dim)
         values = dataclasses.replace(values, times=config.heads // config.kv_heads) if values else None
-        self._quantize(output, block.output, (mixed[part] for part, _lengths in self._parts()), values, bar, mixed)
+        self._quantize(output, block.output, self._mixed(mixed, here, there), values, bar, mixed)
         for part, _lengths in self._parts():
-            x[part] += _normed(block.output(mixed[part]), block.after_attention_norm, config)
+            here.attended(part, mixed[part])
         del mixed
-        normed_parts = (rms_norm(x[part], block.mlp_norm, eps) for part, _lengths in self._parts())
         norm = Norm(layer(number) + "post_attention_layernorm.weight", block.mlp_norm)
-        self._quantize(gate_up, block.mlp.gate_up, normed_parts, norm, bar)
-        inner = (block.mlp.inner(rms_norm(x[part], block.mlp_norm, eps)) for part, _lengths in self._parts())
+        self._quantize(gate_up, block.mlp.gate_up, self._normed(Passing.mlp_inputs, here, there), norm, bar)
         width = block.mlp.gate_up.out_features // 2
-        self._quantize(down, block.mlp.down, inner, self._rows(gate_up, block.mlp.gate_up, width, width), bar)
+        rows = self._rows(gate_up, block.mlp.gate_up, width, width)
+        self._quantize(down, block.mlp.down, self._inner(here, there), rows, bar)
         for part, _lengths in self._parts():
-            y = block.mlp(rms_norm(x[part], block.mlp_norm, eps))
-            x[part] += _normed(y, block.after_mlp_norm, config)
+            here.finished(part, here.inner(part))
         self._vectors(bar)
         self.number += 1
+
+    def _normed(self, inputs: Callable, here: Passing, there: Passing | None) -> Iterator[Seen]:
+        for part, _lengths in self._parts():
+            rows = inputs(here, part)
+            yield Seen(rows, inputs(there, part).sub_(rows) if there else None)
+
+    def _mixed(self, mixed: torch.Tensor, here: Passing, there: Passing | None) -> Iterator[Seen]:
+        for part, lengths in self._parts():
+            lacking = None
+            if there:
+                other = there.mixed(part, lengths)
+                lacking = _product(here.block.output, other - mixed[part])
+                if there.block.after_attention_norm is None:
+                    lacking += there.x[part] - here.x[part]
+                there.attended(part, other)
+            yield Seen(mixed[part], outputs=lacking)
+
+    def _inner(self, here: Passing, there: Passing | None) -> Iterator[Seen]:
+        for part, _lengths in self._parts():
+            rows, lacking = here.inner(part), None
+            if there:
+                other = there.inner(part)
+                lacking = _product(here.block.mlp.down, other - rows)
+                if there.block.after_mlp_norm is None:
+                    lacking += there.x[part] - here.x[part]
+                there.finished(part, other)
+            yield Seen(rows, outputs=lacking)
 
     def _parts(self) -> Iterator[tuple[slice, list[int]]]:
         """The tokens that go through a block at a time, and the lengths of their windows."""
@@ -117,7 +146,7 @@ class BlockWise:
         self,
         names: list[str],
         linear: object,
-        inputs: Iterable[torch.Tensor],
+        inputs: Iterable[Seen],
         before: Before | None,
         bar: tqdm,
         held: torch.Tensor | None = None,
@@ -127,12 +156,14 @@ class BlockWise:
         assert isinstance(linear, DenseLinear)
         found = [self._treatments.get(name) for name in names]
         if not (wanted := [treatment for treatment in found if treatment]):
+            if self.exact is not None:
+                collections.deque(inputs, 0)  # which takes these further
             return
         algorithms = {treatment.algorithm for treatment in wanted}
         every = max(1, len(self.inputs) // SOME) if "awq" in algorithms else 0
         seen = Inputs(linear.weight.shape[1], not algorithms.isdisjoint(NEEDS_ALL), every)
-        for rows in inputs:
-            seen.add(rows)
+        for some in inputs:
+            seen.add(some)
         if not torch.isfinite(seen.mean_squares).all():
             raise CheckpointError(
                 _("With the calibration texts the inputs of {name} are not finite numbers.", name=names[0])
@@ -148,20 +179,24 @@ class BlockWise:
             seen.divide(factors)
             if held is not None:
                 held.div_(factors)
+        nearer = seen.nearer(linear.weight) if "gptq" in algorithms else None
         start = 0
         for name, treatment in zip(names, found):
             stop = start + self._weights.rows(name)
             if treatment:
                 part = linear.weight[start:stop]
-                integers, scales = quantized(part.clone(), treatment, seen)
+                wished = part.clone() if nearer is None else part + nearer[start:stop]
+                integers, scales = quantized(wished, treatment, seen)
                 self._made[treatment.name] = stored(treatment, integers, scales)
                 part.copy_(integers * scales.half().float().repeat_interleave(treatment.group_size, 1))
                 bar.update(self._weights.bytes_read(name))
             start = stop
 
 
-def _normed(y: torch.Tensor, weight: torch.Tensor | None, config: DecoderConfig) -> torch.Tensor:
-    return y if weight is None else rms_norm(y, weight, config.norm_eps)
+def _product(linear: object, x: torch.Tensor) -> torch.Tensor:
+    """The product with a matrix, without what it adds."""
+    assert isinstance(linear, DenseLinear)
+    return x @ linear.weight.t()
 
 
 class _Weights:
