@@ -14,12 +14,14 @@ import torch
 from tqdm import tqdm
 
 from itrex_chat import AutoRoundConfig, AwqConfig, GPTQConfig, RtnConfig, TeqConfig, sources
+from itrex_chat.architecture.layout import TensorSpec
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import obtain
 from itrex_chat.artifacts.store import ArtifactStore
 from itrex_chat.calibration import driver, folding, texts
 from itrex_chat.calibration.inputs import Inputs, Seen
+from itrex_chat.calibration.rounding import Rounded
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.linear import DenseLinear
@@ -27,7 +29,7 @@ from itrex_chat.foundation.errors import RecipeError, RunError
 from itrex_chat.quality import measuring
 from itrex_chat.quantization import awq, search
 from itrex_chat.quantization.gptq import RIDGE, Curvature, gptq_rows
-from itrex_chat.quantization.plan import plan
+from itrex_chat.quantization.plan import Treatment, plan
 from itrex_chat.quantization.rtn import integer_range, quantize_rows
 from itrex_chat.quantization.search import searched_rows
 from itrex_chat.settings import questions
@@ -184,6 +186,34 @@ def test_what_is_before_a_matrix_takes_the_factors_of_its_inputs():
     assert torch.equal(stored["v.bias"]["v.bias"], linear.bias[32:]) and "q.bias" not in stored
 
 
+@pytest.mark.parametrize("weight_dtype", ["int4_fullrange", "int4_clip"])
+def test_autorounds_steps_are_those_of_its_gradients_by_hand(weight_dtype):
+    low, high = integer_range(weight_dtype)
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(15)) * 0.05
+    x, rounded = (
+        inputs(40, 64, seed=16),
+        Rounded(weight, Treatment(TensorSpec("w.weight", (6, 64), "linear"), weight_dtype, GROUP)),
+    )
+    w, wanted = weight.double().numpy(), (x @ weight.t()).double().numpy()
+    base = quantize_rows(weight.clone(), weight_dtype, GROUP)[1].double().numpy()
+    offsets, shares = np.zeros((6, 64)), np.ones((6, 2))
+    for size in (0.3, 0.2):
+        (x @ rounded().t() - x @ weight.t()).square().sum().backward()
+        rounded.step(size)
+        steps = (base * shares).astype(np.float16).astype(np.float64).repeat(GROUP, 1)
+        near = np.rint(w / steps + offsets)
+        inside, integers = (near >= low) & (near <= high), np.clip(near, low, high)
+        slope = 2 * (x.double().numpy() @ (integers * steps).T - wanted).T @ x.double().numpy()
+        by_scale = slope * np.where(inside, integers - w / steps, integers)
+        shares = np.clip(shares - size * np.sign(by_scale.reshape(6, 2, GROUP).sum(2) * base), 0.5, 1)
+        offsets = np.clip(offsets - size * np.sign(slope * steps * inside), -0.5, 0.5)
+        assert (np.abs(rounded.offsets.detach().numpy() - offsets) < 1e-6).mean() > 0.99
+        assert np.abs(rounded.shares.detach().numpy() - shares).max() < 1e-6
+    integers, scales = rounded.found()
+    assert integers.min() >= low and integers.max() <= high
+    assert torch.equal(whole(integers, scales), rounded().detach())
+
+
 def test_rows_are_changed_by_what_explains_what_their_products_lack():
     x = inputs(400, 48, seed=11)
     there = x + inputs(400, 48, seed=12) * 0.05
@@ -326,7 +356,7 @@ def test_every_algorithm_makes_an_artifact_and_those_that_know_more_are_nearer_t
     keys, errors = set(), {}
     for algorithm in ALGORITHMS:
         texts_wanted = ["quantization.calibration", f"[{book}]"] if algorithm in CALIBRATED else []
-        texts_wanted += ["quantization.calibration_tokens", "2048"]
+        texts_wanted += ["quantization.calibration_tokens", "2048", "quantization.iterations", "40"]
         recipe = recipes.load(str(models(family)), ["quantization.algorithm", algorithm, *texts_wanted])
         artifact = obtain(recipe).artifact
         artifact.verify()
@@ -335,6 +365,7 @@ def test_every_algorithm_makes_an_artifact_and_those_that_know_more_are_nearer_t
         assert recipes.from_dict(artifact.manifest["recipe"]) == recipe
     assert len(keys) == len(ALGORITHMS)
     assert errors["gptq"] < errors["awq"] < errors["rtn"]
+    assert errors["autoround"] < 0.8 * errors["rtn"]
 
 
 def test_the_manifest_and_the_key_say_which_texts_were_read(tiny, book):
@@ -391,6 +422,7 @@ def test_a_quantization_that_was_killed_goes_on_to_the_same_bytes(tiny, book, tm
         (["quantization.algorithm", "gptq", "quantization.calibration", "[1]"], "names of text files"),
         (["quantization.algorithm", "gptq", "quantization.calibration_tokens", "7"], "calibration_tokens cannot be 7"),
         (["quantization.algorithm", "gptq", "quantization.calibration_tokens", "10000000000"], "calibration_tokens"),
+        (["quantization.algorithm", "autoround", "quantization.iterations", "0"], "iterations cannot be 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, sentence):
@@ -433,6 +465,8 @@ def test_itrexs_classes_choose_the_algorithm(book):
     assert chosen.calibration == (os.path.abspath(book),)
     assert AwqConfig(dataset=[str(book)]).quantization.calibration == chosen.calibration
     assert (AwqConfig().quantization.algorithm, AwqConfig().quantization.group_size) == ("awq", 32)
+    learned = AutoRoundConfig(iters=50).quantization
+    assert (learned.algorithm, learned.iterations, learned.group_size) == ("autoround", 50, 128)
     assert GPTQConfig().quantization.calibration_tokens == Quantization().calibration_tokens
 
 
@@ -442,7 +476,8 @@ def test_itrexs_classes_choose_the_algorithm(book):
         (lambda: AwqConfig(zero_point=True), "zero_point=True is not supported"),
         (lambda: AwqConfig(bits=8), "AwqConfig: bits cannot be 8"),
         (TeqConfig, "TeqConfig is not among"),
-        (AutoRoundConfig, "AutoRoundConfig is not among"),
+        (lambda: AutoRoundConfig(iters=0), "iters cannot be 0"),
+        (lambda: AutoRoundConfig(lr=0.01), "lr=0.01 is not supported"),
         (lambda: GPTQConfig(bits=8), "bits cannot be 8"),
         (lambda: GPTQConfig(dataset="NeelNanda/pile-10k"), "list of text files"),
         (lambda: GPTQConfig(desc_act=True), "desc_act=True is not supported"),

@@ -41,7 +41,7 @@ class Calibrated:
                     count=config.vocab_size,
                 )
             )
-        self._blocks = BlockWise(checkpoint, treatments, self._reading.windows)
+        self._blocks = BlockWise(checkpoint, treatments, self._reading.windows, quantization.iterations)
         self._kept: dict[int, Path] = {}
         self._begun = False
         self._shape = sum(self._reading.tokens.values()), config.hidden_size

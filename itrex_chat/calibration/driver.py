@@ -2,7 +2,7 @@
 
 The inputs of a block are what the blocks before it make of the texts, in the weights that they were quantized to. Within a
 block it goes on like that: queries, keys and values are quantized before the inputs of the output matrix are computed, and
-so on. For GPTQ the texts go through the blocks as they are, too: what they have become there is what quantized weights are to
+so on. For GPTQ and AutoRound the texts go through the blocks as they are, too: what they have become there is what quantized weights are to
 give. Where inputs are divided by factors (AWQ), what is before them is changed first: a norm, or rows of a matrix that was
 quantized already. In memory are one block's weights in float32, and the inputs of all tokens.
 """
@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from tqdm import tqdm
 
-from itrex_chat.architecture.layout import EMBEDDING, layer
+from itrex_chat.architecture.layout import layer
 from itrex_chat.calibration.folding import Before, Made, Norm, Rows
 from itrex_chat.calibration.inputs import FOLLOWING, NEEDS_ALL, SOME, Inputs, Seen, quantized
 from itrex_chat.calibration.passing import Passing
+from itrex_chat.calibration.rounding import Learned, Rounded, Windows, learn
+from itrex_chat.calibration.weights import CalibratedWeights
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.decoder.loading import block_linear_names, load_block
@@ -27,20 +29,25 @@ from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization import awq
 from itrex_chat.quantization.plan import Treatment
+from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.stream import stored
 
 TOGETHER = 8  # windows that go through a block at a time
 
 
 class BlockWise:
-    """The matrices of the blocks of a decoder, quantized by the inputs that windows of tokens give them.
+    """The matrices of the blocks of a decoder, quantized by the inputs that windows of tokens give them. `iterations` are how many
+    steps learning takes for each block (AutoRound).
 
     `number` is the next block, `inputs`, float32 [tokens, hidden], what goes into it, `exact` what would where nothing was
     quantized, if anything `follows` that: all that an interrupted quantization needs to go on (`go_on`).
     """
 
-    def __init__(self, checkpoint: Checkpoint, treatments: Sequence[Treatment], windows: list[list[int]]):
-        self._weights, self._windows = _Weights(checkpoint), windows
+    def __init__(
+        self, checkpoint: Checkpoint, treatments: Sequence[Treatment], windows: list[list[int]], iterations: int = 1
+    ):
+        self._weights, self._windows = CalibratedWeights(checkpoint), windows
+        self._iterations = iterations
         self._treatments = {
             treatment.name: treatment for treatment in treatments if treatment.bits or treatment.calibrated
         }
@@ -59,7 +66,7 @@ class BlockWise:
             self._next_block(bar)
         return self._made.pop(treatment.name)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _next_block(self, bar: tqdm) -> None:
         config, number = self._weights.config, self.number
         if not number:
@@ -68,8 +75,12 @@ class BlockWise:
         block = load_block(self._weights, number)
         here = Passing(self.inputs, block, config, number)
         there = None if self.exact is None else Passing(self.exact, copy.deepcopy(block), config, number)
-        qkv, output, gate_up, down = block_linear_names(config, number)
-
+        names = block_linear_names(config, number)
+        if there and any(self._learned(name) for linear in names for name in linear):
+            self._learn(names, here, there, bar)
+            self.number += 1
+            return
+        qkv, output, gate_up, down = names
         norm = Norm(layer(number) + "input_layernorm.weight", block.attention_norm)
         self._quantize(qkv, block.qkv, self._normed(Passing.attention_inputs, here, there), norm, bar)
         mixed = torch.empty(len(here.x), config.heads * config.head_dim)
@@ -90,6 +101,53 @@ class BlockWise:
             here.finished(part, here.inner(part))
         self._vectors(bar)
         self.number += 1
+
+    def _learned(self, name: str) -> bool:
+        return name in self._treatments and self._treatments[name].algorithm == "autoround"
+
+    def _learn(self, names: list[list[str]], here: Passing, there: Passing, bar: tqdm) -> None:
+        """Quantize all matrices of a block at once, by what comes of its inputs."""
+        linears, learned, total = here.block.linears(), list[Learned](), 0
+        for module, linear in zip(names, linears):
+            parts = list[Rounded | torch.Tensor]()
+            for name, weight in self._each(module, linear):
+                if self._learned(name):
+                    parts.append(Rounded(weight, self._treatments[name]))
+                    total += self._weights.bytes_read(name)
+                else:
+                    if treatment := self._treatments.get(name):
+                        self._keep(
+                            treatment,
+                            weight,
+                            *quantize_rows(weight.clone(), treatment.weight_dtype, treatment.group_size),
+                        )
+                        bar.update(self._weights.bytes_read(name))
+                    parts.append(weight)
+            learned.append(Learned(parts, getattr(linear, "bias", None), linear.out_features))
+        for part, lengths in self._parts():
+            there.whole(part, lengths)
+        windows = Windows(here.x, there.x, [where for part, lengths in self._parts() for where in _cut(part, lengths)])
+        each = total // self._iterations
+        learn(
+            here.block, learned, windows, self._weights.config, self.number, self._iterations, lambda: bar.update(each)
+        )
+        bar.update(total - each * self._iterations)
+        for module, linear, found in zip(names, linears, learned):
+            for (name, weight), rounded in zip(self._each(module, linear), found.parts):
+                if isinstance(rounded, Rounded):
+                    self._keep(self._treatments[name], weight, *rounded.found())
+        for part, lengths in self._parts():
+            here.whole(part, lengths)
+
+    def _each(self, names: list[str], linear: object) -> Iterator[tuple[str, torch.Tensor]]:
+        """The matrices that are one, float32 [rows, in] each, by name."""
+        assert isinstance(linear, DenseLinear)
+        return zip(names, linear.weight.split([self._weights.rows(name) for name in names]))
+
+    def _keep(self, treatment: Treatment, part: torch.Tensor, integers: torch.Tensor, scales: torch.Tensor) -> None:
+        """Keep what became of a matrix for the artifact, and compute with it."""
+        self._made[treatment.name] = stored(treatment, integers, scales)
+        part.copy_(integers * scales.half().float().repeat_interleave(treatment.group_size, 1))
 
     def _normed(self, inputs: Callable, here: Passing, there: Passing | None) -> Iterator[Seen]:
         for part, _lengths in self._parts():
@@ -180,56 +238,22 @@ class BlockWise:
             if held is not None:
                 held.div_(factors)
         nearer = seen.nearer(linear.weight) if "gptq" in algorithms else None
-        start = 0
-        for name, treatment in zip(names, found):
-            stop = start + self._weights.rows(name)
-            if treatment:
-                part = linear.weight[start:stop]
-                wished = part.clone() if nearer is None else part + nearer[start:stop]
-                integers, scales = quantized(wished, treatment, seen)
-                self._made[treatment.name] = stored(treatment, integers, scales)
-                part.copy_(integers * scales.half().float().repeat_interleave(treatment.group_size, 1))
+        lacking = None if nearer is None else nearer.split([self._weights.rows(name) for name in names])
+        for number, (name, part) in enumerate(self._each(names, linear)):
+            if treatment := found[number]:
+                wished = part.clone() if lacking is None else part + lacking[number]
+                self._keep(treatment, part, *quantized(wished, treatment, seen))
                 bar.update(self._weights.bytes_read(name))
-            start = stop
+
+
+def _cut(part: slice, lengths: list[int]) -> Iterator[slice]:
+    start = part.start
+    for length in lengths:
+        yield slice(start, start + length)
+        start += length
 
 
 def _product(linear: object, x: torch.Tensor) -> torch.Tensor:
     """The product with a matrix, without what it adds."""
     assert isinstance(linear, DenseLinear)
     return x @ linear.weight.t()
-
-
-class _Weights:
-    """Parts of a decoder from a checkpoint, all in float32 and memory of their own."""
-
-    def __init__(self, checkpoint: Checkpoint):
-        self.config, self._checkpoint = checkpoint.decoder, checkpoint
-        self._specs = {spec.name: spec for spec in checkpoint.specs()}
-
-    def rows(self, name: str) -> int:
-        return self._specs[f"{name}.weight"].shape[0]
-
-    def bytes_read(self, name: str) -> int:
-        return self.bytes_of(f"{name}.weight")
-
-    def bytes_of(self, name: str) -> int:
-        return self._specs[name].size * self._checkpoint.dtype(name).itemsize
-
-    def vector(self, name: str) -> torch.Tensor:
-        return self._checkpoint.tensor(self._specs[name]).to(torch.float32, copy=True)
-
-    embedding = vector
-
-    def embedded(self, windows: list[list[int]]) -> torch.Tensor:
-        """The embeddings of all tokens, float32 [tokens, hidden]."""
-        ids = torch.tensor([token for window in windows for token in window])
-        found = torch.empty(len(ids), self.config.hidden_size)
-        for start, stop, values in self._checkpoint.slabs(self._specs[EMBEDDING], 1 << 22):
-            here = (ids >= start) & (ids < stop)
-            found[here] = values[ids[here] - start].float()
-        return found
-
-    def linear(self, names: list[str]) -> DenseLinear:
-        weight = torch.cat([self._checkpoint.tensor(self._specs[f"{name}.weight"]).float() for name in names])
-        biases = [self.vector(f"{name}.bias") for name in names if f"{name}.bias" in self._specs]
-        return DenseLinear(weight, torch.cat(biases) if biases else None)

@@ -94,7 +94,7 @@ def _summed(sums: torch.Tensor | None, rows: torch.Tensor, lacking: torch.Tensor
     return sums.addmm_(rows.t(), lacking)
 
 
-FOLLOWING = ("gptq",)  # algorithms that follow what texts become where nothing is quantized
+FOLLOWING = ("autoround", "gptq")  # algorithms that follow what texts become where nothing is quantized
 NEEDS_ALL = ("gptq",)  # algorithms that need more than the mean squares
 SOME = 1024  # inputs that are kept as they are, where that is wanted
 

@@ -7,7 +7,7 @@ from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.neuralchat.arguments import accept
-from itrex_chat.settings.quantization import CALIBRATION_TOKENS, Quantization
+from itrex_chat.settings.quantization import CALIBRATION_TOKENS, ITERATIONS, MOST_ITERATIONS, Quantization
 
 HARMLESS: dict[str, tuple] = {
     "use_double_quant": (False,),
@@ -155,23 +155,67 @@ class AwqConfig(WeightOnlyConfig):
         )
 
 
+class AutoRoundConfig(WeightOnlyConfig):
+    """Weight-only quantization by AutoRound, as ITREX's class of this name; without zero points. `iters` steps are learned for each
+    block; steps are 1/`iters` at first. Other arguments are those of `GPTQConfig`.
+    """
+
+    def __init__(
+        self,
+        bits: int = 4,
+        tokenizer: Any = None,
+        dataset: list[str] | None = None,
+        group_size: int = 128,
+        compute_dtype: str | None = None,
+        weight_dtype: str | None = None,
+        scale_dtype: str | None = None,
+        *,
+        nsamples: int = CALIBRATION_TOKENS // SAMPLE,
+        iters: int = ITERATIONS,
+        head: str | None = None,
+        llm_int8_skip_modules: list[str] | None = None,
+        **others: Any,
+    ):
+        accept(
+            "AutoRoundConfig",
+            others,
+            HARMLESS | {"lr": (None,), "minmax_lr": (None,), "enable_quanted_input": (True,), "calib_len": (SAMPLE,)},
+        )
+        one_of("AutoRoundConfig: bits", bits, (4,))
+        if type(iters) is not int or not 1 <= iters <= MOST_ITERATIONS:
+            raise RecipeError(
+                _(
+                    "AutoRoundConfig: iters cannot be {value!r}: it is a number from 1 to {most}.",
+                    value=iters,
+                    most=MOST_ITERATIONS,
+                )
+            )
+        self.quantization = _quantization(
+            "AutoRoundConfig",
+            bits,
+            group_size,
+            compute_dtype,
+            weight_dtype,
+            scale_dtype,
+            head,
+            llm_int8_skip_modules,
+            {"algorithm": "autoround", "iterations": iters} | _calibration("AutoRoundConfig", dataset, nsamples),
+        )
+
+
 class _Refused(WeightOnlyConfig):
     """A class of ITREX whose algorithm is not here."""
 
     def __init__(self, *_arguments: Any, **_others: Any):
         raise RecipeError(
             _(
-                "{name} is not among what this program computes; it has RtnConfig, AwqConfig and GPTQConfig.",
+                "{name} is not among what this program computes; it has RtnConfig, AwqConfig, AutoRoundConfig and GPTQConfig.",
                 name=type(self).__name__,
             )
         )
 
 
 class TeqConfig(_Refused):
-    """ITREX's class of this name; refused."""
-
-
-class AutoRoundConfig(_Refused):
     """ITREX's class of this name; refused."""
 
 
