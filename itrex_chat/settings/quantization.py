@@ -7,10 +7,12 @@ from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
-ALGORITHMS = ("rtn", "search", "importance", "gptq")
-CALIBRATED = ("importance", "gptq")  # those that go by the inputs that texts give
+ALGORITHMS = ("rtn", "search", "importance", "awq", "autoround", "gptq")
+CALIBRATED = ("importance", "awq", "autoround", "gptq")  # those that go by the inputs that texts give
 CALIBRATION_TOKENS = 65536  # 128 windows
 MOST_CALIBRATION_TOKENS = 1 << 20
+ITERATIONS = 200
+MOST_ITERATIONS = 10000
 GROUP_SIZES = (32, 64, 128)
 HEADS = ("int8", "int4", "none")
 INTEGERS = ("auto", "stored", "new")
@@ -30,8 +32,9 @@ class Quantization:
     checkpoint has some: those that are "stored", or "new" ones; "auto" is
     "stored" for GPTQ, AWQ and their like with as many bits, else "new".
     `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
-    least, "importance" weighs what is lost by the inputs that texts give, "gptq" makes up for each weight's error with the
-    weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
+    least, "importance" weighs what is lost by the inputs that texts give, "awq" does so when large inputs were divided, "gptq"
+    makes up for each weight's error with the weights behind it, "autoround" learns which way weights are rounded, in `iterations`
+    steps for each block. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
     With a `budget` of bits per weight, each matrix of the blocks gets group sizes, 8 bits or what it is stored as, as texts say
     that it pays; `group_size` is the head's then. 0 is none.
     """
@@ -45,6 +48,7 @@ class Quantization:
     algorithm: str = "rtn"
     calibration: tuple[str, ...] = ()
     calibration_tokens: int = CALIBRATION_TOKENS
+    iterations: int = ITERATIONS
     budget: float = 0.0
 
     @property
@@ -117,5 +121,14 @@ class Quantization:
                     value=self.calibration_tokens,
                     least=512,
                     most=MOST_CALIBRATION_TOKENS,
+                )
+            )
+        if type(self.iterations) is not int or not 1 <= self.iterations <= MOST_ITERATIONS:
+            raise RecipeError(
+                _(
+                    "quantization.iterations cannot be {value!r}: it is a number from {least} to {most}.",
+                    value=self.iterations,
+                    least=1,
+                    most=MOST_ITERATIONS,
                 )
             )

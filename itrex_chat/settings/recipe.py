@@ -108,7 +108,7 @@ class Recipe:
             del values["fp32"]["memory"]
         if self.kv_cache == CacheFormats():
             del values["kv_cache"]
-        for name in ("integers", "algorithm", "calibration", "calibration_tokens", "budget"):
+        for name in ("integers", "algorithm", "calibration", "calibration_tokens", "iterations", "budget"):
             if getattr(self.quantization, name) == getattr(Quantization(), name):
                 del values["quantization"][name]
         return values
