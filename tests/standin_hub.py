@@ -6,6 +6,7 @@ ranges of small files, says what is wrong with a code in a 404, fails with a 200
 and answers a range with 200. Each hub's own command line downloads from it, too.
 """
 
+import functools
 import hashlib
 import json
 import random
@@ -92,6 +93,7 @@ class StandinHub:
     no_error_for_unknown: bool = False  # ModelScope lists no files of an unknown revision
     transfers: list[Transfer] = field(default_factory=list)
     questions: int = 0
+    connections: int = 0
     asked_at: float = 0.0  # when the first question came, of time.monotonic
     leaks: list[str] = field(default_factory=list)  # secrets that came to another host
     shown: set[str] = field(default_factory=set)  # secrets that the hub was shown
@@ -110,7 +112,7 @@ class StandinHub:
             same = last and last.files.get(name) == content
             commit.changed_by[name] = last.changed_by[name] if same else commit
         self.commits[commit.sha] = self.head = commit
-        self.sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        self.sha256 = {name: _sha256(content) for name, content in files.items()}
         return commit.sha
 
     def release(self) -> None:
@@ -145,6 +147,7 @@ class StandinServer(ThreadingHTTPServer):
 
     def finish_request(self, request, client_address):
         hub = self._asked.hub if self.is_cdn else self.hub
+        hub.connections += 1
         if time.monotonic() < hub.away_until:
             return
         super().finish_request(request, client_address)
@@ -258,9 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Size": self._size(commit, name),
             "IsLFS": _is_large(name),
         }
-        digest = (
-            hashlib.sha256(commit.files[name]).hexdigest() if commit is not self.hub.head else self.hub.sha256[name]
-        )
+        digest = _sha256(commit.files[name]) if commit is not self.hub.head else self.hub.sha256[name]
         return entry | ({} if self.hub.without_digests else {"Sha256": digest})
 
     def _huggingface(self, repository: str, revision: str) -> None:
@@ -303,11 +304,11 @@ class _Handler(BaseHTTPRequestHandler):
         )
         lfs = {"sha256": self.hub.sha256.get(name, ""), "size": size, "pointerSize": 134}
         if commit is not self.hub.head:
-            lfs["sha256"] = hashlib.sha256(commit.files[name]).hexdigest()
+            lfs["sha256"] = _sha256(commit.files[name])
         return sibling | ({"lfs": lfs} if _is_large(name) and not self.hub.without_digests else {})
 
     def _git(self, commit: Commit, name: str) -> str:
-        return hashlib.sha1(b"blob %d\0" % len(commit.files[name]) + commit.files[name]).hexdigest()
+        return _git(commit.files[name])
 
     def _size(self, commit: Commit, name: str) -> int:
         return self.hub.sizes.get(name, len(commit.files[name]))
@@ -322,10 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"X-Repo-Commit": commit.sha, "ETag": f'"{self._git(commit, name)}"'}
             if _is_large(name):
                 content = commit.files[name]
-                headers |= {
-                    "X-Linked-Size": str(len(content)),
-                    "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
-                }
+                headers |= {"X-Linked-Size": str(len(content)), "X-Linked-Etag": f'"{_sha256(content)}"'}
                 location = f"{self.server.cdn.endpoint}/cdn/{commit.sha}/{quote(name)}"
                 self._send(302, b"", headers | {"Location": location})
             else:
@@ -410,6 +408,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+@functools.lru_cache(64)
+def _sha256(content: bytes) -> str:
+    """Computed once, so that a request costs the stand-in nothing."""
+    return hashlib.sha256(content).hexdigest()
+
+
+@functools.lru_cache(64)
+def _git(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _range(wanted: str, size: int) -> tuple[int, int]:

@@ -273,7 +273,7 @@ def test_what_prune_does_not_understand_is_said(arguments, sentence, capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_originals_are_hashed_once_from_their_download_to_the_artifact(hub, home, monkeypatch):
+def test_originals_and_what_is_made_of_them_are_hashed_once(hub, home, monkeypatch):
     """While they come: not again for the artifact's key, nor by the commands that come later."""
     hashed, lengths, sha256 = Counter(), [], hashlib.sha256
 
@@ -292,11 +292,12 @@ def test_originals_are_hashed_once_from_their_download_to_the_artifact(hub, home
 
     monkeypatch.setattr(standin_hub, "hashlib", SimpleNamespace(sha1=hashlib.sha1, sha256=sha256))
     monkeypatch.setattr(hashlib, "sha256", Counted)
-    artifact = obtain(recipes.load(REPOSITORY)).artifact
-    [originals] = (home / "sources" / "hubs").glob("*/*/")
+    assert pull.main([REPOSITORY]) == 0
+    [originals], [artifact] = (home / "sources" / "hubs").glob("*/*/"), ArtifactStore().folders()
+    made = [sha256(path.read_bytes()).hexdigest() for path in artifact.glob("*.safetensors")]
     weights = [sha256(path.read_bytes()).hexdigest() for path in originals.glob("*.safetensors")]
-    assert weights and [hashed[digest] for digest in weights] == [1] * len(weights)
-    assert sum(lengths) < 1.1 * kept.size([originals, artifact.folder])
+    assert weights and made and [hashed[digest] for digest in weights + made] == [1] * len(weights + made)
+    assert sum(lengths) < 1.1 * kept.size([originals, artifact])
     assert pull.main([REPOSITORY, "--for", "int8,fp32"]) == 0
     assert [hashed[digest] for digest in weights] == [1] * len(weights)
 

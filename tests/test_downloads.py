@@ -41,6 +41,14 @@ def test_a_large_file_comes_in_ranges_and_nothing_comes_twice(hub, home, name):
 
 
 @on_both
+def test_a_connection_brings_one_range_after_the_other(hub, home, name, monkeypatch):
+    """The listing has one, and then the hub and the host that it sends us to."""
+    monkeypatch.setattr(hubs, "PACE", replace(PACE, connections=1))
+    assert download(name, home) == MODEL
+    assert hub.connections == 3 and len(hub.transfers) > 4
+
+
+@on_both
 def test_who_has_nothing_left_takes_half_of_a_slow_range(hub, home, name, monkeypatch):
     monkeypatch.setattr(hubs, "PACE", replace(PACE, worth_dividing=0.2))
     hub.rate = 4e6
@@ -102,6 +110,16 @@ def test_an_outage_without_end_is_told_and_what_came_is_kept(hub, home, name, mo
     hub.away_until, hub.weather, came = 0, None, sent(hub)
     assert download(name, home) == MODEL
     assert sent(hub) <= SIZE + 4 * PACE.piece and came > 0
+
+
+@on_both
+def test_what_was_begun_goes_on_though_the_hub_does_not_list_it_again(hub, home, name, monkeypatch):
+    monkeypatch.setattr(hubs, "PACE", replace(PACE, patience=0.5, patience_for_listing=0.2))
+    hub.weather = lambda: setattr(hub, "away_until", time.monotonic() + 1000) if len(hub.transfers) == 4 else None
+    refused(name, home)
+    hub.away_until, hub.weather, hub.refusals = 0, None, [Refusal(503)] * 1000
+    assert download(name, home) == MODEL
+    assert "(HTTP 503)" in refused(name, home / "another")  # where nothing has begun
 
 
 @on_both

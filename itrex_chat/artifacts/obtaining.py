@@ -82,13 +82,14 @@ def at_hand(recipe: Recipe, home: Path | None = None) -> Artifact | None:
 def verified(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | None = None) -> Artifact:
     """The artifact of a recipe with all digests checked; a damaged one is named and made anew.
 
-    One whose folder is in `trusted` with its stamp was checked before and is not read again; what is checked here is
+    One that is made now is not read again: its digests are those of the files as they lie there. One whose folder is in `trusted` with its stamp was checked before and is not read again; what is checked here is
     added to it.
     """
-    artifact = obtain(recipe, home).artifact
+    obtained = obtain(recipe, home)
+    artifact = obtained.artifact
     if trusted is not None and trusted.get(str(artifact.folder)) == artifact.stamp():
         return artifact
-    checked, stamp = _checked(artifact, recipe, home)
+    checked, stamp = _checked(artifact, recipe, home) if obtained.cached else (artifact, artifact.stamp())
     if trusted is not None:
         trusted[str(checked.folder)] = stamp
     return checked

@@ -125,7 +125,12 @@ def _ask(spec: SourceSpec, known: dict | None) -> dict:
             raise offline.lacking(repository)
         commit, listed = found["origin"]["commit"], found["files"]
     else:
-        commit, listed = listings.listed(spec, pinned, _pace())
+        try:
+            commit, listed = listings.listed(spec, pinned, _pace())
+        except SourceError as error:
+            if known is None or not getattr(error.__cause__, "passing", False):
+                raise
+            return known  # what a commit holds stays true, and for its files there is more patience
     if "config.json" not in listed or not selection.weights(listed):
         raise SourceError(
             _(
@@ -182,7 +187,9 @@ def _transfer(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, 
     try:
         _bring(spec, commit, folder, listed, memo)
     except failures.HubFailure as failure:
-        told = failures.sentence(failure, listings.place(spec, commit or spec.revision))
+        place = listings.place(spec, commit or spec.revision)
+        gone = failure.kind == failures.REVISION and commit  # since it was listed
+        told = failures.vanished(place, str(commit)) if gone else failures.sentence(failure, place)
         if not failure.passing and failure.kind != failures.MISSING_FILE:
             raise told from failure
         if (elsewhere := listings.elsewhere(spec, _missing(folder, listed), _pace())) is None:

@@ -263,6 +263,8 @@ class Transfer:
                     if span.at - span.noted >= self.pace.piece:
                         self.ranges.note(span)
                         self.changed.notify_all()
+        if response.raw.length_remaining == 0:
+            response.raw.read1(1)  # the end is seen, and the connection is used again
 
     def _hash(self) -> None:
         """Hash what comes, and give files that are complete their names."""
