@@ -59,7 +59,7 @@ def test_both_variants_answer_side_by_side_and_their_first_difference_is_marked_
     for side, value in zip(sides, (wide[parted]["logprob"], other["logprob"])):
         assert f"gave it {100 * math.exp(value):.1f}\u202f%" in side
     assert [len(side.find_elements(CSS, "tr")) for side in shown.all(".side")] == [8, 8]
-    assert re.search(rf"KL from the first column ≥ \d.*over {parted + 1} tokens", shown.texts(".foot")[1])
+    assert re.search(rf"KL from the first column ≥\s\d.*over {parted + 1} tokens", shown.texts(".foot")[1])
     shown.press(".answer:last-child .token", parted + 1)
     assert "another one up to here" in shown.texts(".side")[0] and "gave it" in shown.texts(".side")[1]
     assert browser.value("document.documentElement.scrollWidth") == width

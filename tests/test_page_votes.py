@@ -177,7 +177,9 @@ def axe_source() -> str:
     pytest.skip(f"axe-core is not installed (npm install --global axe-core, or its axe.min.js in {AXE})")
 
 
-@pytest.mark.parametrize("width, dark, language", [(1400, False, "en"), (360, True, "zh")])
+@pytest.mark.parametrize(
+    "width, dark, language", [(1400, False, "en"), (360, True, "zh"), (360, False, "en"), (1400, True, "zh")]
+)
 def test_axe_finds_nothing_serious(server, browser, width, dark, language):
     source = axe_source()
 
