@@ -162,7 +162,7 @@ def test_what_matrices_cost_is_measured_once_for_a_model(model, book, monkeypatc
 def test_what_was_measured_and_is_damaged_is_measured_again(model, book):
     first = obtain(spend(model, book, 5.0)).artifact
     [file] = (first.folder.parent / ".sensitivity").iterdir()
-    for damage in ("{", "{}", file.read_text("utf-8").replace("[", '["a", ', 1), "[]"):
+    for damage in ("{", file.read_text("utf-8").replace("[", '["a", ', 1)):
         file.write_text(damage, "utf-8")
         assert obtain(spend(model, book, 4.9)).artifact.manifest["budget"]["uniform"] == pytest.approx(
             first.manifest["budget"]["uniform"], rel=1e-3
