@@ -16,9 +16,10 @@ from itrex_chat.calibration.weights import CalibratedWeights
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.loading import load_decoder
 from itrex_chat.decoder.model import Chunk
+from itrex_chat.engines.itrex import saved
 from itrex_chat.engines.native.engine import ENGINE
 from itrex_chat.engines.native.weights import load_quantized
-from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.foundation.errors import ArtifactError, EngineError, RecipeError
 from itrex_chat.kernels import choose
 from itrex_chat.quantization.budget import Candidate, Kind, bits_per_weight, chosen, kinds_of
 from itrex_chat.quantization.plan import module_of
@@ -153,6 +154,13 @@ def test_an_artifact_keeps_its_budget_and_is_nearer_to_the_model_than_one_of_as_
     assert "The budget of 5 bits per weight of the blocks was spent to" in said and "  v_proj: " in said
 
 
+def test_a_manifest_whose_budget_is_damaged_is_refused(model, book):
+    artifact = obtain(spend(model, book, 5.0)).artifact
+    manifests.write(artifact.folder, artifact.manifest | {"budget": {"bits": "many"}})
+    with pytest.raises(ArtifactError, match="is damaged"):
+        manifests.read(artifact.folder)
+
+
 def test_what_matrices_cost_is_measured_once_for_a_model(model, book, monkeypatch):
     obtain(spend(model, book, 5.0))
     monkeypatch.setattr(budgeting, "losses", None)  # to be called no more
@@ -163,7 +171,7 @@ def test_what_matrices_cost_is_measured_once_for_a_model(model, book, monkeypatc
 def test_what_was_measured_and_is_damaged_is_measured_again(model, book):
     first = obtain(spend(model, book, 5.0)).artifact
     [file] = (first.folder.parent / ".sensitivity").iterdir()
-    for damage in ("{", "{}", file.read_text("utf-8").replace("[", '["a", ', 1), "[]"):
+    for damage in ("{", file.read_text("utf-8").replace("[", '["a", ', 1)):
         file.write_text(damage, "utf-8")
         assert obtain(spend(model, book, 4.9)).artifact.manifest["budget"]["uniform"] == pytest.approx(
             first.manifest["budget"]["uniform"], rel=1e-3
@@ -204,6 +212,11 @@ def test_no_budget_changes_no_key_and_eight_bits_have_none(model):
     assert "budget" not in recipes.load(str(model)).as_dict()["quantization"]
     assert manifests.key_of(Quantization("int8", budget=9.0), {}) == manifests.key_of(Quantization("int8"), {})
     assert manifests.key_of(Quantization(budget=4.6), {}) != manifests.key_of(Quantization(), {})
+
+
+def test_itrex_which_has_no_budget_says_so(model):
+    with pytest.raises(EngineError, match="knows no quantization.budget"):
+        saved.obtain(recipes.load(str(model), ["quantization.budget", "4.6"]))
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "4", "-5", "17", "1e400", "0.0001"])

@@ -11,7 +11,7 @@ import pytest
 from test_compare import answer, record
 
 from itrex_chat import compare as comparing
-from itrex_chat.comparison import compare, compare_runs
+from itrex_chat.comparison import Comparison, compare, compare_runs
 from itrex_chat.foundation.harmless import for_html
 from itrex_chat.foundation.language import speaking
 from itrex_chat.quality import metrics
@@ -20,8 +20,11 @@ from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
 from itrex_chat.quality.record import AnswerScores, AnswerTokens, ModelQuality, VariantQuality
 from itrex_chat.report import as_html
+from itrex_chat.report.markdown import as_markdown
+from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.texts import parted
-from itrex_chat.report.verdict import LEVELS, UNKNOWN, UNMEASURED, level, verdicts
+from itrex_chat.report.verdict import GPTQ_MINUTES, GPTQ_MODEL, GPTQ_SHARE, LEVELS, UNKNOWN, UNMEASURED, level, verdicts
+from itrex_chat.settings import recipe as recipes
 
 NASTY = '<script>alert(1)</script> & "quotes" \u202e abc </td></style><img src=x onerror=alert(2)> {{ 7 * 7 }} \x00\x1b[31m 👩‍👩‍👧'
 
@@ -184,6 +187,49 @@ def test_the_verdict_speaks_chinese(tmp_path):
     with speaking("zh"):
         text = said(measured(0.08), tmp_path)
     assert "INT4 对模型预测的影响明显" in text and ". " not in text
+
+
+def quantized_by(run: Path, *settings: str) -> Comparison:
+    """The comparison of a run whose recipe says so of its quantization."""
+    content = json.loads((run / "run.json").read_text("utf-8"))
+    recipe = recipes.load(recipes.EMBEDDED, [*settings]).as_dict()
+    content["spec"]["models"] = [{"label": "m", "recipe": recipe}]
+    statistics = {"weights": 9, "bytes_after": 5, "seconds": 1.0, "linear": {"INT4 G64": 20, "INT8 G64": 4}}
+    content["models"]["m"]["artifacts"] = {"int4": {"folder": "/a", "bytes": 5, "statistics": statistics}}
+    (run / "run.json").write_text(json.dumps(content), "utf-8")
+    return compare_runs([run])
+
+
+def plain(comparison: Comparison) -> str:
+    """The Markdown without what makes its signs harmless."""
+    return as_markdown(comparison).replace("\\", "")
+
+
+def test_a_notable_loss_by_rounding_to_nearest_comes_with_what_another_algorithm_lost(run):
+    found = quantized_by(run)
+    assert found.models[0].figures[-1].algorithm == "rtn"
+    sentence = f"GPTQ (--set quantization.algorithm gptq) has the same bytes and speed, and lost {GPTQ_SHARE} × as much"
+    assert sentence in plain(found) and "GPTQ (--set" in as_html(found)
+    with speaking("zh"):
+        assert "GPTQ（--set quantization.algorithm gptq）" in plain(found)
+    assert "GPTQ (--set" not in plain(quantized_by(run, "quantization.algorithm", "gptq"))
+    assert "GPTQ (--set" not in plain(quantized_by(run, "quantization.integers", "stored"))
+    quality_record.write(run, {"m": measured(0.004)})
+    assert "GPTQ (--set" not in plain(quantized_by(run))
+
+
+def test_what_a_verdict_says_of_another_algorithm_is_what_the_documents_say():
+    document = (Path(__file__).parents[1] / "docs" / "quality.md").read_text("utf-8")
+    [row] = [line for line in document.splitlines() if line.startswith("| `gptq` |") and "%" in line]
+    assert f"{GPTQ_SHARE} ×" in row and f"`gptq` took {GPTQ_MINUTES} min" in document and GPTQ_MODEL in document
+
+
+def test_a_report_says_what_found_the_integers_and_what_a_budget_chose(run):
+    settings = ("quantization.algorithm", "gptq", "quantization.budget", "4.6")
+    rows = figure_rows(quantized_by(run, *settings).models[0])
+    assert ["integers found by", "–", "–", "gptq, budget of 4.6 bits", "", ""] in rows
+    assert ["matrices", "–", "–", "20 × INT4 G64, 4 × INT8 G64", "", ""] in rows
+    assert not any(row[0] == "matrices" for row in figure_rows(quantized_by(run).models[0]))
 
 
 # The browser.

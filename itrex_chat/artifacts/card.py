@@ -11,7 +11,7 @@ from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
-from itrex_chat.quantization.statistics import ALGORITHMS, Statistics
+from itrex_chat.quantization.statistics import ALGORITHMS, Statistics, groups_of
 
 CARD = "README.md"
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc0-1.0")  # that hubs know by these names
@@ -78,7 +78,7 @@ def _card(artifact: Artifact, repository: str, licence: str, costs: Sequence[str
         "Every file but this one is verified by its SHA-256 in `manifest.json`. transformers with auto-round loads it, too: "
         f"`AutoModelForCausalLM.from_pretrained({repository!r})`.",
         "## How it was made",
-        f"{ALGORITHMS[content.get('algorithm', 'rtn')]}, symmetric, {content['weight_dtype']}, groups of {content['group_size']}; output head "
+        f"{ALGORITHMS[content.get('algorithm', 'rtn')]}, symmetric, {content['weight_dtype']}, {groups_of(content['group_size'], content.get('budget'))}; output head "
         f"{content['head']}; embedding {statistics.embedding}. {statistics.bits_per_weight:.2f} bits per weight. Made with "
         + ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
         + ".",

@@ -4,7 +4,7 @@ from collections import Counter
 
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.quantization.plan import Treatment
-from itrex_chat.quantization.statistics import ALGORITHMS, Statistics
+from itrex_chat.quantization.statistics import ALGORITHMS, Statistics, groups_of
 from itrex_chat.settings.quantization import Quantization
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.sources import Source
@@ -83,7 +83,8 @@ def _packing(treatments: list[Treatment]) -> str:
 def _made(quantization: Quantization, treatments: list[Treatment]) -> str:
     taken = [treatment for treatment in treatments if treatment.taken]
     others = sum(1 for treatment in treatments if treatment.bits and not treatment.taken)
-    rounded = f"{ALGORITHMS[quantization.effective_algorithm]}, symmetric, groups of {quantization.group_size}"
+    groups = groups_of(quantization.group_size, quantization.effective_budget)
+    rounded = f"{ALGORITHMS[quantization.effective_algorithm]}, symmetric, {groups}"
     if not taken:
         return rounded
     return f"The integers of {len(taken)} matrices are the original's own; {others} others: {rounded}"

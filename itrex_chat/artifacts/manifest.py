@@ -24,6 +24,7 @@ KINDS: dict[str, Any] = {
         "embedding": str,
     },
 }
+BUDGET = {**dict.fromkeys(("bits", "reached", "expected", "uniform"), float), "tokens": int}  # where there was one
 FILE = "manifest.json"
 FORMAT_VERSION = 1
 WITH_ZEROS = 2  # the format of artifacts whose groups have zero points of their own
@@ -113,6 +114,8 @@ def read(folder: Path) -> dict:
 def _check(manifest: dict) -> None:
     """What all readers rely on. Raises ValueError, KeyError, TypeError or AttributeError where it is not so."""
     _check_kinds(manifest, KINDS)
+    if "budget" in manifest:
+        _check_kinds(manifest["budget"], BUDGET)
     recorded, statistics = manifest["files"], manifest["statistics"]
     for file in recorded.values():
         _check_kinds(file, {"size": int, "sha256": str})

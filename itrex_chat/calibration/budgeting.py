@@ -54,7 +54,7 @@ def spent(
     file = folder / f"{sha256_of_json(known)}.json"
     found = _read(file, free)
     if found is None:
-        with progress.bar(_("finding where bits pay"), checkpoint.decoder.layers) as bar:
+        with progress.bar(_("finding where bits pay"), checkpoint.decoder.layers, "blocks") as bar:
             found = losses(checkpoint, free, windows, bar)
         if not all(math.isfinite(loss) for each in found.values() for loss in each):
             raise CheckpointError(_("With the calibration texts the model's predictions are not finite numbers."))

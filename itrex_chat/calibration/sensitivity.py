@@ -25,6 +25,7 @@ from itrex_chat.quantization.rtn import quantize_rows
 
 WINDOW, WINDOWS = 128, 3
 SLAB = 1 << 22  # values of the head that are read at a time
+ROUNDED = 1 << 21  # values that are rounded at a time
 ROUNDS = 50  # of scaling
 
 
@@ -48,14 +49,14 @@ def losses(
         gone, rounded = set[str](), list[tuple[torch.Tensor, torch.Tensor]]()
         for name, matrix, inputs in _matrices(weights, decoder, block, number, x, step):
             if name in kinds:
-                before, found = matrix.clone(), [_rounded(matrix, kind) for kind in kinds[name]]
-                errors[name] = [float((inputs @ (each - before).t()).square_().sum()) for each in found]
-                matrix.copy_(found[0])
+                before, integers = matrix.clone(), _rounded(matrix, kinds[name][0])
+                errors[name] = [_error(matrix, kind, inputs) for kind in kinds[name]]
+                matrix.copy_(integers)
                 changes[name] = float((decoder.through(0, block, x, step) - after).square_().sum())
                 sorts[_sort(name)] = decoder.through(0, block, sorts.get(_sort(name), x), step)
                 gone.add(_sort(name))
                 matrix.copy_(before)
-                rounded.append((matrix, found[0]))
+                rounded.append((matrix, integers))
         for name in sorts.keys() - gone:
             sorts[name] = decoder.through(0, block, sorts[name], step)
         for matrix, integers in rounded:
@@ -101,11 +102,20 @@ def _matrices(
 
 
 def _rounded(matrix: torch.Tensor, kind: Kind) -> torch.Tensor:
-    """What a matrix, float32, is in a kind."""
+    """What a matrix, float32, is in a kind of integers; some rows at a time, for rounding takes many times their memory."""
+    found = torch.empty_like(matrix)
+    rows = max(1, ROUNDED // matrix.shape[1])
+    for part, whole in zip(found.split(rows), matrix.split(rows)):
+        integers, scales = quantize_rows(whole.clone(), kind.weight_dtype, kind.group_size)
+        torch.mul(integers, scales.half().float().repeat_interleave(kind.group_size, 1), out=part)
+    return found
+
+
+def _error(matrix: torch.Tensor, kind: Kind, inputs: torch.Tensor) -> float:
+    """The squared error of a matrix's outputs in a kind."""
     if not kind.weight_dtype:
-        return matrix.clone()
-    integers, scales = quantize_rows(matrix.clone(), kind.weight_dtype, kind.group_size)
-    return integers * scales.half().float().repeat_interleave(kind.group_size, 1)
+        return 0.0
+    return float((inputs @ _rounded(matrix, kind).sub_(matrix).t()).square_().sum())
 
 
 def _fitted(changes: Mapping[str, float], blocks: Mapping[str, float], sorts: Mapping[str, float]) -> dict[str, float]:

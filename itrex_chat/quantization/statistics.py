@@ -21,6 +21,11 @@ ALGORITHMS = {
 }
 
 
+def groups_of(size: int, budget: float | None) -> str:
+    """The groups of an artifact's matrices, for its card."""
+    return f"a budget of {budget:g} bits per weight of the blocks" if budget else f"groups of {size}"
+
+
 @dataclass(frozen=True)
 class Statistics:
     """`linear`: matrices by their precision, such as {"INT4 G32": 168, "FP16": 1}; `weights`: their number in

@@ -39,6 +39,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "quantization.integers": ("stored", "new"),
     "quantization.compute_dtype": ("bf16", "fp32"),
     "quantization.keep_layers": ("[0]", "[1]"),
+    "quantization.budget": ("4.6", "16", ".nan"),
     "generation.do_sample": ("true",),
     "generation.temperature": ("0.0", "1.5"),
     "generation.repetition_penalty": ("1.3",),

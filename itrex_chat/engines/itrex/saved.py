@@ -59,8 +59,14 @@ class Obtained:
 def obtain(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | None = None) -> Obtained:
     """The saved model of a recipe, quantized by ITREX if the cache has none. Raises ItrexChatError."""
     home = home or cache_home()
-    version = environment.find().version
     quantization = recipe.quantization
+    if quantization.effective_budget:
+        raise EngineError(
+            _(
+                "ITREX knows no quantization.budget: all of its matrices have the same bits. Leave it out for this engine."
+            )
+        )
+    version = environment.find().version
     if quantization.compute_dtype == "bf16" and "amx_bf16" not in machine.instructions():
         raise EngineError(
             _("ITREX computes in bf16 only on processors with AMX; set quantization.compute_dtype to int8 or fp32.")
@@ -171,8 +177,6 @@ def _cannot_quantize(recipe: Recipe, artifact: Artifact) -> str:
     """Why ITREX itself does not quantize this model here, or ""."""
     if recipe.quantization.keep_layers:
         return _("ITREX cannot leave layers unquantized; its layers are built from the artifact.")
-    if recipe.quantization.effective_budget:
-        return _("ITREX knows no budget of bits; its layers are built from the artifact.")
     if recipe.quantization.effective_algorithm != "rtn":
         return _(
             "ITREX would round to nearest; its layers are built from the artifact, which {algorithm} made.",
