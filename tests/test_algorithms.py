@@ -1,5 +1,6 @@
 """What the algorithms find: beside small implementations in numpy, beside round-to-nearest, and through the recipe."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,19 +12,26 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from tqdm import tqdm
 
 from itrex_chat import AutoRoundConfig, AwqConfig, GPTQConfig, RtnConfig, TeqConfig, sources
+from itrex_chat.architecture.layout import TensorSpec
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.artifact import Artifact
 from itrex_chat.artifacts.obtaining import obtain
 from itrex_chat.artifacts.store import ArtifactStore
-from itrex_chat.calibration import driver, texts
+from itrex_chat.calibration import driver, folding, texts
+from itrex_chat.calibration.inputs import Inputs, Seen
+from itrex_chat.calibration.rounding import Rounded
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
+from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.foundation.errors import RecipeError, RunError
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import measuring
-from itrex_chat.quantization import search
-from itrex_chat.quantization.gptq import Curvature, gptq_rows
+from itrex_chat.quantization import awq, search
+from itrex_chat.quantization.gptq import RIDGE, Curvature, gptq_rows
+from itrex_chat.quantization.plan import Treatment, plan
 from itrex_chat.quantization.rtn import integer_range, quantize_rows
 from itrex_chat.quantization.search import searched_rows
 from itrex_chat.settings import questions
@@ -128,6 +136,125 @@ def test_gptq_is_the_naive_algorithm_with_the_inverse_of_what_is_left():
     assert (integers.numpy() == naive).mean() > 0.999
 
 
+def naive_awq(weight: np.ndarray, x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Powers of mean magnitudes and what each loses, in float64, with the scale of a fine grid for each group."""
+
+    def rounded(scaled: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        out = np.empty_like(scaled)
+        for row in range(len(scaled)):
+            for start in range(0, scaled.shape[1], GROUP):
+                group, count = scaled[row, start : start + GROUP], counts[start : start + GROUP]
+                grid = np.abs(group).max() * np.concatenate([np.linspace(0.1, 0.2, 200), -np.linspace(0.1, 0.2, 200)])
+                tried = grid[:, None] * np.clip(np.rint(group / grid[:, None]), -8, 7)
+                out[row, start : start + GROUP] = tried[((tried - group) ** 2 * count).sum(1).argmin()]
+        return out
+
+    logs, powers, losses = np.log(np.abs(x).mean(0)), [], []
+    for step in range(20):
+        powers.append(np.exp((logs - logs.mean()) * step / 20))
+        difference = rounded(weight * powers[-1], (x**2).mean(0) / powers[-1] ** 2) / powers[-1] - weight
+        losses.append(((x @ difference.T) ** 2).sum())
+    return powers, np.array(losses)
+
+
+def test_awq_finds_the_power_of_the_magnitudes_that_loses_least():
+    weight = torch.randn(12, 64, generator=torch.Generator().manual_seed(8)) * 0.05
+    x = inputs(300, 64, seed=9) + torch.randn(300, 64, generator=torch.Generator().manual_seed(10)) * 0.3
+    powers, lost = naive_awq(weight.double().numpy(), x.double().numpy())
+    factor = awq.factors(weight, "int4_fullrange", GROUP, x.abs().mean(0), x.square().mean(0), x).numpy()
+    [found] = [step for step, power in enumerate(powers) if np.allclose(power, factor, rtol=1e-3)]
+    assert lost[found] < 1.05 * lost.min() and lost.min() < 0.9 * lost[0]
+
+
+def test_what_is_before_a_matrix_takes_the_factors_of_its_inputs():
+    made_by = torch.Generator().manual_seed(10)
+    heads, groups, width, hidden = 4, 2, 8, 64
+    weight, bias = torch.randn(48, hidden, generator=made_by), torch.randn(48, generator=made_by)
+    pairs = {name: searched_rows(part, "int4_fullrange", GROUP) for name, part in zip("qv", weight.split((32, 16)))}
+    stored = {name: {f"{name}.scales": scales.t().half().contiguous()} for name, (_integers, scales) in pairs.items()}
+    linear = DenseLinear(torch.cat([whole(*pair) for pair in pairs.values()]), bias)
+    before = folding.Rows({"q": 32, "v": 48}, linear, 32, width, heads // groups)
+    x = torch.randn(5, hidden, generator=made_by)
+
+    def shared() -> torch.Tensor:
+        """The values of each group of heads, once for each of its heads."""
+        return linear(x)[:, 32:].view(5, groups, 1, width).expand(-1, -1, heads // groups, -1).reshape(5, -1)
+
+    wanted, queries = shared(), linear(x)[:, :32]
+    factors = awq.powers(before.evened(torch.rand(heads * width, generator=made_by) + 0.01), 0.7)
+    before.divide(factors, stored)
+    assert torch.allclose(shared() * factors, wanted, rtol=2e-3, atol=2e-3) and torch.equal(linear(x)[:, :32], queries)
+    assert torch.allclose(whole(pairs["v"][0], stored["v"]["v.scales"].t()), linear.weight[32:])
+    assert torch.equal(stored["v.bias"]["v.bias"], linear.bias[32:]) and "q.bias" not in stored
+
+
+@pytest.mark.parametrize("weight_dtype", ["int4_fullrange", "int4_clip"])
+def test_autorounds_steps_are_those_of_its_gradients_by_hand(weight_dtype):
+    low, high = integer_range(weight_dtype)
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(15)) * 0.05
+    x, rounded = (
+        inputs(40, 64, seed=16),
+        Rounded(weight, Treatment(TensorSpec("w.weight", (6, 64), "linear"), weight_dtype, GROUP)),
+    )
+    w, wanted = weight.double().numpy(), (x @ weight.t()).double().numpy()
+    base = quantize_rows(weight.clone(), weight_dtype, GROUP)[1].double().numpy()
+    offsets, shares = np.zeros((6, 64)), np.ones((6, 2))
+    for size in (0.3, 0.2):
+        (x @ rounded().t() - x @ weight.t()).square().sum().backward()
+        rounded.step(size)
+        steps = (base * shares).astype(np.float16).astype(np.float64).repeat(GROUP, 1)
+        near = np.rint(w / steps + offsets)
+        inside, integers = (near >= low) & (near <= high), np.clip(near, low, high)
+        slope = 2 * (x.double().numpy() @ (integers * steps).T - wanted).T @ x.double().numpy()
+        by_scale = slope * np.where(inside, integers - w / steps, integers)
+        shares = np.clip(shares - size * np.sign(by_scale.reshape(6, 2, GROUP).sum(2) * base), 0.5, 1)
+        offsets = np.clip(offsets - size * np.sign(slope * steps * inside), -0.5, 0.5)
+        assert (np.abs(rounded.offsets.detach().numpy() - offsets) < 1e-6).mean() > 0.99
+        assert np.abs(rounded.shares.detach().numpy() - shares).max() < 1e-6
+    integers, scales = rounded.found()
+    assert integers.min() >= low and integers.max() <= high
+    assert torch.equal(whole(integers, scales), rounded().detach())
+
+
+def test_rows_are_changed_by_what_explains_what_their_products_lack():
+    x = inputs(400, 48, seed=11)
+    there = x + inputs(400, 48, seed=12) * 0.05
+    weight = torch.randn(20, 48, generator=torch.Generator().manual_seed(13)) * 0.05
+    for through in (True, False):
+        seen, beside = Inputs(48, True), torch.randn(400, 20, generator=torch.Generator().manual_seed(14)) * 0.01
+        lacking = (there - x) @ weight.t() + (0 if through else beside)
+        for part in (slice(0, 150), slice(150, 400)):
+            seen.add(Seen(x[part], (there - x)[part]) if through else Seen(x[part], outputs=lacking[part]))
+        found = weight + seen.nearer(weight)
+        ridge = np.sqrt(400 * RIDGE * seen.curvature.hessian.diagonal().double().numpy())
+        damped = np.sqrt(400 * (seen.curvature.hessian - hessian_of(x)).diagonal().double().numpy())
+        rows = np.concatenate([x.double().numpy(), np.diag(ridge), np.diag(damped)])
+        wanted = np.concatenate([lacking.double().numpy(), np.zeros((96, 20))])
+        naive = weight.double().numpy() + np.linalg.lstsq(rows, wanted, rcond=None)[0].T
+        assert np.abs(found.double().numpy() - naive).max() < 1e-5
+
+
+def test_the_texts_that_gptq_follows_go_through_the_blocks_as_they_are(models, book):
+    from itrex_chat.decoder.model import Chunk
+    from itrex_chat.engines.native.weights import load_dense
+
+    checkpoint = open_checkpoint(sources.local(models("glm4")))
+    quantization = Quantization(algorithm="gptq", keep_layers=(1,))
+    ids = load_tokenizer(models("glm4"), checkpoint.family).encode(book.read_text("utf-8"))[:96]
+    blocks = driver.BlockWise(checkpoint, plan(checkpoint, quantization), [ids[:64], ids[64:]])
+    with tqdm(disable=True) as bar:
+        for _block in range(checkpoint.decoder.layers):
+            blocks._next_block(bar)
+    decoder = load_dense(checkpoint, "fp32")
+    cache = decoder.new_cache(64)
+    cache.begin([64])
+    wanted = decoder.read([Chunk(0, ids[:64], 64)], cache)[0]
+    [found] = decoder._logits(blocks.exact, [(0, 64)])
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3)
+    [quantized] = decoder._logits(blocks.inputs, [(0, 64)])
+    assert not torch.allclose(quantized, wanted, rtol=1e-3, atol=1e-3)
+
+
 def loss(weight: torch.Tensor, integers: torch.Tensor, scales: torch.Tensor, hessian: torch.Tensor) -> float:
     difference = whole(integers, scales) - weight
     return float(((difference @ hessian) * difference).sum())
@@ -213,8 +340,8 @@ def test_eight_bits_are_rounded_to_nearest_whatever_the_algorithm(models):
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("family", ["qwen3", "glm4"])
-def test_every_algorithm_makes_an_artifact_and_gptq_is_nearer_to_the_model(family, models, book):
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "glm4"])
+def test_every_algorithm_makes_an_artifact_and_those_that_know_more_are_nearer_to_the_model(family, models, book):
     from itrex_chat.decoder.model import Chunk
     from itrex_chat.engines.native.weights import load_dense, load_quantized
     from itrex_chat.kernels import choose
@@ -231,7 +358,7 @@ def test_every_algorithm_makes_an_artifact_and_gptq_is_nearer_to_the_model(famil
     keys, errors = set(), {}
     for algorithm in ALGORITHMS:
         texts_wanted = ["quantization.calibration", f"[{book}]"] if algorithm in CALIBRATED else []
-        texts_wanted += ["quantization.calibration_tokens", "2048"]
+        texts_wanted += ["quantization.calibration_tokens", "2048", "quantization.iterations", "40"]
         recipe = recipes.load(str(models(family)), ["quantization.algorithm", algorithm, *texts_wanted])
         artifact = obtain(recipe).artifact
         artifact.verify()
@@ -239,7 +366,8 @@ def test_every_algorithm_makes_an_artifact_and_gptq_is_nearer_to_the_model(famil
         errors[algorithm] = float((logits(load_quantized(artifact, choose(), "fp32")) - wanted).square().mean())
         assert recipes.from_dict(artifact.manifest["recipe"]) == recipe
     assert len(keys) == len(ALGORITHMS)
-    assert errors["gptq"] < errors["rtn"]
+    assert errors["gptq"] < errors["awq"] < errors["rtn"]
+    assert errors["autoround"] < 0.8 * errors["rtn"]
 
 
 def test_the_manifest_and_the_key_say_which_texts_were_read(tiny, book):
@@ -291,16 +419,73 @@ def test_a_quantization_that_was_killed_goes_on_to_the_same_bytes(tiny, book, tm
     "settings, sentence",
     [
         (["quantization.algorithm", "gtpq"], "Did you mean gptq"),
-        (["quantization.algorithm", "awq"], "quantization.algorithm cannot be 'awq'"),
+        (["quantization.algorithm", "teq"], "quantization.algorithm cannot be 'teq'"),
         (["quantization.calibration", "[book.txt]"], "rtn reads no texts"),
         (["quantization.algorithm", "gptq", "quantization.calibration", "[1]"], "names of text files"),
         (["quantization.algorithm", "gptq", "quantization.calibration_tokens", "7"], "calibration_tokens cannot be 7"),
         (["quantization.algorithm", "gptq", "quantization.calibration_tokens", "10000000000"], "calibration_tokens"),
+        (["quantization.algorithm", "autoround", "quantization.iterations", "0"], "iterations cannot be 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, sentence):
     with pytest.raises(RecipeError, match=sentence):
         recipes.load(recipes.EMBEDDED, settings)
+
+
+def run_of(folder: Path, *answers: tuple[str, str, list[int]]) -> Path:
+    """The folder of a run with these answers: variant, question, tokens."""
+    folder.mkdir()
+    lines = [
+        {
+            "id": name,
+            "model": "tiny",
+            "variant": variant,
+            "text": f"{name}?",
+            "prompt_token_ids": ids[:4],
+            "token_ids": ids[4:],
+        }
+        for variant, name, ids in answers
+    ]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"id": "cut')
+    return folder
+
+
+def test_the_models_own_answers_are_calibrated_on_with_their_digest_and_not_measured_on(models, tmp_path):
+    one, two = [n % 50 for n in range(700)], [n % 40 for n in range(300)]
+    run = run_of(tmp_path / "run", ("fp32", "b", two), ("fp32", "a", one), ("int4", "a", [9] * 2000))
+    settings = ["quantization.algorithm", "importance", "quantization.calibration", f"['answers:{run}']"]
+    recipe = recipes.load(str(models("llama")), settings)
+    found = texts.reading(recipe.quantization, lambda _text: pytest.fail("a tokenizer is not asked"))
+    assert found.windows == [one[:512], one[512:], two]
+    [told] = obtain(recipe).artifact.manifest["calibration"]
+    assert (told["name"], told["tokens"]) == ("run", 1000)
+    other = run_of(tmp_path / "other", ("fp32", "a", one), ("fp32", "b", two))
+    assert texts.digests_of(recipe.quantization) == [told["sha256"]]
+    assert texts.texts_of(Quantization(algorithm="gptq", calibration=(f"answers:{other}",)))[0].sha256 == told["sha256"]
+    with pytest.raises(RunError, match="calibrated on the answer b"):
+        measuring.measure(recipe, "fp32", ["int4"], [Passage("answers", "b", tuple(two), 4)])
+
+
+@pytest.mark.parametrize(
+    "lines, sentence",
+    [
+        ('{"variant": "int4"}\n', "needs FP32 answers"),
+        (
+            '{"variant": "fp32", "id": "a", "model": "m", "text": "", "prompt_token_ids": [-1], "token_ids": []}\n',
+            "damaged",
+        ),
+        ("[1]\n", "damaged"),
+    ],
+)
+def test_a_run_without_answers_to_calibrate_on_is_named(lines, sentence, models, tmp_path):
+    (tmp_path / "answers.jsonl").write_text(lines)
+    with pytest.raises(RecipeError, match=sentence):
+        obtain(
+            recipes.load(
+                str(models("llama")),
+                ["quantization.algorithm", "gptq", "quantization.calibration", f"['answers:{tmp_path}']"],
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -336,15 +521,21 @@ def test_itrexs_classes_choose_the_algorithm(book):
     chosen = GPTQConfig(dataset=[str(book)], weight_dtype="int4_fullrange", nsamples=16).quantization
     assert (chosen.algorithm, chosen.calibration_tokens) == ("gptq", 16 * 512)
     assert chosen.calibration == (os.path.abspath(book),)
+    assert AwqConfig(dataset=[str(book)]).quantization.calibration == chosen.calibration
+    assert (AwqConfig().quantization.algorithm, AwqConfig().quantization.group_size) == ("awq", 32)
+    learned = AutoRoundConfig(iters=50).quantization
+    assert (learned.algorithm, learned.iterations, learned.group_size) == ("autoround", 50, 128)
     assert GPTQConfig().quantization.calibration_tokens == Quantization().calibration_tokens
 
 
 @pytest.mark.parametrize(
     "make, sentence",
     [
-        (lambda: AwqConfig(bits=4), "AwqConfig is not among"),
+        (lambda: AwqConfig(zero_point=True), "zero_point=True is not supported"),
+        (lambda: AwqConfig(bits=8), "AwqConfig: bits cannot be 8"),
         (TeqConfig, "TeqConfig is not among"),
-        (AutoRoundConfig, "AutoRoundConfig is not among"),
+        (lambda: AutoRoundConfig(iters=0), "iters cannot be 0"),
+        (lambda: AutoRoundConfig(lr=0.01), "lr=0.01 is not supported"),
         (lambda: GPTQConfig(bits=8), "bits cannot be 8"),
         (lambda: GPTQConfig(dataset="NeelNanda/pile-10k"), "list of text files"),
         (lambda: GPTQConfig(desc_act=True), "desc_act=True is not supported"),

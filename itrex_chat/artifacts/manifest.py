@@ -31,7 +31,7 @@ FORMATS = (FORMAT_VERSION, WITH_ZEROS)
 ZEROS = ("qzeros", "zeros")  # the tensor of a matrix that has them: integers as GPTQ packs them, or float16
 NUMERICS_VERSION = 1  # raise it when the integers or scales of the same weights change
 BUDGET_VERSION = 1  # and this one when what a budget chooses does
-ALGORITHMS_VERSION = 2  # and this one when those of all algorithms but round-to-nearest do
+ALGORITHMS_VERSION = 3  # and this one when those of all algorithms but round-to-nearest do
 LARGEST = 16 << 20  # bytes
 
 
@@ -75,6 +75,8 @@ def _algorithm(quantization: Quantization) -> dict:
             "calibration": " ".join(sorted(digests_of(quantization))),
             "calibration_tokens": quantization.calibration_tokens,
         }
+    if quantization.algorithm == "autoround":
+        algorithm["iterations"] = quantization.iterations
     return algorithm
 
 

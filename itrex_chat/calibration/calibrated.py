@@ -41,7 +41,7 @@ class Calibrated:
                     count=config.vocab_size,
                 )
             )
-        self._blocks = BlockWise(checkpoint, treatments, self._reading.windows)
+        self._blocks = BlockWise(checkpoint, treatments, self._reading.windows, quantization.iterations)
         self._kept: dict[int, Path] = {}
         self._begun = False
         self._shape = sum(self._reading.tokens.values()), config.hidden_size
@@ -56,13 +56,15 @@ class Calibrated:
         """Begin with a block, or with one before it whose inputs are known."""
         self._begun = True
         for number in sorted(self._kept, reverse=True):
-            if number <= block and (inputs := keeping.read(self._kept[number], self._shape)) is not None:
-                self._blocks.go_on(number, inputs)
+            if number > block:
+                continue
+            if found := keeping.read(self._kept[number], self._shape, self._blocks.follows):
+                self._blocks.go_on(number, *found)
                 return
 
     def kept_bytes(self) -> int:
         """The most that is kept in files: the inputs of three blocks, while one of them is being replaced."""
-        return 3 * 4 * self._shape[0] * self._shape[1]
+        return 3 * 4 * self._shape[0] * self._shape[1] * (1 + self._blocks.follows)
 
     def described(self) -> dict:
         """What the manifest tells of it."""
@@ -85,7 +87,7 @@ class Calibrated:
             return
         self.forget(folder, done, number - 1)
         with files.replacing(folder / name) as partial:
-            keeping.write(self._blocks.inputs, partial)
+            keeping.write(self._blocks.inputs, self._blocks.exact, partial)
             digest = sha256(partial)
         done[name] = digest
 

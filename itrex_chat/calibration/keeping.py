@@ -24,16 +24,19 @@ def number_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def write(inputs: torch.Tensor, path: Path) -> None:
+def write(inputs: torch.Tensor, exact: torch.Tensor | None, path: Path) -> None:
+    """Keep a block's inputs, and what they are where nothing is quantized, if anything follows that."""
     with files.reached(path.parent) as folder:
-        save_file({"inputs": inputs}, folder / path.name)
+        save_file({"inputs": inputs} | ({} if exact is None else {"exact": exact}), folder / path.name)
 
 
-def read(path: Path, shape: Iterable[int]) -> torch.Tensor | None:
-    """Inputs that were kept; None where the file holds none of this shape."""
+def read(path: Path, shape: Iterable[int], follows: bool) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """What was kept of a block; None where the file does not hold it in this shape."""
     try:
         with files.reached(path) as reached, safe_open(reached, "pt") as file:
-            found = file.get_tensor("inputs")
+            found = [file.get_tensor(name) for name in ("inputs", "exact")[: 1 + follows]]
     except (SafetensorError, OSError, ValueError):
         return None
-    return found if tuple(found.shape) == tuple(shape) and found.dtype == torch.float32 else None
+    if any(tuple(each.shape) != tuple(shape) or each.dtype != torch.float32 for each in found):
+        return None
+    return found[0], found[1] if follows else None

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from itrex_chat.architecture.layout import HEAD
-from itrex_chat.calibration.driver import Floats
+from itrex_chat.calibration.weights import Floats
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.linear import DenseLinear

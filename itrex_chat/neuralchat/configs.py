@@ -70,7 +70,8 @@ class PipelineConfig:
         if not isinstance(optimization_config, (WeightOnlyConfig, MixedPrecisionConfig)):
             raise RecipeError(
                 _(
-                    "PipelineConfig: optimization_config is an RtnConfig, a GPTQConfig or a MixedPrecisionConfig, not {kind}.",
+                    "PipelineConfig: optimization_config is an RtnConfig, a GPTQConfig, an AwqConfig, an AutoRoundConfig or a "
+                    "MixedPrecisionConfig, not {kind}.",
                     kind=type(optimization_config).__name__,
                 )
             )

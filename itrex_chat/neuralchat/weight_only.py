@@ -7,7 +7,7 @@ from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.neuralchat.arguments import accept
-from itrex_chat.settings.quantization import CALIBRATION_TOKENS, Quantization
+from itrex_chat.settings.quantization import CALIBRATION_TOKENS, ITERATIONS, MOST_ITERATIONS, Quantization, named_text
 
 HARMLESS: dict[str, tuple] = {
     "use_double_quant": (False,),
@@ -101,22 +101,6 @@ class GPTQConfig(WeightOnlyConfig):
             },
         )
         one_of("GPTQConfig: bits", bits, (4,))
-        if dataset is not None and (
-            not isinstance(dataset, (list, tuple)) or not all(isinstance(path, (str, os.PathLike)) for path in dataset)
-        ):
-            raise RecipeError(_("GPTQConfig: dataset must be a list of text files, not {value!r}.", value=dataset))
-        if type(nsamples) is not int or not 1 <= nsamples <= 2048:
-            raise RecipeError(
-                _(
-                    "GPTQConfig: nsamples cannot be {value!r}: it is a number of windows of 512 tokens, from 1 to 2048.",
-                    value=nsamples,
-                )
-            )
-        algorithm = {
-            "algorithm": "gptq",
-            "calibration": tuple(os.path.abspath(path) for path in dataset or ()),
-            "calibration_tokens": nsamples * SAMPLE,
-        }
         self.quantization = _quantization(
             "GPTQConfig",
             bits,
@@ -126,7 +110,96 @@ class GPTQConfig(WeightOnlyConfig):
             scale_dtype,
             head,
             llm_int8_skip_modules,
-            algorithm,
+            {"algorithm": "gptq"} | _calibration("GPTQConfig", dataset, nsamples),
+        )
+
+
+class AwqConfig(WeightOnlyConfig):
+    """Weight-only quantization by AWQ, as ITREX's class of this name; without zero points, with scales that are looked for
+    (`mse_range`). Other arguments are those of `GPTQConfig`.
+    """
+
+    def __init__(
+        self,
+        bits: int = 4,
+        tokenizer: Any = None,
+        dataset: list[str] | None = None,
+        group_size: int = 32,
+        compute_dtype: str | None = None,
+        weight_dtype: str | None = None,
+        scale_dtype: str | None = None,
+        zero_point: bool = False,
+        mse_range: bool = True,
+        *,
+        nsamples: int = CALIBRATION_TOKENS // SAMPLE,
+        head: str | None = None,
+        llm_int8_skip_modules: list[str] | None = None,
+        **others: Any,
+    ):
+        accept(
+            "AwqConfig",
+            others | {"zero_point": zero_point, "mse_range": mse_range},
+            HARMLESS | {"zero_point": (False,), "mse_range": (True,)},
+        )
+        one_of("AwqConfig: bits", bits, (4,))
+        self.quantization = _quantization(
+            "AwqConfig",
+            bits,
+            group_size,
+            compute_dtype,
+            weight_dtype,
+            scale_dtype,
+            head,
+            llm_int8_skip_modules,
+            {"algorithm": "awq"} | _calibration("AwqConfig", dataset, nsamples),
+        )
+
+
+class AutoRoundConfig(WeightOnlyConfig):
+    """Weight-only quantization by AutoRound, as ITREX's class of this name; without zero points. `iters` steps are learned for each
+    block; steps are 1/`iters` at first. Other arguments are those of `GPTQConfig`.
+    """
+
+    def __init__(
+        self,
+        bits: int = 4,
+        tokenizer: Any = None,
+        dataset: list[str] | None = None,
+        group_size: int = 128,
+        compute_dtype: str | None = None,
+        weight_dtype: str | None = None,
+        scale_dtype: str | None = None,
+        *,
+        nsamples: int = CALIBRATION_TOKENS // SAMPLE,
+        iters: int = ITERATIONS,
+        head: str | None = None,
+        llm_int8_skip_modules: list[str] | None = None,
+        **others: Any,
+    ):
+        accept(
+            "AutoRoundConfig",
+            others,
+            HARMLESS | {"lr": (None,), "minmax_lr": (None,), "enable_quanted_input": (True,), "calib_len": (SAMPLE,)},
+        )
+        one_of("AutoRoundConfig: bits", bits, (4,))
+        if type(iters) is not int or not 1 <= iters <= MOST_ITERATIONS:
+            raise RecipeError(
+                _(
+                    "AutoRoundConfig: iters cannot be {value!r}: it is a number from 1 to {most}.",
+                    value=iters,
+                    most=MOST_ITERATIONS,
+                )
+            )
+        self.quantization = _quantization(
+            "AutoRoundConfig",
+            bits,
+            group_size,
+            compute_dtype,
+            weight_dtype,
+            scale_dtype,
+            head,
+            llm_int8_skip_modules,
+            {"algorithm": "autoround", "iterations": iters} | _calibration("AutoRoundConfig", dataset, nsamples),
         )
 
 
@@ -136,22 +209,36 @@ class _Refused(WeightOnlyConfig):
     def __init__(self, *_arguments: Any, **_others: Any):
         raise RecipeError(
             _(
-                "{name} is not among what this program computes; it has RtnConfig and GPTQConfig.",
+                "{name} is not among what this program computes; it has RtnConfig, AwqConfig, AutoRoundConfig and GPTQConfig.",
                 name=type(self).__name__,
             )
         )
-
-
-class AwqConfig(_Refused):
-    """ITREX's class of this name; refused."""
 
 
 class TeqConfig(_Refused):
     """ITREX's class of this name; refused."""
 
 
-class AutoRoundConfig(_Refused):
-    """ITREX's class of this name; refused."""
+def _calibration(where: str, dataset: Any, nsamples: Any) -> dict[str, Any]:
+    """The recipe's settings of calibration for a list of text files and a number of windows. Raises RecipeError."""
+    if dataset is not None and (
+        not isinstance(dataset, (list, tuple)) or not all(isinstance(path, (str, os.PathLike)) for path in dataset)
+    ):
+        raise RecipeError(
+            _("{where}: dataset must be a list of text files, not {value!r}.", where=where, value=dataset)
+        )
+    if type(nsamples) is not int or not 1 <= nsamples <= 2048:
+        raise RecipeError(
+            _(
+                "{where}: nsamples cannot be {value!r}: it is a number of windows of 512 tokens, from 1 to 2048.",
+                where=where,
+                value=nsamples,
+            )
+        )
+    return {
+        "calibration": tuple(named_text(os.fspath(path)) for path in dataset or ()),
+        "calibration_tokens": nsamples * SAMPLE,
+    }
 
 
 def _quantization(

@@ -2,7 +2,7 @@
 
 What is lost by a row is (w - ŵ) H (w - ŵ)ᵀ, where H is the mean of x xᵀ over the inputs x that texts gave (arXiv:2210.17323). Columns are rounded
 in the order of their inputs' size; groups stay where they are, so that the artifact's format does, too. Scales are searched
-for first (`search.py`), and again for the integers that came of them.
+for first (`search.py`).
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ ROWS = 4096  # rows quantized at a time
 EXACT = 8192  # inputs up to which factors are computed in float64, which takes twice the memory
 TRIES = 20
 DAMPING = 0.2  # added to each input's mean square, as a share of it: on texts of another kind a small share loses a fifth more
+RIDGE = 1.0  # the same, where rows are changed for what their inputs lack
 FLOOR = 1e-4  # and of the mean of all: an input that no text showed
 
 
@@ -50,6 +51,13 @@ class Curvature:
                     return cls(hessian, order, factor.float().contiguous())
             diagonal *= 1 + 10 * DAMPING  # rounding made it so that it has no factor
         raise ValueError("activations that are not finite numbers")
+
+    def solved(self, along: torch.Tensor) -> torch.Tensor:
+        """The change of rows, float32 [rows, in], that explains what their products lack, with a ridge: `along` float32 [in, rows]
+        is the mean of each input times that."""
+        ridge = self.hessian.clone()
+        ridge.diagonal().mul_(1 + RIDGE)
+        return torch.cholesky_solve(along, torch.linalg.cholesky(ridge)).t()
 
     def loss(self, difference: torch.Tensor) -> torch.Tensor:
         """(w - ŵ) H (w - ŵ)ᵀ of each row of a difference, float32 [rows, in]."""

@@ -1,5 +1,6 @@
 """What becomes of each tensor of a checkpoint, decided before anything is read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,10 @@ from itrex_chat.quantization.budget import Kind
 from itrex_chat.quantization.rtn import fitting_group_size
 from itrex_chat.settings.quantization import CALIBRATED, WEIGHT_DTYPES, Quantization
 
+# What may be divided by AWQ's factors beside rows of matrices; then it is stored in float32.
+FOLDED = re.compile(
+    r"model\.layers\.\d+\.((input|post_attention)_layernorm\.weight|self_attn\.v_proj\.bias|mlp\.(gate_)?up_proj\.bias)"
+)
 SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted run loses little
 
 
@@ -21,7 +26,7 @@ SHARD = 256 << 20  # bytes of an artifact's weight file, so that an interrupted 
 class Treatment:
     """One tensor's fate: quantized to `weight_dtype` in groups of `group_size`, or kept in `dtype`.
 
-    `algorithm` finds integers and scales. `weight_dtype` is "" and `group_size` 0 where it is kept; the integers of a quantized
+    `algorithm` finds integers and scales; it is "awq", too, for a vector that this may change. `weight_dtype` is "" and `group_size` 0 where it is kept; the integers of a quantized
     one lie in int32 words. `taken`: how the checkpoint has it as integers, which are taken as they are. `zero_offset` is what
     zero points are stored less.
     """
@@ -164,8 +169,12 @@ def _treatment(
         return Treatment(spec, kind.weight_dtype, kind.group_size, algorithm=algorithm)
     wanted = {"linear": quantization.weight_dtype, "head": _head_dtype(quantization)}.get(spec.role)
     group_size = fitting_group_size(spec.shape[-1], quantization.group_size)
-    if wanted and group_size and not spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
+    if spec.name.startswith(tuple(map(layer, quantization.keep_layers))):
+        return Treatment(spec, dtype=stored)
+    if wanted and group_size:
         return Treatment(spec, wanted, group_size, algorithm=_algorithm(spec, wanted, quantization))
+    if quantization.effective_algorithm == "awq" and FOLDED.fullmatch(spec.name):
+        return Treatment(spec, dtype=torch.float32, algorithm="awq")
     return Treatment(spec, dtype=stored)
 
 

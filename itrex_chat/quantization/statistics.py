@@ -15,6 +15,8 @@ ALGORITHMS = {
     "rtn": "Round-to-nearest",
     "search": "Scales of least squared error",
     "importance": "Scales of least squared error, weighted by the mean squares of activations",
+    "awq": "AWQ with searched scales",
+    "autoround": "AutoRound",
     "gptq": "GPTQ with searched scales",
 }
 

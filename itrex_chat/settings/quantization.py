@@ -1,21 +1,35 @@
 """The recipe's section `quantization`: which integers and scales, and who finds them."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import expanded
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
-ALGORITHMS = ("rtn", "search", "importance", "gptq")
-CALIBRATED = ("importance", "gptq")  # those that go by the inputs that texts give
+ALGORITHMS = ("rtn", "search", "importance", "awq", "autoround", "gptq")
+CALIBRATED = ("importance", "awq", "autoround", "gptq")  # those that go by the inputs that texts give
 CALIBRATION_TOKENS = 65536  # 128 windows
 MOST_CALIBRATION_TOKENS = 1 << 20
+ITERATIONS = 200
+MOST_ITERATIONS = 10000
 GROUP_SIZES = (32, 64, 128)
 HEADS = ("int8", "int4", "none")
 INTEGERS = ("auto", "stored", "new")
 COMPUTE_DTYPES = ("int8", "bf16", "fp32")
 LEAST_BUDGET, MOST_BUDGET = 4.125, 16.0  # bits per weight: groups of 128 everywhere, and 16 bits
+
+
+ANSWERS = "answers:"  # in front of the folder of a run whose FP32 answers are calibrated on
+
+
+def named_text(name: str, folder: Path = Path()) -> str:
+    """What is calibrated on, a text or a run, by its place on this machine, as seen from a folder."""
+    prefix = ANSWERS if name.startswith(ANSWERS) else ""
+    return prefix + os.path.abspath(folder / expanded(name.removeprefix(prefix)))
 
 
 @dataclass(frozen=True)
@@ -30,8 +44,10 @@ class Quantization:
     checkpoint has some: those that are "stored", or "new" ones; "auto" is
     "stored" for GPTQ, AWQ and their like with as many bits, else "new".
     `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
-    least, "importance" weighs what is lost by the inputs that texts give, "gptq" makes up for each weight's error with the
-    weights behind it. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
+    least, "importance" weighs what is lost by the inputs that texts give, "awq" does so when large inputs were divided, "gptq"
+    makes up for each weight's error with the weights behind it, "autoround" learns which way weights are rounded, in `iterations`
+    steps for each block. `calibration` are these texts' files or runs ("answers:FOLDER"), () the program's own, of which
+    `calibration_tokens` are read.
     With a `budget` of bits per weight, each matrix of the blocks gets group sizes, 8 bits or what it is stored as, as texts say
     that it pays; `group_size` is the head's then. 0 is none.
     """
@@ -45,6 +61,7 @@ class Quantization:
     algorithm: str = "rtn"
     calibration: tuple[str, ...] = ()
     calibration_tokens: int = CALIBRATION_TOKENS
+    iterations: int = ITERATIONS
     budget: float = 0.0
 
     @property
@@ -117,5 +134,14 @@ class Quantization:
                     value=self.calibration_tokens,
                     least=512,
                     most=MOST_CALIBRATION_TOKENS,
+                )
+            )
+        if type(self.iterations) is not int or not 1 <= self.iterations <= MOST_ITERATIONS:
+            raise RecipeError(
+                _(
+                    "quantization.iterations cannot be {value!r}: it is a number from {least} to {most}.",
+                    value=self.iterations,
+                    least=1,
+                    most=MOST_ITERATIONS,
                 )
             )

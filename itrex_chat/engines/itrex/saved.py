@@ -65,6 +65,13 @@ def obtain(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | N
         raise EngineError(
             _("ITREX computes in bf16 only on processors with AMX; set quantization.compute_dtype to int8 or fp32.")
         )
+    if quantization.effective_algorithm == "awq":
+        raise EngineError(
+            _(
+                "ITREX's norms are the original's, and AWQ changes these; ask for the variant without itrex-, or set "
+                "quantization.algorithm to another one."
+            )
+        )
     artifact = verified(recipe, home, trusted)
     settings = json.dumps([FORMAT, artifact.manifest["key"], quantization.compute_dtype, version])
     key = hashlib.sha256(settings.encode()).hexdigest()[:12]
