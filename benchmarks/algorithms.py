@@ -19,6 +19,8 @@ from itrex_chat.settings.quantization import ALGORITHMS, CALIBRATED
 from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant
 
+QUICK = [name for name in ALGORITHMS if name != "autoround"]  # it takes hours
+
 
 def told(estimate: Estimate, form: str = "{:.4f}") -> str:
     low, high = (form.format(end) for end in (estimate.low, estimate.high))
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--model", default=recipes.EMBEDDED)
     parser.add_argument("--text", nargs="+", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=1024, help="of each text")
-    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=ALGORITHMS)
+    parser.add_argument("--algorithms", nargs="+", default=QUICK, choices=ALGORITHMS)
     parser.add_argument(
         "--calibration", nargs="+", default=[], help="texts to calibrate on instead of the program's own"
     )

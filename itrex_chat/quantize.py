@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         metavar="FILE",
         help=_(
-            "texts in UTF-8 that the algorithms {names} read instead of the program's own (--set quantization.algorithm gptq)",
+            "texts in UTF-8, or answers:RUN for the FP32 answers of a run, that the algorithms {names} read instead of the "
+            "program's own (--set quantization.algorithm gptq)",
             names=", ".join(CALIBRATED),
         ),
     )

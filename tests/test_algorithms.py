@@ -1,5 +1,6 @@
 """What the algorithms find: beside small implementations in numpy, beside round-to-nearest, and through the recipe."""
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.foundation.errors import RecipeError, RunError
+from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import measuring
 from itrex_chat.quantization import awq, search
 from itrex_chat.quantization.gptq import RIDGE, Curvature, gptq_rows
@@ -428,6 +430,62 @@ def test_a_quantization_that_was_killed_goes_on_to_the_same_bytes(tiny, book, tm
 def test_settings_that_mean_nothing_are_refused(settings, sentence):
     with pytest.raises(RecipeError, match=sentence):
         recipes.load(recipes.EMBEDDED, settings)
+
+
+def run_of(folder: Path, *answers: tuple[str, str, list[int]]) -> Path:
+    """The folder of a run with these answers: variant, question, tokens."""
+    folder.mkdir()
+    lines = [
+        {
+            "id": name,
+            "model": "tiny",
+            "variant": variant,
+            "text": f"{name}?",
+            "prompt_token_ids": ids[:4],
+            "token_ids": ids[4:],
+        }
+        for variant, name, ids in answers
+    ]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"id": "cut')
+    return folder
+
+
+def test_the_models_own_answers_are_calibrated_on_with_their_digest_and_not_measured_on(models, tmp_path):
+    one, two = [n % 50 for n in range(700)], [n % 40 for n in range(300)]
+    run = run_of(tmp_path / "run", ("fp32", "b", two), ("fp32", "a", one), ("int4", "a", [9] * 2000))
+    settings = ["quantization.algorithm", "importance", "quantization.calibration", f"['answers:{run}']"]
+    recipe = recipes.load(str(models("llama")), settings)
+    found = texts.reading(recipe.quantization, lambda _text: pytest.fail("a tokenizer is not asked"))
+    assert found.windows == [one[:512], one[512:], two]
+    [told] = obtain(recipe).artifact.manifest["calibration"]
+    assert (told["name"], told["tokens"]) == ("run", 1000)
+    other = run_of(tmp_path / "other", ("fp32", "a", one), ("fp32", "b", two))
+    assert texts.digests_of(recipe.quantization) == [told["sha256"]]
+    assert texts.texts_of(Quantization(algorithm="gptq", calibration=(f"answers:{other}",)))[0].sha256 == told["sha256"]
+    with pytest.raises(RunError, match="calibrated on the answer b"):
+        measuring.measure(recipe, "fp32", ["int4"], [Passage("answers", "b", tuple(two), 4)])
+
+
+@pytest.mark.parametrize(
+    "lines, sentence",
+    [
+        ('{"variant": "int4"}\n', "needs FP32 answers"),
+        (
+            '{"variant": "fp32", "id": "a", "model": "m", "text": "", "prompt_token_ids": [-1], "token_ids": []}\n',
+            "damaged",
+        ),
+        ("[1]\n", "damaged"),
+    ],
+)
+def test_a_run_without_answers_to_calibrate_on_is_named(lines, sentence, models, tmp_path):
+    (tmp_path / "answers.jsonl").write_text(lines)
+    with pytest.raises(RecipeError, match=sentence):
+        obtain(
+            recipes.load(
+                str(models("llama")),
+                ["quantization.algorithm", "gptq", "quantization.calibration", f"['answers:{tmp_path}']"],
+            )
+        )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.obtaining import obtain
 from itrex_chat.calibration import budgeting, driver
 from itrex_chat.calibration.sensitivity import losses
-from itrex_chat.calibration.weights import CalibratedWeights
+from itrex_chat.calibration.weights import Floats
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.loading import load_decoder
 from itrex_chat.decoder.model import Chunk
@@ -100,7 +100,7 @@ def test_costs_add_up_to_the_divergence_with_a_block_rounded_and_go_by_sorts_of_
     specs = {module_of(spec): spec for spec in checkpoint.specs() if spec.role == "linear"}
     kinds = {name: kinds_of(spec, torch.float32, "int4_fullrange") for name, spec in specs.items()}
     found = losses(checkpoint, kinds, windows, tqdm(disable=True))
-    decoder = load_decoder(CalibratedWeights(checkpoint))
+    decoder = load_decoder(Floats(checkpoint))
 
     def log_probabilities() -> torch.Tensor:
         cache = decoder.new_cache(24, len(windows))

@@ -12,6 +12,7 @@ from itrex_chat.foundation import files
 from itrex_chat.foundation.errors import ArtifactError
 from itrex_chat.foundation.language import _
 from itrex_chat.quantization.statistics import ALGORITHMS, Statistics, groups_of
+from itrex_chat.settings.quantization import ANSWERS
 
 CARD = "README.md"
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc0-1.0")  # that hubs know by these names
@@ -49,9 +50,14 @@ def _without_places(manifest: dict) -> dict:
     asked = recipe["source"] | {"path": Path(str(recipe["source"].get("path") or "")).name}
     quantization = recipe["quantization"]
     if texts := quantization.get("calibration"):
-        quantization = quantization | {"calibration": [Path(str(text)).name for text in texts]}
+        quantization = quantization | {"calibration": [_last_name(str(text)) for text in texts]}
     without = recipe | {"source": asked, "quantization": quantization}
     return manifest | {"source": source | {"origin": origin}, "recipe": without}
+
+
+def _last_name(text: str) -> str:
+    """Of a text to calibrate on, or of a run."""
+    return (ANSWERS if text.startswith(ANSWERS) else "") + Path(text).name
 
 
 def card(artifact: Artifact, repository: str, licence: str = "", costs: Sequence[str] = ()) -> str:

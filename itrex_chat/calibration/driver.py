@@ -21,7 +21,7 @@ from itrex_chat.calibration.folding import Before, Made, Norm, Rows
 from itrex_chat.calibration.inputs import FOLLOWING, NEEDS_ALL, SOME, Inputs, Seen, quantized
 from itrex_chat.calibration.passing import Passing
 from itrex_chat.calibration.rounding import Learned, Rounded, Windows, learn
-from itrex_chat.calibration.weights import CalibratedWeights
+from itrex_chat.calibration.weights import Floats
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.decoder.loading import block_linear_names, load_block
@@ -46,7 +46,7 @@ class BlockWise:
     def __init__(
         self, checkpoint: Checkpoint, treatments: Sequence[Treatment], windows: list[list[int]], iterations: int = 1
     ):
-        self._weights, self._windows = CalibratedWeights(checkpoint), windows
+        self._weights, self._windows = Floats(checkpoint), windows
         self._iterations = iterations
         self._treatments = {
             treatment.name: treatment for treatment in treatments if treatment.bits or treatment.calibrated

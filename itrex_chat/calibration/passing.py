@@ -17,8 +17,7 @@ class Passing:
 
     def __init__(self, x: torch.Tensor, block: Block, config: DecoderConfig, number: int):
         self.x, self.block, self._config = x, block, config
-        only = dataclasses.replace(config, layers=1, windows=config.windows[number : number + 1])
-        self._decoder = Decoder(only, torch.empty(0), (block,), block.attention_norm, block.qkv)
+        self._decoder = Decoder.of_one(config, number, block)
 
     def attention_inputs(self, part: slice) -> torch.Tensor:
         return rms_norm(self.x[part], self.block.attention_norm, self._config.norm_eps)

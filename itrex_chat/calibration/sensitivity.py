@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from itrex_chat.architecture.layout import HEAD
-from itrex_chat.calibration.weights import CalibratedWeights
+from itrex_chat.calibration.weights import Floats
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.linear import DenseLinear
@@ -35,7 +35,7 @@ def losses(
 ) -> dict[str, list[float]]:
     """By module, what it adds to the mean KL divergence in each of its kinds, of which the first is of integers; `bar` counts
     blocks."""
-    weights = CalibratedWeights(checkpoint)
+    weights = Floats(checkpoint)
     config, lengths = weights.config, [len(window) for window in windows]
     x, blocks, sorts = weights.embedded(windows), dict[str, torch.Tensor](), dict[str, torch.Tensor]()
     errors, changes = dict[str, list[float]](), dict[str, float]()
@@ -79,7 +79,7 @@ def _sort(name: str) -> str:
 
 
 def _matrices(
-    weights: CalibratedWeights, decoder: Decoder, block: Block, number: int, x: torch.Tensor, step: Pass
+    weights: Floats, decoder: Decoder, block: Block, number: int, x: torch.Tensor, step: Pass
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """Names, matrices as parts of the block's own, and their inputs where no matrix is rounded."""
     config = weights.config
@@ -136,7 +136,7 @@ def _fitted(changes: Mapping[str, float], blocks: Mapping[str, float], sorts: Ma
 
 
 def _divergences(
-    checkpoint: Checkpoint, weights: CalibratedWeights, x: torch.Tensor, branches: dict[str, torch.Tensor]
+    checkpoint: Checkpoint, weights: Floats, x: torch.Tensor, branches: dict[str, torch.Tensor]
 ) -> dict[str, float]:
     """The mean KL divergence of each branch, to second order."""
     norm, eps = weights.vector("model.norm.weight"), weights.config.norm_eps

@@ -1,4 +1,4 @@
-"""What calibration reads: texts of ours, or those that a user names, in windows of tokens.
+"""What calibration reads: texts of ours, or those that a user names, or the model's own answers, in windows of tokens.
 
 Our texts were written for this program, or are its own documents and source code: no set of questions, and nothing that
 anything is measured on.
@@ -10,10 +10,12 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from itrex_chat.calibration import answers
 from itrex_chat.foundation import files
+from itrex_chat.foundation.digests import sha256_of_json
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
-from itrex_chat.settings.quantization import Quantization
+from itrex_chat.settings.quantization import ANSWERS, Quantization
 
 FOLDER = Path(__file__).parent / "texts"
 WINDOW = 512  # tokens that are read together
@@ -22,9 +24,12 @@ LARGEST = 8 << 20  # bytes of a text
 
 @dataclass(frozen=True)
 class CalibrationText:
+    """A text, or what a model was asked and answered, whose tokens are known: `conversations`."""
+
     name: str
     text: str
     sha256: str
+    conversations: tuple[tuple[int, ...], ...] = ()
 
 
 def texts_of(quantization: Quantization) -> tuple[CalibrationText, ...]:
@@ -33,7 +38,7 @@ def texts_of(quantization: Quantization) -> tuple[CalibrationText, ...]:
         return ()
     if not quantization.calibration:
         return own_texts()
-    return tuple(_text(Path(path)) for path in quantization.calibration)
+    return tuple(map(_named, quantization.calibration))
 
 
 @cache
@@ -63,9 +68,12 @@ def reading(quantization: Quantization, encode: Callable[[str], list[int]], wind
     """
     left, taken, found = quantization.calibration_tokens, dict[str, int](), list[list[int]]()
     texts = {text.sha256: text for text in texts_of(quantization)}.values()
-    encoded = sorted(((text.sha256, encode(text.text)) for text in texts), key=lambda pair: (len(pair[1]), pair[0]))
-    for number, (name, ids) in enumerate(encoded):
-        chosen = list(_spread(ids, max(1, left // (len(encoded) - number) // window), window))
+    cut = sorted(
+        ((text.sha256, _windows(text, encode, window)) for text in texts), key=lambda pair: (_size(pair[1]), pair[0])
+    )
+    for number, (name, there) in enumerate(cut):
+        mean = max(1, _size(there) // max(1, len(there)))
+        chosen = list(_spread(there, max(1, left // (len(cut) - number) // mean)))
         taken[name] = sum(map(len, chosen))
         left -= taken[name]
         found += chosen
@@ -80,13 +88,30 @@ def reading(quantization: Quantization, encode: Callable[[str], list[int]], wind
     return Reading(found, taken)
 
 
-def _spread(ids: list[int], count: int, window: int) -> Iterator[list[int]]:
-    """Up to so many whole windows, evenly spread; a text that is shorter than one is a window of its own."""
-    there = max(1, len(ids) // window)
-    for number in range(min(count, there)):
-        start = number * there // min(count, there) * window
-        if part := ids[start : start + window]:
-            yield part
+def _windows(text: CalibrationText, encode: Callable[[str], list[int]], window: int) -> list[list[int]]:
+    """Whole windows of a text, or it alone where it is shorter than one; each conversation in its own."""
+    if text.conversations:
+        return [list(ids[at : at + window]) for ids in text.conversations for at in range(0, len(ids), window)]
+    ids = encode(text.text)
+    return [ids[at : at + window] for at in range(0, max(1, len(ids) // window) * window, window) if ids]
+
+
+def _size(windows: list[list[int]]) -> int:
+    return sum(map(len, windows))
+
+
+def _spread(windows: list[list[int]], count: int) -> Iterator[list[int]]:
+    """Up to so many of them, evenly spread."""
+    for number in range(min(count, len(windows))):
+        yield windows[number * len(windows) // min(count, len(windows))]
+
+
+def _named(name: str) -> CalibrationText:
+    if not name.startswith(ANSWERS):
+        return _text(Path(name))
+    folder = Path(name.removeprefix(ANSWERS))
+    text, conversations = answers.of_run(folder)
+    return CalibrationText(folder.name, text, sha256_of_json(conversations), tuple(map(tuple, conversations)))
 
 
 def _text(path: Path) -> CalibrationText:

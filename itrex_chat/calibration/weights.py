@@ -7,7 +7,7 @@ from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.linear import DenseLinear
 
 
-class CalibratedWeights:
+class Floats:
     """Parts of a decoder from a checkpoint, all in float32 and memory of their own."""
 
     def __init__(self, checkpoint: Checkpoint):

@@ -7,7 +7,7 @@ from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.neuralchat.arguments import accept
-from itrex_chat.settings.quantization import CALIBRATION_TOKENS, ITERATIONS, MOST_ITERATIONS, Quantization
+from itrex_chat.settings.quantization import CALIBRATION_TOKENS, ITERATIONS, MOST_ITERATIONS, Quantization, named_text
 
 HARMLESS: dict[str, tuple] = {
     "use_double_quant": (False,),
@@ -236,7 +236,7 @@ def _calibration(where: str, dataset: Any, nsamples: Any) -> dict[str, Any]:
             )
         )
     return {
-        "calibration": tuple(os.path.abspath(path) for path in dataset or ()),
+        "calibration": tuple(named_text(os.fspath(path)) for path in dataset or ()),
         "calibration_tokens": nsamples * SAMPLE,
     }
 

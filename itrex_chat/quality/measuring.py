@@ -92,7 +92,7 @@ def measure(
     for text in named.values():
         _check_text(text)
     for name in variants:
-        _refuse_calibrated(Variant.parse(name).applied_to(recipe), list(named.values()))
+        _refuse_calibrated(Variant.parse(name).applied_to(recipe), list(named.values()), answers)
     executor = executor or LocalExecutor()
     job = PlanScoring(
         recipe=recipe,
@@ -262,12 +262,24 @@ def _named(texts: Sequence[Path]) -> dict[str, Path]:
     return {path.name if counts[path.name] == 1 else str(path): path for path in paths}
 
 
-def _refuse_calibrated(recipe: Recipe, texts: list[Path]) -> None:
-    """Refuse a text that the variant was fitted to, or that is a part of such a one: it would look better than it is."""
+def _refuse_calibrated(recipe: Recipe, texts: list[Path], answers: Sequence[Passage]) -> None:
+    """Refuse a text that the variant was fitted to, or that is a part of such a one, and such an answer: it would look better
+    than it is."""
     for seen in texts_of(recipe.quantization):
+        conversations = set(seen.conversations)
+        for answer in answers:
+            if tuple(answer.ids) in conversations:
+                raise RunError(
+                    _(
+                        "The weights were calibrated on the answer {name} ({run}); measure a run of other questions.",
+                        name=answer.name,
+                        run=seen.name,
+                    )
+                )
         for path in texts:
             text = files.text_of(path, RunError)
-            if text.strip() and (text.strip() in seen.text or seen.text.strip() in text):
+            known = seen.text.strip()
+            if text.strip() and known and (text.strip() in known or known in text):
                 raise RunError(
                     _(
                         "{text} has what the weights were calibrated on ({name}); name a text that they have not seen.",

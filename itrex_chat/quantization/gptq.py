@@ -2,7 +2,7 @@
 
 What is lost by a row is (w - ŵ) H (w - ŵ)ᵀ, where H is the mean of x xᵀ over the inputs x that texts gave (arXiv:2210.17323). Columns are rounded
 in the order of their inputs' size; groups stay where they are, so that the artifact's format does, too. Scales are searched
-for first (`search.py`), and again for the integers that came of them.
+for first (`search.py`).
 """
 
 from dataclasses import dataclass
@@ -55,7 +55,8 @@ class Curvature:
     def solved(self, along: torch.Tensor) -> torch.Tensor:
         """The change of rows, float32 [rows, in], that explains what their products lack, with a ridge: `along` float32 [in, rows]
         is the mean of each input times that."""
-        ridge = self.hessian + RIDGE * self.hessian.diagonal().diag()
+        ridge = self.hessian.clone()
+        ridge.diagonal().mul_(1 + RIDGE)
         return torch.cholesky_solve(along, torch.linalg.cholesky(ridge)).t()
 
     def loss(self, difference: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """The recipe's section `quantization`: which integers and scales, and who finds them."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.places import expanded
 
 WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
 ALGORITHMS = ("rtn", "search", "importance", "awq", "autoround", "gptq")
@@ -18,6 +21,15 @@ HEADS = ("int8", "int4", "none")
 INTEGERS = ("auto", "stored", "new")
 COMPUTE_DTYPES = ("int8", "bf16", "fp32")
 LEAST_BUDGET, MOST_BUDGET = 4.125, 16.0  # bits per weight: groups of 128 everywhere, and 16 bits
+
+
+ANSWERS = "answers:"  # in front of the folder of a run whose FP32 answers are calibrated on
+
+
+def named_text(name: str, folder: Path = Path()) -> str:
+    """What is calibrated on, a text or a run, by its place on this machine, as seen from a folder."""
+    prefix = ANSWERS if name.startswith(ANSWERS) else ""
+    return prefix + os.path.abspath(folder / expanded(name.removeprefix(prefix)))
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,8 @@ class Quantization:
     `algorithm` finds the integers and scales of 4 bits: "rtn" rounds to nearest, "search" looks for the scales that lose
     least, "importance" weighs what is lost by the inputs that texts give, "awq" does so when large inputs were divided, "gptq"
     makes up for each weight's error with the weights behind it, "autoround" learns which way weights are rounded, in `iterations`
-    steps for each block. `calibration` are these texts' files, () the program's own, of which `calibration_tokens` are read.
+    steps for each block. `calibration` are these texts' files or runs ("answers:FOLDER"), () the program's own, of which
+    `calibration_tokens` are read.
     With a `budget` of bits per weight, each matrix of the blocks gets group sizes, 8 bits or what it is stored as, as texts say
     that it pays; `group_size` is the head's then. 0 is none.
     """

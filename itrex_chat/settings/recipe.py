@@ -24,7 +24,7 @@ from itrex_chat.settings.about import About
 from itrex_chat.settings.generation import AUTO, GenerationConfig
 from itrex_chat.settings.kv_cache import CacheFormats
 from itrex_chat.settings.overriding import at, merge, nested, parsed, plain
-from itrex_chat.settings.quantization import Quantization
+from itrex_chat.settings.quantization import Quantization, named_text
 from itrex_chat.settings.source_spec import HUBS, REPOSITORY, Package, SourceSpec
 
 CONTROL_TEXTS = ("literal", "published")
@@ -225,8 +225,7 @@ def _locate(node: CfgNode, folder: Path) -> None:
     if node.source.path:
         node.source.path = os.path.abspath(folder / expanded(node.source.path))
     node.quantization.calibration = [
-        os.path.abspath(folder / expanded(path)) if isinstance(path, str) and path else path
-        for path in node.quantization.calibration
+        named_text(path, folder) if isinstance(path, str) and path else path for path in node.quantization.calibration
     ]
 
 
