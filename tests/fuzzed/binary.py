@@ -119,7 +119,8 @@ class Gguf:
         return cls(metadata, table, content[-(-at // 32) * 32 :], [tensors, keys])
 
     def bytes(self) -> bytes:
-        parts = [struct.pack("<4sIQQ", b"GGUF", self.version, *self.counts)]
+        counts = (count % (1 << 64) for count in self.counts)
+        parts = [struct.pack("<4sIQQ", b"GGUF", self.version, *counts)]
         for key, kind, value in self.metadata:
             parts += [_text(key), struct.pack("<I", kind & 0xFFFFFFFF), _value(kind, value)]
         for name, dimensions, kind, offset in self.tensors:
