@@ -446,7 +446,7 @@ def run_of(folder: Path, *answers: tuple[str, str, list[int]]) -> Path:
         }
         for variant, name, ids in answers
     ]
-    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"id": "cut')
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"id": "cut', "utf-8")
     return folder
 
 
@@ -478,7 +478,7 @@ def test_the_models_own_answers_are_calibrated_on_with_their_digest_and_not_meas
     ],
 )
 def test_a_run_without_answers_to_calibrate_on_is_named(lines, sentence, models, tmp_path):
-    (tmp_path / "answers.jsonl").write_text(lines)
+    (tmp_path / "answers.jsonl").write_text(lines, "utf-8")
     with pytest.raises(RecipeError, match=sentence):
         obtain(
             recipes.load(

@@ -51,7 +51,7 @@ class Ranges:
         self.free: dict[str, list[tuple[int, int]]] = {}
         self.coming: list[Span] = []
 
-    def open(self) -> int:
+    def begin(self) -> int:
         """Open all files; how many bytes are there."""
         left = sum(partial.path.stat().st_size for partial in self.partials if partial.path.exists())
         with contextlib.ExitStack() as stack:

@@ -71,7 +71,7 @@ class Transfer:
     def run(self) -> dict[str, str]:
         hashing = None
         try:
-            here = self.ranges.open()
+            here = self.ranges.begin()
             threads = [
                 threading.Thread(target=self._bring, daemon=True) for _number in range(self.ranges.connections())
             ]
