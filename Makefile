@@ -6,6 +6,7 @@
 # make fuzz: 20,000 random cases of the native kernels, 20,000 of files and replies, and 4 times 500 schedules of answers, under
 #   sanitizers (needs gcc; CASES and SCHEDULES say how many).
 # make kills: kill quantize and ask at 20 random moments each (KILLS says how many), and ask on disks that become full.
+# make machine-kills: a cluster of three nodes on this machine; a node, who asks, and the head are killed MACHINE_KILLS times each.
 # make small-llama: train a small Llama for an hour, and compare INT4 with llama.cpp's formats of it (FOLDER takes it all; LLAMA_CPP
 #   may name the folder of llama.cpp's programs, which else are compiled in the cache).
 # make download-faults: DOWNLOADS downloads from a stand-in of both hubs with random faults; make download-rate: their rate beside
@@ -14,7 +15,7 @@
 
 RUN = .venv/bin/python
 
-.PHONY: demo test check lower lock fuzz kills small-llama download-faults download-rate clean
+.PHONY: demo test check lower lock fuzz kills machine-kills small-llama download-faults download-rate clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -56,6 +57,10 @@ fuzz: .venv/.installed
 KILLS = 20
 kills: .venv/.installed
 	$(RUN) benchmarks/kills.py --kills $(KILLS)
+
+MACHINE_KILLS = 10
+machine-kills: .venv/.installed
+	ITREX_CHAT_KILLS=$(MACHINE_KILLS) $(RUN) -m pytest tests/test_machines.py
 
 FOLDER = build/small-llama
 LLAMA_CPP =
