@@ -1,12 +1,14 @@
 """A Ray cluster of several nodes on this host: its answers are those of one process, and nothing is lost with a node."""
 
 import dataclasses
+import http.server
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -42,7 +44,7 @@ MEMORY = 2 << 30
 @pytest.fixture(scope="module")
 def machines(tmp_path_factory):
     """A head without cores and three nodes of one core, each with a cache of its own; gives the cluster and their caches."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # not behind all else that runs here
     from ray.cluster_utils import Cluster
 
     folder = tmp_path_factory.mktemp("machines")
@@ -55,6 +57,7 @@ def machines(tmp_path_factory):
         made.add_node(num_cpus=1, memory=MEMORY, env_vars=variables, wait=False, **small)
 
     def start(port: int = 0):
+        made.global_state = type(made.global_state)()  # asking with that of another head ends the process
         made.add_node(num_cpus=0, gcs_server_port=port, **small)
         for name in ("one", "two", "three"):
             add(name)
@@ -257,6 +260,21 @@ def test_an_address_that_does_not_answer_is_a_sentence_and_soon(text, sentence):
     with pytest.raises(RunError, match=sentence), cluster.opened(text):
         pass
     assert time.monotonic() - began < 20
+
+
+@needs_ray
+def test_something_else_that_listens_there_is_a_sentence_and_soon():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with (
+            pytest.raises(RunError, match="is not the head of a cluster"),
+            cluster.opened(f"ray:127.0.0.1:{server.server_port}"),
+        ):
+            pass
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_without_ray_there_is_a_sentence_that_says_how_to_get_it(monkeypatch, capsys, recipe_list):
