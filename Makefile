@@ -8,6 +8,7 @@
 # make kills: kill quantize and ask at 20 random moments each (KILLS says how many), and ask on disks that become full.
 # make clients: openai, langchain-openai, litellm, llm, Gradio and lm-evaluation-harness, in an environment of their own, against a server.
 # make load: mixed load on a server for an hour (MINUTES says how long), with kills, and whether it is then what it was before.
+# make machine-kills: a cluster of three nodes on this machine; a node, who asks, and the head are killed MACHINE_KILLS times each.
 # make small-llama: train a small Llama for an hour, and compare INT4 with llama.cpp's formats of it (FOLDER takes it all; LLAMA_CPP
 #   may name the folder of llama.cpp's programs, which else are compiled in the cache).
 # make download-faults: DOWNLOADS downloads from a stand-in of both hubs with random faults; make download-rate: their rate beside
@@ -16,7 +17,7 @@
 
 RUN = .venv/bin/python
 
-.PHONY: demo test check lower lock fuzz kills clients load small-llama download-faults download-rate clean
+.PHONY: demo test check lower lock fuzz kills machine-kills clients load small-llama download-faults download-rate clean
 
 demo: .venv/.installed
 	$(RUN) -m itrex_chat.quantize --model smollm2-135m
@@ -65,6 +66,9 @@ clients: .venv/.installed
 MINUTES = 60
 load: .venv/.installed
 	$(RUN) benchmarks/load.py --minutes $(MINUTES)
+MACHINE_KILLS = 10
+machine-kills: .venv/.installed
+	ITREX_CHAT_KILLS=$(MACHINE_KILLS) $(RUN) -m pytest tests/test_machines.py
 
 FOLDER = build/small-llama
 LLAMA_CPP =

@@ -44,9 +44,18 @@ def opened(text: str | None) -> "Iterator[RayExecutor | None]":
 
     with connected(address):
         from itrex_chat.cluster.executor import RayExecutor
+        from itrex_chat.cluster.nodes import HEADLESS, HeadLost
 
         executor = RayExecutor()
         try:
             yield executor
+        except HeadLost:
+            raise RunError(
+                _(
+                    "The head of the Ray cluster has been gone for {seconds:.0f} seconds, or was started anew. What came home is "
+                    "kept; once the cluster runs again, the same command goes on.",
+                    seconds=HEADLESS,
+                )
+            ) from None
         finally:
             executor.close()

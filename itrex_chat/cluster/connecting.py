@@ -13,6 +13,8 @@ from itrex_chat.foundation.errors import RunError
 from itrex_chat.foundation.language import _
 
 PATIENCE = 5.0  # seconds for an address to answer
+SETTINGS = b"\x04"  # the type of the frame that a server of HTTP/2, which gRPC is spoken in, begins with
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + b"\0" * 5
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -39,13 +41,14 @@ def connected(address: str) -> Iterator[None]:
     if ":" in named:
         _answers(named)
     try:
-        ray.init(
-            address=named or None,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-            configure_logging=False,
-            **({} if named else {"include_dashboard": False}),
-        )
+        with _unheard():
+            ray.init(
+                address=named or None,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                configure_logging=False,
+                **({} if named else {"include_dashboard": False}),
+            )
     except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
         raise RunError(_unreachable(named, error)) from None
     _silence()
@@ -53,6 +56,20 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep what Ray's libraries write to standard error away, a line a second while something answers that is no head, such as
+    its dashboard; what is wrong is in the exception."""
+    before = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _silence() -> None:
@@ -65,7 +82,8 @@ def _silence() -> None:
 
 
 def _answers(address: str) -> None:
-    """Raise RunError where nothing listens at HOST:PORT; Ray itself would try for half a minute."""
+    """Raise RunError where nothing listens at HOST:PORT, or something else, such as Ray's dashboard; Ray itself would try for
+    half a minute, or for minutes."""
     host, _colon, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
         raise RunError(
@@ -75,7 +93,11 @@ def _answers(address: str) -> None:
             )
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE) as found:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                found.sendall(GREETING)
+                if found.recv(9)[3:4] != SETTINGS:
+                    raise OSError(_("what answers there is not the head of a cluster"))
     except OSError as error:
         raise RunError(_unreachable(address, error)) from None
 

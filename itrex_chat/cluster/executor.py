@@ -7,8 +7,10 @@ what is not answered yet.
 
 import contextlib
 import dataclasses
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from itrex_chat.settings.recipe import Recipe
 from itrex_chat.settings.variant import Variant, titled
 
 BEGINNING = 120.0  # seconds that an actor may take until it answers
+GLANCE = 1.0  # seconds after which who waits looks whether the head is there
 TRIES = 3  # times that a job is begun without anything having come of it
 WAITS = 30  # times that a machine is waited for
 FORCED = ("ITREX_CHAT_KERNEL", "ITREX_CHAT_INSTRUCTIONS")
@@ -116,7 +119,7 @@ class RayExecutor:
         held = next((node for node, known in self._artifacts.values() if known == name), None)
         here = Worker({})
         if held and here.wants(name):
-            self._send(name, held, lambda file, piece: here.take(file, ray.get(piece)), here.received)
+            self._send(name, held, lambda file, piece: here.take(file, self._got(piece)), here.received)
         return cache_home() / "artifacts" / name if files.contents(name) else None
 
     def _events(self, job: Job, node: Node) -> Iterator[Event]:
@@ -127,7 +130,10 @@ class RayExecutor:
             self._give(actor, job, node)
             texts = [(text, bytes_of(Path(text), RunError, LARGEST)) for text in _texts(job)]
             told = actor.run.options(num_returns="streaming").remote(protocol.as_line(job), texts, self.at_once == 1)
-            for one in told:
+            while True:
+                self._wait(told)
+                if (one := next(told, None)) is None:
+                    return
                 kind, line, content = ray.get(one)
                 if kind == "file":
                     files.keep(cache_home(), line, content)
@@ -141,6 +147,19 @@ class RayExecutor:
             raise _Lost(_of_ray(error)) from None
         finally:
             self._end(actor)
+
+    def _wait(self, awaited: Any, seconds: float = math.inf) -> None:
+        """Wait for a reference, or the next one of a generator. Raises HeadLost, GetTimeoutError."""
+        end = time.monotonic() + seconds
+        while not ray.wait([awaited], timeout=GLANCE)[0]:
+            self._nodes.check()
+            if time.monotonic() > end:
+                raise exceptions.GetTimeoutError
+
+    def _got(self, reference: Any, seconds: float = math.inf) -> Any:
+        """What a reference is of, once it is there. Raises HeadLost, GetTimeoutError and what Ray does."""
+        self._wait(reference, seconds)
+        return ray.get(reference)
 
     def _actor(self, node: Node, job: Job) -> Any:
         variables = {"ITREX_CHAT_LANG": spoken_language()} | {
@@ -164,7 +183,7 @@ class RayExecutor:
     def _check(self, actor: Any, node: Node) -> None:
         """Raise RunError where a machine has another program than this one, _Lost where it does not begin."""
         try:
-            theirs = ray.get(actor.versions.remote(), timeout=BEGINNING)
+            theirs = self._got(actor.versions.remote(), BEGINNING)
         except exceptions.GetTimeoutError:
             raise _Busy(_("it did not begin; something else has its cores")) from None
         if theirs != (ours := versions()):
@@ -180,16 +199,16 @@ class RayExecutor:
     def _give(self, actor: Any, job: Job, node: Node) -> None:
         """Have on a machine what the job takes and another one has: the artifact, and what the baseline predicted."""
         if isinstance(job, Score):
-            for path in ray.get(actor.lacks.remote(files.needed_by(job))):
-                ray.get(actor.keep.remote(path, files.within(cache_home(), path).read_bytes()))
+            for path in self._got(actor.lacks.remote(files.needed_by(job))):
+                self._got(actor.keep.remote(path, files.within(cache_home(), path).read_bytes()))
         for key in _artifact_keys(job):
             held, name = self._artifacts.get(key, (node, ""))
-            if name and held.id != node.id and ray.get(actor.wants.remote(name)):
+            if name and held.id != node.id and self._got(actor.wants.remote(name)):
                 self._send(
                     name,
                     held,
-                    lambda file, piece: ray.get(actor.take.remote(file, piece)),  # goes from machine to machine
-                    lambda whole: ray.get(actor.received.remote(whole)),
+                    lambda file, piece: self._got(actor.take.remote(file, piece)),  # goes from machine to machine
+                    lambda whole: self._got(actor.received.remote(whole)),
                 )
 
     def _send(
@@ -202,7 +221,7 @@ class RayExecutor:
             here = NodeAffinitySchedulingStrategy(held.id, soft=False)
             holder: Any = ray.remote(Holder).options(num_cpus=0, scheduling_strategy=here).remote()
             try:
-                found = ray.get(holder.contents.remote(name), timeout=BEGINNING)
+                found = self._got(holder.contents.remote(name), BEGINNING)
                 for file, size in found:
                     for offset in range(0, size or 1, files.PIECE):
                         take(file, holder.piece.remote(name, file, offset))
