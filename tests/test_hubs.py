@@ -3,6 +3,7 @@
 The libraries read their settings when they are imported, hence the processes.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -182,12 +183,14 @@ def contents(result) -> dict[str, bytes]:
 
 def noted(folder: Path) -> int:
     """Bytes that an interrupted download will not fetch again."""
-    lists = (path.read_bytes() for path in folder.rglob("*.pieces"))
-    return sum(
-        length
-        for list in lists
-        for _start, length, _crc in NOTE.iter_unpack(list[: len(list) // NOTE.size * NOTE.size])
-    )
+    total = 0
+    for path in folder.rglob("*.pieces"):
+        with contextlib.suppress(FileNotFoundError):  # of a file that became whole meanwhile
+            content = path.read_bytes()
+            total += sum(
+                length for _at, length, _crc in NOTE.iter_unpack(content[: len(content) // NOTE.size * NOTE.size])
+            )
+    return total
 
 
 def sent(server) -> int:
