@@ -397,7 +397,7 @@ def test_a_hub_that_does_not_answer_is_given_up(call, process, hub):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         result = call(hub, process(f"http://127.0.0.1:{silent.getsockname()[1]}"), patience=2)
     assert "cannot be reached (" in result["error"] and "source.hub" not in result["error"]
-    assert result["chatter"] == "" and result["seconds"] < 4
+    assert result["chatter"] == "" and result["seconds"] < 15  # and not after the 20 s of a silence
 
 
 @on_both
