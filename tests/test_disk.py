@@ -371,7 +371,7 @@ def test_models_tell_what_a_recipe_takes_and_what_of_it_is_here(artifact, home, 
     assert offering.main(["--json", "--for", "fp32", "chatglm3-6b", str(mine)]) == 0
     chatglm, own = sorted(json.loads(capsys.readouterr().out)["models"], key=lambda model: model["name"])
     assert chatglm["variant"] == "fp32" and not chatglm["fits"] and 12.5e9 < chatglm["memory"] < 13.5e9
-    assert 2.5 < chatglm["speed"] < 3.5 and own["memory"] > 200e6  # 16-bit weights, read whole for each token
+    assert 2.5 < chatglm["speed"] < 3.5 and own["memory"] > 800e6  # 16-bit weights, read whole for each token
     assert offering.main([]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == len(recipes.names()) + 3 and shown.index("too large for now:") > 1 and "5.37 GB" in shown[-1]
