@@ -274,7 +274,7 @@ def test_what_prune_does_not_understand_is_said(arguments, sentence, capsys):
 
 
 def test_originals_and_what_is_made_of_them_are_hashed_once(hub, home, monkeypatch):
-    """While they come: not again for the artifact's key, nor by the commands that come later."""
+    """While they come: not again for the artifact's key, nor by the commands that come later, nor for a newer commit."""
     hashed, lengths, sha256 = Counter(), [], hashlib.sha256
 
     class Counted:
@@ -299,7 +299,10 @@ def test_originals_and_what_is_made_of_them_are_hashed_once(hub, home, monkeypat
     assert weights and made and [hashed[digest] for digest in weights + made] == [1] * len(weights + made)
     assert sum(lengths) < 1.1 * kept.size([originals, artifact])
     assert pull.main([REPOSITORY, "--for", "int8,fp32"]) == 0
-    assert [hashed[digest] for digest in weights] == [1] * len(weights)
+    hub.push(hub.files | {"generation_config.json": b'{"eos_token_id": 2}'})
+    assert pull.main([REPOSITORY, "--refresh"]) == 0
+    assert pull.main([REPOSITORY, "--for", "int8"]) == 0
+    assert not originals.exists() and [hashed[digest] for digest in weights] == [1] * len(weights)
 
 
 def test_refresh_leaves_no_orphan(artifact, hub, home, capsys):
@@ -368,7 +371,7 @@ def test_models_tell_what_a_recipe_takes_and_what_of_it_is_here(artifact, home, 
     assert offering.main(["--json", "--for", "fp32", "chatglm3-6b", str(mine)]) == 0
     chatglm, own = sorted(json.loads(capsys.readouterr().out)["models"], key=lambda model: model["name"])
     assert chatglm["variant"] == "fp32" and not chatglm["fits"] and 12.5e9 < chatglm["memory"] < 13.5e9
-    assert 2.5 < chatglm["speed"] < 3.5 and own["memory"] > 200e6  # 16-bit weights, read whole for each token
+    assert 2.5 < chatglm["speed"] < 3.5 and own["memory"] > 800e6  # 16-bit weights, read whole for each token
     assert offering.main([]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert len(shown) == len(recipes.names()) + 3 and shown.index("too large for now:") > 1 and "5.37 GB" in shown[-1]

@@ -93,6 +93,13 @@ def test_a_wrong_token_is_told_as_such(hub, home, monkeypatch):
 
 
 @on_both
+def test_who_has_a_token_that_may_not_read_a_model_is_not_told_to_set_one(hub, home, name, monkeypatch):
+    monkeypatch.setenv(TOKENS[name], "hf_of_somebody_else")
+    hub.gated = 403
+    assert "not give owner/model to the owner of your access token. Accept its conditions" in refused(name, home)
+
+
+@on_both
 def test_a_commit_that_vanished_says_refresh(hub, home, name):
     hub.damaged.add(WEIGHTS)
     refused(name, home)

@@ -3,22 +3,29 @@
 import hashlib
 from pathlib import Path
 
+import pytest
 from downloading import MODEL, WEIGHTS, download, home, hub, on_both, refused, server
 from standin_hub import REPOSITORY
 
 from itrex_chat import pull
+from itrex_chat.foundation.errors import SourceError
+from itrex_chat.settings.source_spec import SourceSpec
+from itrex_chat.sources import digests, hubs
 from itrex_chat.sources.digests import DigestMemo
 
 
-def test_a_model_in_another_programs_cache_is_used_from_there(hub, home, tmp_path, capsys):
+def test_a_model_in_another_programs_cache_is_used_from_there(hub, home, tmp_path, capsys, monkeypatch):
     """In Hugging Face's cache for ModelScope's recipe, too, where it names both."""
     snapshot = hugging_face_cache(tmp_path)
+    read, sha256 = [], digests.sha256
+    monkeypatch.setattr(digests, "sha256", lambda path, bar=None: read.append(path.name) or sha256(path, bar))
     used = download("modelscope", home, huggingface=REPOSITORY)
     assert used == MODEL and hub.transfers == []
     assert str(snapshot) in capsys.readouterr().err
     [weights] = home.rglob(WEIGHTS)
     assert weights.samefile(snapshot / WEIGHTS)  # linked, not copied
     assert DigestMemo(home).known([weights])
+    assert len(read) == len(set(read)) == len(MODEL)  # each once
 
 
 def test_an_older_model_in_modelscopes_cache_is_used_as_far_as_it_is_the_same(hub, home, tmp_path):
@@ -58,6 +65,8 @@ def test_offline_asks_nothing_of_the_network(hub, home, name, monkeypatch):
     assert download(name, home) == MODEL
     next(home.rglob(WEIGHTS)).unlink()
     assert "1 files are missing (9 MB)" in refused(name, home)
+    with pytest.raises(SourceError, match="has changed cannot be asked, as the network is not to be used"):
+        hubs.download(SourceSpec(**{"hub": name, name: REPOSITORY}), home, refresh=True)
     assert hub.questions == asked
 
 

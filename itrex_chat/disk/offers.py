@@ -132,7 +132,7 @@ def _row(offer: Offer) -> tuple[str, ...]:
         readable(offer.download) if offer.download else "?",
         ", ".join(there) or "–",
         readable(offer.memory) if offer.memory else "?",
-        f"{offer.speed:.0f}" if offer.speed else "?",
+        f"{offer.speed:.{0 if offer.speed >= 10 else 1}f}" if offer.speed else "?",
         f"{offer.context:,}" if offer.context else "?",
         " ".join(offer.languages) or "?",
         offer.licence or "?",

@@ -30,6 +30,18 @@ def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "").lower() not in NO
 
 
+def not_asked(name: str) -> SourceError:
+    """Whether something has changed cannot be asked."""
+    return SourceError(
+        _(
+            "Whether {name} has changed cannot be asked, as the network is not to be used. Unset {variable}, or leave out "
+            "--refresh.",
+            name=name,
+            variable=VARIABLE if _is_set(VARIABLE) else OF_HUGGING_FACE,
+        )
+    )
+
+
 def lacking(name: str, count: int = 0, size: int = 0) -> SourceError:
     """What cannot be had without the network."""
     fields = {"name": name, "variable": VARIABLE if _is_set(VARIABLE) else OF_HUGGING_FACE}

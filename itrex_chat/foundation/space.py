@@ -14,18 +14,24 @@ NAMED, WORTH_NAMING = 3, 100 << 20
 PLACES = ("sources/hubs/*/*", "artifacts/*", "environments/*", "engines/*", "itrex/views/*")
 
 
-def check(what: str, needed: int, folder: Path, home: Path, error: type[ItrexChatError]) -> None:
-    """Raise `error` where the disk of a folder has not the bytes that `what` needs; it names what in `home` could be freed."""
+def check(
+    what: str, needed: int, folder: Path, home: Path, error: type[ItrexChatError], elsewhere: str = "ITREX_CHAT_CACHE"
+) -> None:
+    """Raise `error` where the disk of a folder has not the bytes that `what` needs.
+
+    It names what in `home` could be freed, and the variable `elsewhere` that chooses another disk.
+    """
     if (free := shutil.disk_usage(folder).free) < needed:
         raise error(
             _(
-                "{what} needs {needed} more, but the disk of {folder} has {free} left; {advice} or set ITREX_CHAT_CACHE to "
+                "{what} needs {needed} more, but the disk of {folder} has {free} left; {advice} or set {variable} to "
                 "another disk.",
                 what=what,
                 needed=readable(needed),
                 folder=folder,
                 free=readable(free),
                 advice=advice(home),
+                variable=elsewhere,
             )
         )
 

@@ -43,7 +43,7 @@ class About:
         Of 4 or 8 bits in groups of 32, with the head in INT8 and the embedding in 16 bits; None: as they are published.
         """
         if bits is None:
-            return 1e9 * self.download or self.bytes_per_token(None) + 2e9 * self.embedding
+            return max(1e9 * self.download, self.bytes_per_token(None))  # a download of fewer bits is widened
         return self.bytes_per_token(bits) + 2e9 * self.embedding
 
     def bytes_per_token(self, bits: int | None) -> float:

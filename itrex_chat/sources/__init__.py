@@ -114,9 +114,11 @@ def resolve(recipe: Recipe, home: Path | None = None, refresh: bool = False) -> 
         folder, origin = hubs.download(spec, home, refresh)
     if folder.is_relative_to(home):
         in_use.hold(folder)
+    source = _folder(folder, origin)
     if refresh:
-        drop_orphans(home / "hubs", folder)
-    return _folder(folder, origin)
+        with DigestMemo(home).relinking(source.files):
+            drop_orphans(home / "hubs", folder)
+    return source
 
 
 @contextlib.contextmanager

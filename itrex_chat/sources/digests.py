@@ -1,5 +1,7 @@
 """SHA-256 of source files, remembered until a file changes (`foundation/memo.py`)."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from itrex_chat.foundation import progress
@@ -40,6 +42,19 @@ class DigestMemo:
         stamps = {path: stamp(path) for path in paths}
         new = stamps.keys() - self._memo.known(stamps).keys()
         return None if any(path.stat().st_size > SMALL for path in new) else self.sha256(paths)
+
+    @contextlib.contextmanager
+    def relinking(self, paths: Sequence[Path]) -> Iterator[dict[Path, str]]:
+        """Digests that are known of some of the paths, which outlive a block that gives these files more names or fewer.
+
+        A file's change time says so too; size, inode and modification time vouch for it then.
+        """
+        stamps = {path: stamp(path) for path in paths if path.exists()}
+        known = self._memo.known(stamps)
+        yield known
+        same = {path: digest for path, digest in known.items() if path.exists() and stamp(path)[:3] == stamps[path][:3]}
+        if any(stamp(path) != stamps[path] for path in same):
+            self.learn(same)
 
     def learn(self, digests: dict[Path, str]) -> None:
         """Remember digests that were computed elsewhere just now."""

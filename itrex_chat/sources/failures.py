@@ -22,6 +22,7 @@ CERTIFICATE = "certificate"
 CLOCK = "clock"
 PROXY = "proxy"
 PROXY_LOGIN = "proxy login"
+WITH_TOKEN = "with token"  # the reason of GATED where the hub was shown one
 PASSING = (UNREACHABLE, BUSY)
 
 OF_ANOTHER_TIME = re.compile(r"certificate (has expired|is not yet valid)")
@@ -86,6 +87,14 @@ def vanished(place: Place, commit: str) -> SourceError:
 
 
 def _gated(failure: HubFailure, place: Place) -> str:
+    if failure.reason == WITH_TOKEN:
+        return _(
+            "{hub} does not give {repository} to the owner of your access token. Accept its conditions on the hub's page if "
+            "it has some, or set {token} to a valid token that may read it.",
+            hub=place.title,
+            repository=place.repository,
+            token=place.token,
+        )
     return _(
         "{hub} does not give {repository} to everyone. Accept its conditions on the hub's page "
         "if it has some, and set {token} to your access token.",

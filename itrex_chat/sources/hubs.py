@@ -23,6 +23,7 @@ from itrex_chat.foundation import files, offline, space, stored
 from itrex_chat.foundation.errors import SourceError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
+from itrex_chat.foundation.units import readable
 from itrex_chat.settings.source_spec import SourceSpec
 from itrex_chat.sources import other_caches, selection
 from itrex_chat.sources.digests import DigestMemo
@@ -45,6 +46,8 @@ def download(spec: SourceSpec, home: Path, refresh: bool = False) -> tuple[Path,
             _("{repository!r} is not the name of a repository; it should look like owner/name.", repository=repository)
         )
     known = _read(record, spec)
+    if refresh and offline.is_asked_for(spec.hub):
+        raise offline.not_asked(repository)
     if refresh or not _is_complete(known, hubs):
         with files.disk_errors(SourceError, _("Downloading {repository}", repository=repository)):
             hubs.mkdir(parents=True, exist_ok=True)
@@ -154,7 +157,7 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
     folder, memo = hubs / found["folder"], DigestMemo(hubs.parent)
     folder.mkdir(parents=True, exist_ok=True)
     if known:
-        _keep(hubs / known["folder"], known["files"], folder, listed)
+        _keep(hubs / known["folder"], known["files"], folder, listed, memo)
     if missing := _missing(folder, listed):
         other_caches.use(spec, folder, missing, memo)
         missing = _missing(folder, listed)
@@ -165,11 +168,11 @@ def _fetch(spec: SourceSpec, hubs: Path, found: dict, known: dict | None) -> Non
     size = sum(file["size"] for file in missing.values())
     tell(
         _(
-            "Downloading {count} files of {repository} from {hub}, {size:.2f} GB.",
+            "Downloading {count} files of {repository} from {hub}, {size}.",
             count=len(missing),
             repository=repository,
             hub=listings.hub(spec).title,
-            size=size / 1e9,
+            size=readable(size),
         ),
         file=sys.stderr,
     )
@@ -225,12 +228,14 @@ def _bring(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, mem
         memo.learn({folder / name: digest for name, digest in transfer.digests.items()})
 
 
-def _keep(old: Path, had: dict, folder: Path, listed: dict) -> None:
+def _keep(old: Path, had: dict, folder: Path, listed: dict, memo: DigestMemo) -> None:
     """Take over what has not changed since an older commit."""
-    for name in _missing(folder, listed):
-        if listed[name]["digest"] and had.get(name) == listed[name]:
+    same = [name for name in _missing(folder, listed) if listed[name]["digest"] and had.get(name) == listed[name]]
+    with memo.relinking([old / name for name in same]) as digests:
+        for name in same:
             with contextlib.suppress(OSError):
                 os.link(old / name, folder / name)
+    memo.learn({folder / path.name: digest for path, digest in digests.items() if (folder / path.name).exists()})
 
 
 def _pace() -> Pace:

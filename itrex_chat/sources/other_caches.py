@@ -31,9 +31,10 @@ def use(spec: SourceSpec, folder: Path, missing: dict[str, dict], memo: DigestMe
             with contextlib.suppress(OSError, RuntimeError):  # the latter is what a loop of links gives
                 real = path.resolve(strict=True)
                 if real.is_file() and real.stat().st_size == file["size"] and _has(real, file["digest"], memo):
+                    digest = memo.sha256([real])[real]  # before its links change, and with them its change time
                     _link(real, folder / name)
                     used[name] = other
-                    memo.learn({folder / name: memo.sha256([real])[real]})
+                    memo.learn({folder / name: digest})
                     break
     if used:
         tell(

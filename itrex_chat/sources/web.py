@@ -136,8 +136,10 @@ def refusal(response: requests.Response, with_token: bool) -> HubFailure:
     status, code, body = response.status_code, response.headers.get("X-Error-Code", ""), body_of(response)
     if status in COME_BACK:
         return HubFailure(failures.BUSY, status=status, wait=_wait(response.headers))
+    shown = failures.WITH_TOKEN if with_token else ""
     complaint = body.get("Message") or body.get("error") or response.headers.get("X-Error-Message") or ""
     if found := of_modelscope(body, status):
+        found.reason = shown if found.kind == failures.GATED else found.reason
         return found
     if code == "RevisionNotFound":
         return HubFailure(failures.REVISION, status=status)
@@ -146,11 +148,11 @@ def refusal(response: requests.Response, with_token: bool) -> HubFailure:
     if code == "RepoNotFound":
         return HubFailure(failures.REPOSITORY, status=status)
     if code == "GatedRepo":
-        return HubFailure(failures.GATED, status=status)
+        return HubFailure(failures.GATED, shown, status=status)
     if status == 401 and (with_token or "invalid" in str(complaint).lower()):
         return HubFailure(failures.TOKEN, status=status)
     if status in (401, 403):
-        return HubFailure(failures.GATED, status=status)
+        return HubFailure(failures.GATED, shown, status=status)
     if status == 407:
         return HubFailure(failures.PROXY_LOGIN, status=status)
     return HubFailure(failures.REPOSITORY if status == 404 else failures.STATUS, status=status)

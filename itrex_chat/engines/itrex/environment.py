@@ -24,12 +24,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from itrex_chat.engines.itrex import pip
-from itrex_chat.foundation import files, in_use
+from itrex_chat.foundation import files, in_use, space
 from itrex_chat.foundation.errors import EngineError
 from itrex_chat.foundation.harmless import tell
 from itrex_chat.foundation.language import _
-from itrex_chat.foundation.places import engines_home
-from itrex_chat.foundation.units import readable
+from itrex_chat.foundation.places import cache_home, engines_home
 
 HERE = Path(__file__).resolve().parent
 LOCK = HERE / "itrex.lock"
@@ -149,17 +148,7 @@ def _make(folder: Path) -> None:
     steps = pip.Steps(folder, _lock_digest())
     if not steps.done("environment") or missing_files(folder) or not os.access(folder / "bin" / "python", os.X_OK):
         interpreter = _interpreter()
-        free = shutil.disk_usage(folder.parent).free
-        if free < DISK:
-            raise EngineError(
-                _(
-                    "ITREX's environment takes up to {needed}, but the disk of {folder} has {free} left; free some "
-                    "or set ITREX_CHAT_ENGINES to a folder on another disk.",
-                    needed=readable(DISK),
-                    folder=folder.parent,
-                    free=readable(free),
-                )
-            )
+        space.check(_("ITREX's environment"), DISK, folder.parent, cache_home(), EngineError, "ITREX_CHAT_ENGINES")
         shutil.rmtree(folder, ignore_errors=True)
         tell(
             _("Making ITREX's environment in {folder} (the log is {log}).", folder=folder, log=steps.log),
