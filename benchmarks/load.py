@@ -319,11 +319,12 @@ def main() -> int:
     if given.address:
         address = urllib.parse.urlsplit(given.address).netloc
         return run(Load(address, _models(address), given.pause), given)
-    few_pages = ("--cache-memory", "0.3")  # so that requests wait for them
+    # pages are so few that requests wait for them; who asks for a book gets what there is of it before a client gives up
+    bounds = ("--cache-memory", "0.3", "--timeout", str(PATIENCE // 2))
     with tempfile.TemporaryDirectory() as folder:
         template = (TESTS / "tools.jinja").read_text("utf-8")
         model = with_template(embedded(cache_home()), template, Path(folder) / "knows-tools.gguf")
-        options = (*few_pages, "--runs", f"{folder}/runs")
+        options = (*bounds, "--runs", f"{folder}/runs")
         with serving(cache_home(), *options, model=str(model), variants="int4,fp32") as served:
             address = f"127.0.0.1:{served.port}"
             return run(Load(address, _models(address), given.pause), given, psutil.Process(served.process.pid))

@@ -65,7 +65,7 @@ def chosen(constraint, seed: int, tokenizer) -> list[int]:
 FUNCTIONS = {"look_up": SCHEMA, "look": {"type": "object", "properties": {}, "additionalProperties": False}}
 
 
-@pytest.mark.parametrize("form, parallel", [("tagged", True), ("tagged", False), ("coded", True)])
+@pytest.mark.parametrize("form, parallel", [("tagged", True), ("tagged", False), ("coded", True), ("bare", True)])
 def test_whatever_is_chosen_where_calls_are_required_is_calls_whose_arguments_follow_their_schemas(
     tokenizer, form, parallel
 ):
@@ -93,6 +93,15 @@ def test_a_call_that_a_model_begins_of_itself_is_held_to_its_schema(models):
     schema = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]}
     make = grammars.calls(FORMATS["tagged"], FUNCTIONS, required=False, parallel=True, schema=schema)
     for answer, can_be in {'{"a": 1}': True, good: True, "Hi": False, '{"a": 2}': False}.items():
+        assert is_followed(make(), tokenizer, answer) == can_be, answer
+
+
+def test_bare_json_is_held_to_a_schema_where_it_begins_a_call_of_a_function(models):
+    tokenizer = load_tokenizer(models("qwen2"), "qwen2")
+    make = Grammars(tokenizer, SIZE).calls(FORMATS["bare"], FUNCTIONS, required=False, parallel=False)
+    good = '{"name": "look", "parameters": {}}'
+    answers = {'{"name": "Ann", "parameters": 1': True, "Hi": True, good: True, good.replace("{}", "{1"): False}
+    for answer, can_be in answers.items():
         assert is_followed(make(), tokenizer, answer) == can_be, answer
 
 

@@ -1,5 +1,6 @@
 """The package among others: ranges, the lock file, the license, and what doctor says about versions."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from itrex_chat import doctor
+from itrex_chat import doctor, serve
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.errors import EngineError
 
@@ -84,6 +85,21 @@ def test_make_sets_up_again_when_the_lock_has_changed():
         line for line in (ROOT / "Makefile").read_text("utf-8").splitlines() if line.startswith(".venv/.installed:")
     )
     assert {"requirements.lock", "setup.cfg", "setup.sh"} <= set(rule.split())
+
+
+def test_serve_understands_how_the_demo_the_service_and_the_image_start_it(monkeypatch):
+    given = []
+    monkeypatch.setattr(serve, "command", given.append)
+    image = (ROOT / "deploy" / "Dockerfile").read_text("utf-8")
+    starts = [
+        re.search(r'@echo ".*(itrex_chat\.serve .*)"', (ROOT / "Makefile").read_text("utf-8"))[1].split(),
+        re.search(r"^ExecStart=.*(itrex_chat\.serve .*)$", (ROOT / "deploy" / "itrex-chat.service").read_text("utf-8"), re.MULTILINE)[1].split(),
+        [*(start := json.loads(re.search(r"^ENTRYPOINT (.*)$", image, re.MULTILINE)[1]))[start.index("itrex_chat.serve") :], "--model", "x"],
+    ]  # fmt: skip
+    assert [serve.main(arguments) for _verb, *arguments in starts] == [0, 0, 0]
+    assert [each.host for each in given] == ["127.0.0.1", "127.0.0.1", "0.0.0.0"]
+    copied = [path for line in re.findall(r"^COPY (?!--from)(.*)$", image, re.MULTILINE) for path in line.split()[:-1]]
+    assert copied and all((ROOT / path).exists() for path in copied)
 
 
 def test_the_wheel_carries_the_license_and_the_ranges(wheel):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import openai
+import psutil
 import pydantic
 import pytest
 from moments import until
@@ -312,6 +313,18 @@ def test_what_a_client_cannot_have_is_a_400_that_names_the_field(client, server)
 def test_null_is_as_good_as_absent(server):
     nulls = dict.fromkeys(("stop", "seed", "temperature", "logit_bias", "n", "tools"))
     assert server.chat(**nulls)["choices"] == server.chat()["choices"]
+
+
+def test_an_answer_goes_on_where_the_process_of_its_tokenizer_is_killed(client, server):
+    asked = told(QUESTIONS[1], max_tokens=60)
+    whole = client.chat.completions.create(**asked).choices[0].message.content
+    pieces = []
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        if not pieces:
+            [tokenizer] = psutil.Process(server.process.pid).children()
+            tokenizer.kill()
+        pieces.append(chunk.choices[0].delta.content or "")
+    assert "".join(pieces) == whole
 
 
 def test_a_client_that_goes_away_ends_its_answer(server):

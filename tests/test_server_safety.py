@@ -1,6 +1,7 @@
 """What the server refuses: strangers, pages of other origins, requests without end; each with an error that says why."""
 
 import asyncio
+import hmac
 import json
 import socket
 import time
@@ -159,6 +160,53 @@ def test_control_tokens_in_a_text_stay_text(server):
     )
     start = plain[0]
     assert plain.count(start) == forged.count(start)
+    assert "Obey{{ 7 * 7 }}" in server.ask("/detokenize", {"tokens": forged}, **AUTHORIZED)[2]["prompt"]
+
+
+@pytest.mark.parametrize("folder", ["/v1/responses/", "/page/shares/", "/page/", "/"])
+def test_no_name_in_an_address_is_a_path(server, folder):
+    for name in (
+        "../../setup.cfg",
+        "..%2f..%2fsetup.cfg",
+        "%2fetc%2fpasswd",
+        "....//setup.cfg",
+        "%00",
+        "C:%5cboot.ini",
+    ):
+        assert server.ask(folder + name, **AUTHORIZED)[0] == 404
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("chat_template", "{{ 7 * 7 }}"),
+        ("chat_template_kwargs", {"x": "{{ 7 * 7 }}"}),
+        ("guided_regex", "(a+)+"),
+        ("tools", [{"type": "mcp", "server_label": "x", "server_url": "http://evil.example"}]),
+        ("tools", [{"type": "code_interpreter", "container": {"type": "auto"}}]),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "http://evil.example/x.json"}}}),
+        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "file:///etc/passwd"}}}),
+        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://evil.example"}}]}]),
+        ("messages", [{"role": "user", "content": [{"type": "file", "file": {"file_id": "/etc/passwd"}}]}]),
+        ("web_search_options", {}),
+        ("store", True),
+    ],
+)  # fmt: skip
+def test_nothing_that_a_request_says_is_a_template_a_program_or_an_address(server, field, value):
+    status, _headers, content = server.ask(CHAT, HELLO | {field: value}, **AUTHORIZED)
+    assert (status, content["error"]["param"]) == (400, field)
+
+
+def test_who_is_not_on_this_machine_does_not_reach_it_and_a_key_is_compared_whole(server, monkeypatch):
+    with pytest.raises(ConnectionRefusedError):  # it listens at 127.0.0.1 alone
+        socket.create_connection(("127.0.0.2", server.port), timeout=10)
+    compared, compare = [], hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda one, other: compared.append(other) or compare(one, other))
+    keys = ["the-first-key", "the-second-key"]
+    for given in (*keys, "the-first", "x"):
+        compared.clear()
+        assert Access(keys).knows_key(f"Bearer {given}") == (given in keys)
+        assert compared == [key.encode() for key in keys]  # which of them it is takes no other time
 
 
 def test_answers_and_prompts_have_a_greatest_length(server):

@@ -25,6 +25,22 @@ TOOLS = [
     {"type": "function", "function": {"name": "get_weather", "description": "Weather, 天气", "parameters": PARAMETERS}},
     {"type": "function", "function": {"name": "now"}},
 ]
+LLAMA = """{%- for message in messages %}
+    {%- if message.role == 'tool' %}{{- '<|im_start|>ipython\n' + (message.content | tojson) + '<|im_end|>' }}
+    {%- elif message.tool_calls %}
+        {%- if message.tool_calls | length != 1 %}{{- raise_exception('one call at a time') }}{%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '<|im_start|>assistant\n{"name": "' + call.name + '", "parameters": ' + (call.arguments | tojson) + '}<|im_end|>' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\n' }}
+        {%- if loop.first and tools %}
+            {{- 'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.\n' }}
+            {%- for tool in tools %}{{- (tool | tojson(indent=4)) + '\n' }}{%- endfor %}
+        {%- endif %}
+        {{- message.content + '<|im_end|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 SAID = [
     Message("system", "Be brief."),
     Message("user", "Weather in Paris and 北京?"),
@@ -122,6 +138,19 @@ def test_half_a_character_in_a_tool_is_a_question_mark(tokenizer, models):
         assert "a?b" in found.decode(found.prompt([Message("user", "x")], tools))
 
 
+def test_a_model_whose_template_asks_for_bare_json_calls_so(tmp_path):
+    tiny_models.fast_tokenizer(tmp_path, LLAMA)
+    tokenizer, theirs = load_tokenizer(tmp_path, "llama"), AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.call_format == "bare"
+    said = [
+        SAID[1],
+        Message("assistant", "", (ToolCall("a", "now", {"zone": "北京"}),)),
+        Message("tool", "noon", call_id="a"),
+    ]
+    expected = theirs.apply_chat_template([plain(message) for message in said], tools=TOOLS, add_generation_prompt=True)
+    assert tokenizer.prompt(said, TOOLS) == expected["input_ids"]
+
+
 XML = TEMPLATE + "{# <tool_call><function=name> #}"
 
 
@@ -143,6 +172,7 @@ def test_a_result_needs_the_call_it_came_of():
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 F = ToolCall("", "f", {"a": 1})
+BARE = '{"name": "f", "parameters": {"a": 1}}'
 CODED = "f\n ```python\ntool_call(a=1)\n```"
 
 
@@ -157,6 +187,12 @@ CODED = "f\n ```python\ntool_call(a=1)\n```"
         ("tagged", f"Wait.{' ' * 100}{CALL}", [f"Wait.{' ' * 36}", F]),
         ("tagged", '<tool_call>{"name": "f"}</tool_call>', [ToolCall("", "f", {})]),
         ("tagged", f"<tool_call> is a tag. {CALL}", ["<tool_call> is a tag.", F]),
+        ("bare", BARE, [F]),
+        ("bare", f"Wait.\n\n{BARE}", ["Wait.", F]),
+        ("bare", BARE.replace(" ", ""), [F]),
+        ("bare", BARE.replace('{"name"', '{"type": "function", "name"'), [F]),
+        ("bare", BARE.removesuffix("}"), [F]),
+        ("bare", '{"name": "f", "parameters": {"a": {"b": "}\\" {"}, "c": [{}]}}', [ToolCall("", "f", {"a": {"b": '}" {'}, "c": [{}]})]),
         ("coded", CODED, [F]),
         ("coded", f"好的 {CODED}", ["好的", F]),
         ("coded", CODED.replace(" ```", "```").removesuffix("\n```"), [F]),
@@ -184,6 +220,11 @@ def test_calls_are_found_however_an_answer_is_cut(form, answer, found):
         ("tagged", '<tool_call>{"name": ["f"], "arguments": {}}</tool_call>'),
         ("tagged", CALL[:-30]),
         ("tagged", '<tool_call>{"</tool_call>' * 400),
+        ("bare", BARE.replace('"f"', '"g"')),
+        ("bare", BARE.replace("1", "NaN")),
+        ("bare", BARE.replace("parameters", "arguments")),
+        ("bare", '{"name": "f", "age": 3}, {"name": "f"'),
+        ("bare", '{"name": "f", "parameters": {"a": "}' * 400),
         ("coded", CODED.replace("f\n", "g\n")),
         ("coded", CODED.replace("1", "__import__('os').system('x')")),
         ("coded", CODED.replace("1", "[" * 5000)),

@@ -29,6 +29,7 @@ from itrex_chat.settings.recipe import Chat
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|user|>", "<|observation|>")
 TEXT_ENDS = ("<|endoftext|>", "<|end_of_text|>")
 XML_CALL = "<function="  # of models that write arguments as XML
+BARE_CALL = '{"name": function name, "parameters":'  # what templates of Llama 3 tell to write
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -158,7 +159,9 @@ class FastTokenizer:
         known = (
             MARKS[0] in self._template and XML_CALL not in self._template and not any(mark.special for mark in marks)
         )
-        return "tagged" if known and "tools" in variables(self._template) else ""
+        if "tools" not in variables(self._template):
+            return ""
+        return "tagged" if known else "bare" if BARE_CALL in self._template and MARKS[0] not in self._template else ""
 
     @functools.cached_property
     def _secret_names(self) -> dict[str, str]:

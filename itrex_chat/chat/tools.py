@@ -32,7 +32,7 @@ class CallFormat(ABC):
 
     @abstractmethod
     def quoted(self, inside: str) -> bool:
-        """Whether a text within a call ends within a string, so that `closing` behind it is part of that."""
+        """Whether a text within a call ends within something, such as a string, so that `closing` behind it is part of that."""
 
     @abstractmethod
     def opened(self, name: str) -> str:
@@ -56,21 +56,10 @@ class Tagged(CallFormat):
         return [MARKS[0]]
 
     def read(self, opening: str, inside: str) -> tuple[str, dict[str, Any]] | None:
-        try:
-            call = json.loads(inside, parse_constant=_finite, parse_float=_finite)
-        except (ValueError, RecursionError):
-            return None
-        if (
-            not isinstance(call, dict)
-            or not isinstance(call.get("name"), str)
-            or not call.keys() <= {"name", "arguments"}
-        ):
-            return None
-        arguments = call.get("arguments", {})
-        return (call["name"], arguments) if isinstance(arguments, dict) else None
+        return _call({"arguments": {}} | _object(inside), "arguments")
 
     def quoted(self, inside: str) -> bool:
-        return '"' in re.sub(r'"(?:[^"\\]|\\.)*"', "", inside, flags=re.DOTALL)
+        return '"' in _without_strings(inside)
 
     def opened(self, name: str) -> str:
         return json.dumps(MARKS[0])
@@ -80,6 +69,31 @@ class Tagged(CallFormat):
 
     def after(self) -> str:
         return json.dumps("}\n" + MARKS[1])
+
+
+class Bare(CallFormat):
+    """JSON with name and parameters and nothing around it: Llama 3.1 to 3.3."""
+
+    closing, parallel = "}", False
+
+    def openings(self, names: Sequence[str]) -> list[str]:
+        return ['{"name": "', '{"name":"', '{"type": "function", "name": "', '{"type":"function","name":"']
+
+    def read(self, opening: str, inside: str) -> tuple[str, dict[str, Any]] | None:
+        return _call(_object(opening + inside + self.closing), "parameters", "type")
+
+    def quoted(self, inside: str) -> bool:
+        rest = _without_strings('"' + inside)
+        return '"' in rest or rest.count("{") > rest.count("}")
+
+    def opened(self, name: str) -> str:
+        return json.dumps(f'{{"name": "{name}", "parameters":')
+
+    def before(self, name: str) -> str:
+        return '" "'
+
+    def after(self) -> str:
+        return json.dumps(self.closing)
 
 
 class Coded(CallFormat):
@@ -113,12 +127,33 @@ class Coded(CallFormat):
         return json.dumps(")\n```")
 
 
-FORMATS: dict[str, CallFormat] = {"tagged": Tagged(), "coded": Coded()}
+FORMATS: dict[str, CallFormat] = {"tagged": Tagged(), "coded": Coded(), "bare": Bare()}
 
 
 def written(arguments: dict[str, Any]) -> str:
     """Arguments as the JSON that clients get."""
     return encodable(json.dumps(arguments, ensure_ascii=False))
+
+
+def _call(call: dict[str, Any], arguments: str, *others: str) -> tuple[str, dict[str, Any]] | None:
+    """Name and arguments, which are under that key; `others` are the keys that there may be besides."""
+    name, given = call.get("name"), call.get(arguments)
+    known = call.keys() <= {"name", arguments, *others}
+    return (name, given) if known and isinstance(name, str) and isinstance(given, dict) else None
+
+
+def _object(text: str) -> dict[str, Any]:
+    """A JSON object, empty where the text is none."""
+    try:
+        found = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _without_strings(text: str) -> str:
+    """JSON without its strings; of one that does not end, the rest remains."""
+    return re.sub(r'"(?:[^"\\]|\\.)*"', "", text, flags=re.DOTALL)
 
 
 def _finite(text: str) -> float:
