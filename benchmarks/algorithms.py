@@ -2,11 +2,12 @@
 
     python benchmarks/algorithms.py --model MODEL.gguf --text english.txt chinese.txt code.txt [--tokens 1024]
 
-The same bytes and the same speed in every row; artifacts stay in the cache, and what was measured before is not again.
+The same bytes and the same speed in every row, but for those with a budget; artifacts stay in the cache, and what was measured before is not again.
 """
 
 import argparse
 import dataclasses
+import itertools
 import time
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024, help="of each text")
     parser.add_argument("--algorithms", nargs="+", default=QUICK, choices=ALGORITHMS)
     parser.add_argument(
+        "--budgets", nargs="+", type=float, default=[0.0], help="bits per weight of the blocks; 0 is none"
+    )
+    parser.add_argument(
         "--calibration", nargs="+", default=[], help="texts to calibrate on instead of the program's own"
     )
     parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
@@ -66,15 +70,19 @@ def main() -> None:
     first: Measured | None = None
     names = [*(text.name for text in arguments.text), "together", "same likeliest token", "made in"]
     print(f"| | {' | '.join(names)} |\n|---|{'--:|' * len(names)}")
-    for algorithm in arguments.algorithms:
+    for algorithm, budget in itertools.product(arguments.algorithms, arguments.budgets):
         recipe = recipes.load(arguments.model, [text for pair in arguments.set for text in pair])
         calibration = tuple(str(Path(text).absolute()) for text in arguments.calibration)
         chosen = dataclasses.replace(
-            recipe.quantization, algorithm=algorithm, calibration=calibration if algorithm in CALIBRATED else ()
+            recipe.quantization,
+            algorithm=algorithm,
+            budget=budget,
+            calibration=calibration if algorithm in CALIBRATED or budget else (),
         )
         found, seconds = measured(dataclasses.replace(recipe, quantization=chosen), arguments.text, arguments.tokens)
         first = first or found
-        print(row(algorithm, found, first, seconds), flush=True)
+        name = f"{algorithm}, {budget:g} bits" if budget else algorithm
+        print(row(name, found, first, seconds), flush=True)
     print(f"\n{time.strftime('%Y-%m-%d')}")
 
 
