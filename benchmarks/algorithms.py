@@ -24,6 +24,8 @@ QUICK = [name for name in ALGORITHMS if name != "autoround"]  # it takes hours
 
 
 def told(estimate: Estimate, form: str = "{:.4f}") -> str:
+    if estimate.low is None or estimate.high is None:  # of one window
+        return form.format(estimate.value)
     low, high = (form.format(end) for end in (estimate.low, estimate.high))
     return f"{form.format(estimate.value)} [{low}, {high}]"
 
