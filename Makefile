@@ -66,6 +66,7 @@ clients: .venv/.installed
 MINUTES = 60
 load: .venv/.installed
 	$(RUN) benchmarks/load.py --minutes $(MINUTES)
+
 MACHINE_KILLS = 10
 machine-kills: .venv/.installed
 	ITREX_CHAT_KILLS=$(MACHINE_KILLS) $(RUN) -m pytest tests/test_machines.py
