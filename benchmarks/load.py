@@ -56,6 +56,7 @@ FIRST, LAST = 0.25, 0.75  # of the time: memory is compared behind the first and
 MORE, MORE_MB = 1.05, 32
 JUDGED = 600  # seconds from which on memory is
 TOKENIZER = "itrex_chat.chat.served"
+KILLED = "tokenizer_ended"  # the code of what ends a stream where its tokenizer was killed again and again
 REFUSED = (400, 404, 413, 422, 429, 503)
 
 
@@ -175,7 +176,9 @@ def _wrong(status: int, content: str, stream: bool, path: str) -> str:
         json.loads(content)
         return ""
     *_events, last = [line[6:] for line in content.split("\n") if line.startswith("data: ")]
-    whole = last == "[DONE]" or json.loads(last).get("type") in ("response.completed", "response.incomplete")
+    ending = {"type": "done"} if last == "[DONE]" else json.loads(last)
+    whole = ending.get("type") in ("done", "response.completed", "response.incomplete")
+    whole = whole or ending.get("error", {}).get("code") == KILLED
     return "" if whole else f"{path} ends with {last[:200]}"
 
 
