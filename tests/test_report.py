@@ -23,7 +23,17 @@ from itrex_chat.report import as_html
 from itrex_chat.report.markdown import as_markdown
 from itrex_chat.report.tables import figure_rows
 from itrex_chat.report.texts import parted
-from itrex_chat.report.verdict import GPTQ_MINUTES, GPTQ_MODEL, GPTQ_SHARE, LEVELS, UNKNOWN, UNMEASURED, level, verdicts
+from itrex_chat.report.verdict import (
+    GPTQ_MODEL,
+    GPTQ_SECONDS,
+    GPTQ_SHARE,
+    GPTQ_TOKENS,
+    LEVELS,
+    UNKNOWN,
+    UNMEASURED,
+    level,
+    verdicts,
+)
 from itrex_chat.settings import recipe as recipes
 
 NASTY = '<script>alert(1)</script> & "quotes" \u202e abc </td></style><img src=x onerror=alert(2)> {{ 7 * 7 }} \x00\x1b[31m 👩‍👩‍👧'
@@ -221,7 +231,10 @@ def test_a_notable_loss_by_rounding_to_nearest_comes_with_what_another_algorithm
 def test_what_a_verdict_says_of_another_algorithm_is_what_the_documents_say():
     document = (Path(__file__).parents[1] / "docs" / "quality.md").read_text("utf-8")
     [row] = [line for line in document.splitlines() if line.startswith("| `gptq` |") and "%" in line]
-    assert f"{GPTQ_SHARE} ×" in row and f"`gptq` took {GPTQ_MINUTES} min" in document and GPTQ_MODEL in document
+    [before] = [
+        line for line in document.splitlines() if line.startswith(GPTQ_MODEL) and f"{GPTQ_TOKENS} tokens" in line
+    ]
+    assert f", {GPTQ_SHARE} ×" in row and f"{GPTQ_SECONDS} s |" in row and before
 
 
 def test_a_report_says_what_found_the_integers_and_what_a_budget_chose(run):

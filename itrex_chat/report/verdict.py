@@ -23,7 +23,7 @@ from statistics import median
 from itrex_chat.comparison import ONLINE, Figures, ModelComparison
 from itrex_chat.engines import engine_of
 from itrex_chat.foundation.language import _, spoken_language
-from itrex_chat.foundation.units import readable
+from itrex_chat.foundation.units import lasting, readable
 from itrex_chat.quality.intervals import Estimate
 from itrex_chat.quality.measuring import Corpus
 from itrex_chat.report.drafting import agreement_sentence
@@ -35,8 +35,8 @@ FEW_TOKENS, FEW_RATIO, FEW_ANSWERS = 400, 4.0, 3
 UNKNOWN, UNMEASURED = "unknown", "unmeasured"
 LEVELS = ("none", "little", "noticeable", "heavy")
 NOTABLE = ("noticeable", "heavy")
-# What GPTQ lost beside rounding to nearest, and the minutes that it took: the table in docs/quality.md.
-GPTQ_SHARE, GPTQ_MINUTES, GPTQ_MODEL = 0.58, 40, "Qwen2.5-Coder-0.5B"
+# What GPTQ lost beside rounding to nearest, from so many tokens, and the seconds that it took: the table in docs/quality.md.
+GPTQ_SHARE, GPTQ_TOKENS, GPTQ_SECONDS, GPTQ_MODEL = 0.24, 8192, 463, "SmolLM2-135M"
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,11 @@ def _hint(model: ModelComparison, figures: Figures, found: str) -> list[str]:
     return [
         _(
             "Its integers were rounded to nearest: GPTQ (--set quantization.algorithm gptq) has the same bytes and speed, and lost "
-            "{share:.2f} × as much on {measured} (docs/quality.md). Making that took {minutes} min on two busy cores; larger models "
-            "take longer in proportion to their weights.",
+            "{share:.2f} × as much on {measured} (docs/quality.md). Making that took {time} from {tokens} tokens on two busy cores; "
+            "more tokens and larger models take longer in proportion.",
             share=GPTQ_SHARE,
-            minutes=GPTQ_MINUTES,
+            time=lasting(GPTQ_SECONDS),
+            tokens=GPTQ_TOKENS,
             measured=GPTQ_MODEL,
         )
     ]
