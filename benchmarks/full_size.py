@@ -188,9 +188,9 @@ def asked(folder: Path, limit: float) -> list[list[int]]:
         for name, facts in model["variants"].items():
             load, own = facts["load"], [answer for answer in answers if answer["variant"] == name]
             line = f"  {name}: loaded in {load['seconds']:.1f} s, peak memory {facts['peak_memory'] / 1e9:.2f} GB"
-            line += f", of it weights in files {(load['mapped_bytes'] or 0) / 1e9:.2f} GB"
+            line += f", of it weights in files {load.get('mapped_bytes', 0) / 1e9:.2f} GB"
             took = sum(answer["seconds"] for answer in own)
-            if load["streamed_bytes"]:
+            if load.get("streamed_bytes"):
                 line += f"; {load['streamed_bytes'] / 1e9:.2f} GB a pass from disk"
                 line += f", foretold at {load['stream_rate'] / 1e9:.2f} GB/s; answers took {took:.1f} s"
             else:

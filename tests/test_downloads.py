@@ -123,6 +123,17 @@ def test_what_was_begun_goes_on_though_the_hub_does_not_list_it_again(hub, home,
 
 
 @on_both
+def test_a_kill_between_a_files_name_and_its_list_leaves_no_list(hub, home, name, monkeypatch):
+    monkeypatch.setattr(hubs, "PACE", replace(PACE, patience=0.5))
+    hub.weather = lambda: setattr(hub, "away_until", time.monotonic() + 1000) if len(hub.transfers) == 4 else None
+    refused(name, home)
+    [config] = home.rglob("config.json")
+    config.with_name("config.json.pieces").write_bytes(b"of a process that was killed")
+    hub.away_until, hub.weather = 0, None
+    assert download(name, home) == MODEL
+
+
+@on_both
 @pytest.mark.parametrize("turn", [{"ranges": False}, {"ranges_as_200": True}])
 def test_servers_without_ranges_and_with_odd_ones_are_understood(hub, home, name, turn):
     for knob, value in turn.items():

@@ -213,10 +213,12 @@ def _transfer(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, 
 
 
 def _bring(spec: SourceSpec, commit: str | None, folder: Path, listed: dict, memo: DigestMemo) -> None:
-    from itrex_chat.sources import listings
+    from itrex_chat.sources import listings, partial
     from itrex_chat.sources.transfer import Transfer
 
     hub, repository, missing = listings.hub(spec), spec.repository, _missing(folder, listed)
+    for name in listed.keys() - missing.keys():
+        partial.forget_list(folder, name)
 
     def address(name: str) -> str:
         return hub.address(repository, commit or spec.revision or "main", name)

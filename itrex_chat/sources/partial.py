@@ -142,6 +142,11 @@ class Partial:
         self.there = sorted([*joined, (start, end)])
 
 
+def forget_list(folder: Path, name: str) -> None:
+    """Remove the list of a file that has its name already: a process may have been killed between the one and the other."""
+    (folder / f"{name}.pieces").unlink(missing_ok=True)
+
+
 def waiting_bytes(folder: Path, name: str) -> int:
     """How many bytes of a file's disk space an unfinished download takes already."""
     with contextlib.suppress(OSError):
