@@ -176,7 +176,7 @@ def _wrong(status: int, content: str, stream: bool, path: str) -> str:
         json.loads(content)
         return ""
     *_events, last = [line[6:] for line in content.split("\n") if line.startswith("data: ")]
-    ending = {"type": "done"} if last == "[DONE]" else json.loads(last)
+    ending: dict[str, Any] = {"type": "done"} if last == "[DONE]" else json.loads(last)
     whole = ending.get("type") in ("done", "response.completed", "response.incomplete")
     whole = whole or ending.get("error", {}).get("code") == KILLED
     return "" if whole else f"{path} ends with {last[:200]}"

@@ -26,7 +26,7 @@ TIME, MEMORY, TOO_MUCH = "seconds of processor time", "of memory", "makes far mo
 @pytest.fixture(autouse=True)
 def bounds(monkeypatch):
     """So that a test takes a second."""
-    monkeypatch.setattr(confined, "SECONDS", 1)
+    monkeypatch.setattr(confined, "SECONDS", 2)
     monkeypatch.setattr(confined, "MEMORY", 400 << 20)
 
 
