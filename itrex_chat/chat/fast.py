@@ -159,9 +159,10 @@ class FastTokenizer:
         known = (
             MARKS[0] in self._template and XML_CALL not in self._template and not any(mark.special for mark in marks)
         )
-        if "tools" not in variables(self._template):
-            return ""
-        return "tagged" if known else "bare" if BARE_CALL in self._template and MARKS[0] not in self._template else ""
+        found = "tagged" if known else "bare" if BARE_CALL in self._template and MARKS[0] not in self._template else ""
+        return (
+            found if found and "tools" in variables(self._template) else ""
+        )  # the template is parsed where it may pay
 
     @functools.cached_property
     def _secret_names(self) -> dict[str, str]:
