@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from interrupted_blocks import interrupt_each_block_once
 from tqdm import tqdm
 
 from itrex_chat import AutoRoundConfig, AwqConfig, GPTQConfig, RtnConfig, TeqConfig, sources
@@ -379,19 +380,20 @@ def test_the_manifest_and_the_key_say_which_texts_were_read(tiny, book):
     assert gptq_of(tiny, book, "quantization.calibration_tokens", "1024").folder != artifact.folder
 
 
+@pytest.mark.parametrize(
+    "settings", [{"algorithm": "autoround", "iterations": 7}, {"algorithm": "gptq"}, {"budget": 5.0}]
+)
+def test_what_makes_a_difference_to_four_bits_alone_is_not_in_the_key_of_eight(settings):
+    eight = manifests.content_settings(Quantization(weight_dtype="int8"))
+    assert manifests.content_settings(Quantization(weight_dtype="int8", **settings)) == eight
+    assert manifests.content_settings(Quantization(**settings)) != manifests.content_settings(Quantization())
+
+
 def test_a_quantization_that_was_interrupted_at_any_block_goes_on_to_the_same_bytes(tiny, book, tmp_path, monkeypatch):
     recipe = recipes.load(str(tiny), ["quantization.algorithm", "gptq", "quantization.calibration", f"[{book}]"])
     expected = bytes_of(obtain(recipe, tmp_path / "other").artifact)
     assert len(expected) == 6  # the embedding, four blocks, the head
-    done, original = [], driver.BlockWise._next_block
-
-    def interrupted(self, bar):
-        done.append(self.number)
-        if done.count(self.number) == 1:
-            raise KeyboardInterrupt
-        original(self, bar)
-
-    monkeypatch.setattr(driver.BlockWise, "_next_block", interrupted)
+    done = interrupt_each_block_once(monkeypatch)
     for _block in range(4):
         with pytest.raises(KeyboardInterrupt):
             obtain(recipe)

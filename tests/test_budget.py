@@ -5,12 +5,13 @@ import itertools
 import pytest
 import tiny_models
 import torch
+from interrupted_blocks import interrupt_each_block_once
 from tqdm import tqdm
 
 from itrex_chat import sources
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.obtaining import obtain
-from itrex_chat.calibration import budgeting, driver
+from itrex_chat.calibration import budgeting
 from itrex_chat.calibration.sensitivity import losses
 from itrex_chat.calibration.weights import Floats
 from itrex_chat.checkpoints import open_checkpoint
@@ -188,15 +189,7 @@ def test_a_quantization_with_a_budget_that_was_interrupted_goes_on_to_the_same_b
 ):
     recipe = spend(model, book, 5.5, "quantization.algorithm", "gptq")
     whole = obtain(recipe, tmp_path / "other").artifact
-    original, done = driver.BlockWise._next_block, []
-
-    def interrupted(self, bar):
-        done.append(self.number)
-        if done.count(self.number) == 1:
-            raise KeyboardInterrupt
-        original(self, bar)
-
-    monkeypatch.setattr(driver.BlockWise, "_next_block", interrupted)
+    done = interrupt_each_block_once(monkeypatch)
     artifact = None
     while artifact is None:
         try:

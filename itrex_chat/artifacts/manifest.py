@@ -76,7 +76,7 @@ def _algorithm(quantization: Quantization) -> dict:
             "calibration": " ".join(sorted(digests_of(quantization))),
             "calibration_tokens": quantization.calibration_tokens,
         }
-    if quantization.algorithm == "autoround":
+    if quantization.effective_algorithm == "autoround":
         algorithm["iterations"] = quantization.iterations
     return algorithm
 

@@ -82,8 +82,8 @@ def at_hand(recipe: Recipe, home: Path | None = None) -> Artifact | None:
 def verified(recipe: Recipe, home: Path | None = None, trusted: dict[str, str] | None = None) -> Artifact:
     """The artifact of a recipe with all digests checked; a damaged one is named and made anew.
 
-    One that is made now is not read again: its digests are those of the files as they lie there. One whose folder is in `trusted` with its stamp was checked before and is not read again; what is checked here is
-    added to it.
+    One that is made now is not read again: its digests are those of the files as they lie there. Nor is one whose folder is in
+    `trusted` with its stamp, which was checked before; what is checked here is added to it.
     """
     obtained = obtain(recipe, home)
     artifact = obtained.artifact

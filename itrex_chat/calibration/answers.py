@@ -19,9 +19,8 @@ def of_run(folder: Path) -> tuple[str, list[list[int]]]:
     content = files.bytes_of(folder / FILE, RecipeError, LARGEST)
     found: dict[tuple[str, str], tuple[str, list[int]]] = {}
     try:
-        for line in content.decode("utf-8").split("\n")[
-            :-1
-        ]:  # behind the last there is what a run was writing when it ended
+        *lines, _unfinished = content.decode("utf-8").split("\n")  # what a run was writing when it ended
+        for line in lines:
             answer = stored.parsed_json(line)
             if answer["variant"] == VARIANT:
                 found[_text(answer["model"]), _text(answer["id"])] = (_text(answer["text"]), _tokens(answer))

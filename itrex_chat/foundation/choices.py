@@ -27,6 +27,20 @@ def one_of(key: str, value: object, choices: Iterable[object], error: type[Excep
         )
 
 
+def whole_within(key: str, value: object, low: int, high: int) -> None:
+    """Raise RecipeError unless `value` is a whole number from `low` to `high`."""
+    if type(value) is not int or not low <= value <= high:
+        raise RecipeError(
+            _(
+                "{name} cannot be {value!r}: it is a number from {low} to {high}.",
+                name=key,
+                value=value,
+                low=low,
+                high=high,
+            )
+        )
+
+
 def called(kind: type) -> str:
     """What values of a type that YAML has are called."""
     return {

@@ -1,9 +1,10 @@
 """Weight-only quantization with the names and arguments of ITREX's classes."""
 
+import dataclasses
 import os
 from typing import Any
 
-from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.choices import one_of, whole_within
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.neuralchat.arguments import accept
@@ -66,99 +67,77 @@ class RtnConfig(WeightOnlyConfig):
         )
 
 
-class GPTQConfig(WeightOnlyConfig):
+class _Calibrated(WeightOnlyConfig):
+    """What the classes of algorithms that read texts share: `algorithm` is the recipe's name of it, `others` are further arguments
+    of ITREX's class, with the values that change nothing here."""
+
+    algorithm: str
+    others: dict[str, tuple] = {}
+
+    def __init__(
+        self,
+        bits: int = 4,
+        tokenizer: Any = None,
+        dataset: list[str] | None = None,
+        group_size: int = 32,
+        compute_dtype: str | None = None,
+        weight_dtype: str | None = None,
+        scale_dtype: str | None = None,
+        *,
+        nsamples: int = CALIBRATION_TOKENS // SAMPLE,
+        head: str | None = None,
+        llm_int8_skip_modules: list[str] | None = None,
+        **others: Any,
+    ):
+        where = type(self).__name__
+        accept(where, others, HARMLESS | self.others)
+        one_of(f"{where}: bits", bits, (4,))
+        self.quantization = _quantization(
+            where,
+            bits,
+            group_size,
+            compute_dtype,
+            weight_dtype,
+            scale_dtype,
+            head,
+            llm_int8_skip_modules,
+            {"algorithm": self.algorithm} | _calibration(where, dataset, nsamples),
+        )
+
+
+class GPTQConfig(_Calibrated):
     """Weight-only quantization by GPTQ, as ITREX's class of this name; groups are static, as artifacts have them.
 
     `dataset` is a list of text files, None the program's own texts, of which `nsamples` windows of 512 tokens are read. The
     tokenizer is the model's own whatever is given. Other arguments are those of `RtnConfig`.
     """
 
-    def __init__(
-        self,
-        bits: int = 4,
-        tokenizer: Any = None,
-        dataset: list[str] | None = None,
-        group_size: int = 32,
-        compute_dtype: str | None = None,
-        weight_dtype: str | None = None,
-        scale_dtype: str | None = None,
-        *,
-        nsamples: int = CALIBRATION_TOKENS // SAMPLE,
-        head: str | None = None,
-        llm_int8_skip_modules: list[str] | None = None,
-        **others: Any,
-    ):
-        accept(
-            "GPTQConfig",
-            others,
-            HARMLESS
-            | {
-                "blocksize": (128,),
-                "damp_percent": (0.1,),
-                "desc_act": (False,),
-                "static_groups": (False, True),
-                "max_input_length": (None, SAMPLE),
-            },
-        )
-        one_of("GPTQConfig: bits", bits, (4,))
-        self.quantization = _quantization(
-            "GPTQConfig",
-            bits,
-            group_size,
-            compute_dtype,
-            weight_dtype,
-            scale_dtype,
-            head,
-            llm_int8_skip_modules,
-            {"algorithm": "gptq"} | _calibration("GPTQConfig", dataset, nsamples),
-        )
+    algorithm = "gptq"
+    others = {
+        "blocksize": (128,),
+        "damp_percent": (0.1,),
+        "desc_act": (False,),
+        "static_groups": (False, True),
+        "max_input_length": (None, SAMPLE),
+    }
 
 
-class AwqConfig(WeightOnlyConfig):
+class AwqConfig(_Calibrated):
     """Weight-only quantization by AWQ, as ITREX's class of this name; without zero points, with scales that are looked for
     (`mse_range`). Other arguments are those of `GPTQConfig`.
     """
 
-    def __init__(
-        self,
-        bits: int = 4,
-        tokenizer: Any = None,
-        dataset: list[str] | None = None,
-        group_size: int = 32,
-        compute_dtype: str | None = None,
-        weight_dtype: str | None = None,
-        scale_dtype: str | None = None,
-        zero_point: bool = False,
-        mse_range: bool = True,
-        *,
-        nsamples: int = CALIBRATION_TOKENS // SAMPLE,
-        head: str | None = None,
-        llm_int8_skip_modules: list[str] | None = None,
-        **others: Any,
-    ):
-        accept(
-            "AwqConfig",
-            others | {"zero_point": zero_point, "mse_range": mse_range},
-            HARMLESS | {"zero_point": (False,), "mse_range": (True,)},
-        )
-        one_of("AwqConfig: bits", bits, (4,))
-        self.quantization = _quantization(
-            "AwqConfig",
-            bits,
-            group_size,
-            compute_dtype,
-            weight_dtype,
-            scale_dtype,
-            head,
-            llm_int8_skip_modules,
-            {"algorithm": "awq"} | _calibration("AwqConfig", dataset, nsamples),
-        )
+    algorithm = "awq"
+    others = {"zero_point": (False,), "mse_range": (True,)}
 
 
-class AutoRoundConfig(WeightOnlyConfig):
+class AutoRoundConfig(_Calibrated):
     """Weight-only quantization by AutoRound, as ITREX's class of this name; without zero points. `iters` steps are learned for each
     block; steps are 1/`iters` at first. Other arguments are those of `GPTQConfig`.
     """
+
+    algorithm = "autoround"
+    others = {"lr": (None,), "minmax_lr": (None,), "enable_quanted_input": (True,), "calib_len": (SAMPLE,)}
 
     def __init__(
         self,
@@ -166,41 +145,13 @@ class AutoRoundConfig(WeightOnlyConfig):
         tokenizer: Any = None,
         dataset: list[str] | None = None,
         group_size: int = 128,
-        compute_dtype: str | None = None,
-        weight_dtype: str | None = None,
-        scale_dtype: str | None = None,
-        *,
-        nsamples: int = CALIBRATION_TOKENS // SAMPLE,
+        *dtypes: str | None,
         iters: int = ITERATIONS,
-        head: str | None = None,
-        llm_int8_skip_modules: list[str] | None = None,
         **others: Any,
     ):
-        accept(
-            "AutoRoundConfig",
-            others,
-            HARMLESS | {"lr": (None,), "minmax_lr": (None,), "enable_quanted_input": (True,), "calib_len": (SAMPLE,)},
-        )
-        one_of("AutoRoundConfig: bits", bits, (4,))
-        if type(iters) is not int or not 1 <= iters <= MOST_ITERATIONS:
-            raise RecipeError(
-                _(
-                    "AutoRoundConfig: iters cannot be {value!r}: it is a number from 1 to {most}.",
-                    value=iters,
-                    most=MOST_ITERATIONS,
-                )
-            )
-        self.quantization = _quantization(
-            "AutoRoundConfig",
-            bits,
-            group_size,
-            compute_dtype,
-            weight_dtype,
-            scale_dtype,
-            head,
-            llm_int8_skip_modules,
-            {"algorithm": "autoround", "iterations": iters} | _calibration("AutoRoundConfig", dataset, nsamples),
-        )
+        super().__init__(bits, tokenizer, dataset, group_size, *dtypes, **others)
+        whole_within("AutoRoundConfig: iters", iters, 1, MOST_ITERATIONS)
+        self.quantization = dataclasses.replace(self.quantization, iterations=iters)
 
 
 class _Refused(WeightOnlyConfig):

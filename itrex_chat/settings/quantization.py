@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from itrex_chat.foundation.choices import one_of
+from itrex_chat.foundation.choices import one_of, whole_within
 from itrex_chat.foundation.errors import RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import expanded
@@ -13,7 +13,7 @@ WEIGHT_DTYPES = {"int4_fullrange": 4, "int4_clip": 4, "int8": 8}
 ALGORITHMS = ("rtn", "search", "importance", "awq", "autoround", "gptq")
 CALIBRATED = ("importance", "awq", "autoround", "gptq")  # those that go by the inputs that texts give
 CALIBRATION_TOKENS = 65536  # 128 windows
-MOST_CALIBRATION_TOKENS = 1 << 20
+LEAST_CALIBRATION_TOKENS, MOST_CALIBRATION_TOKENS = 512, 1 << 20
 ITERATIONS = 200
 MOST_ITERATIONS = 10000
 GROUP_SIZES = (32, 64, 128)
@@ -21,8 +21,6 @@ HEADS = ("int8", "int4", "none")
 INTEGERS = ("auto", "stored", "new")
 COMPUTE_DTYPES = ("int8", "bf16", "fp32")
 LEAST_BUDGET, MOST_BUDGET = 4.125, 16.0  # bits per weight: groups of 128 everywhere, and 16 bits
-
-
 ANSWERS = "answers:"  # in front of the folder of a run whose FP32 answers are calibrated on
 
 
@@ -127,21 +125,10 @@ class Quantization:
                     algorithm=self.algorithm,
                 )
             )
-        if type(self.calibration_tokens) is not int or not 512 <= self.calibration_tokens <= MOST_CALIBRATION_TOKENS:
-            raise RecipeError(
-                _(
-                    "quantization.calibration_tokens cannot be {value!r}: it is a number from {least} to {most}.",
-                    value=self.calibration_tokens,
-                    least=512,
-                    most=MOST_CALIBRATION_TOKENS,
-                )
-            )
-        if type(self.iterations) is not int or not 1 <= self.iterations <= MOST_ITERATIONS:
-            raise RecipeError(
-                _(
-                    "quantization.iterations cannot be {value!r}: it is a number from {least} to {most}.",
-                    value=self.iterations,
-                    least=1,
-                    most=MOST_ITERATIONS,
-                )
-            )
+        whole_within(
+            "quantization.calibration_tokens",
+            self.calibration_tokens,
+            LEAST_CALIBRATION_TOKENS,
+            MOST_CALIBRATION_TOKENS,
+        )
+        whole_within("quantization.iterations", self.iterations, 1, MOST_ITERATIONS)
