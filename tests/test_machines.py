@@ -191,7 +191,9 @@ def test_a_driver_that_is_killed_goes_on_where_it_was_and_the_machines_are_free_
 def test_a_head_that_is_started_anew_is_a_sentence_and_the_same_command_goes_on(
     moment, machines, recipe_list, tmp_path
 ):
-    driven, port = Driven(machines, recipe_list[0].source.path, tmp_path, 12), machines.address.rpartition(":")[2]
+    count = 60  # of which most are left when the head goes
+    driven = Driven(machines, recipe_list[0].source.path, tmp_path, count)
+    port = machines.address.rpartition(":")[2]
     first = driven.started()
     until(lambda: len(driven.lines()) >= 10 * moment, first)
     for node in [machines.head_node, *machines.worker_nodes]:  # as ray stop does on all of them, but the head first
@@ -199,7 +201,7 @@ def test_a_head_that_is_started_anew_is_a_sentence_and_the_same_command_goes_on(
     machines.start(int(port))
     error = first.communicate(timeout=PATIENCE)[1]
     assert first.returncode == 1 and "The head of the Ray cluster has been gone" in error and "Traceback" not in error
-    driven.goes_on(driven.lines(), 12, tmp_path)
+    driven.goes_on(driven.lines(), count, tmp_path)
 
 
 @needs_ray
