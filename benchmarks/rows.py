@@ -3,7 +3,7 @@
     python benchmarks/rows.py --model qwen2.5-coder-0.5b-instruct-q4_k_m.gguf --variants int4 fp32
 
 Passes of all numbers of rows in turn, behind a short text in each sequence; medians, and how many times the tokens per second
-of one row. More rows than a decode pass takes independently go in several.
+of one row. More rows than a pass takes so that each gets the logits that it gets alone go in several.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from statistics import median
 
 from itrex_chat.decoder.model import Chunk, Decoder
 from itrex_chat.foundation.errors import ItrexChatError
+from itrex_chat.native import STEP_ROWS
 from itrex_chat.neuralchat.chatbot import load_chatbot
 from itrex_chat.settings import recipe as recipes
 
@@ -22,6 +23,7 @@ TEXT = list(range(100, 132))
 
 def measure(decoder: Decoder, counts: list[int], rounds: int) -> dict[int, float]:
     """Median seconds of decoding one token in each of so many sequences."""
+    most = STEP_ROWS if decoder.cuts_anywhere else decoder.independent_tokens
     caches = {count: decoder.new_cache(len(TEXT) + rounds + 1, count) for count in counts}
     for count, cache in caches.items():
         cache.begin([len(TEXT) + rounds + 1] * count)
@@ -31,8 +33,8 @@ def measure(decoder: Decoder, counts: list[int], rounds: int) -> dict[int, float
     for number in range(rounds + 1):
         for count in counts[:: 1 if number % 2 else -1]:
             started = time.perf_counter()
-            for first in range(0, count, decoder.independent_tokens):
-                rows = range(first, min(first + decoder.independent_tokens, count))
+            for first in range(0, count, most):
+                rows = range(first, min(first + most, count))
                 decoder.read([Chunk(row, [200 + row]) for row in rows], caches[count])
             if number:
                 taken[count].append(time.perf_counter() - started)

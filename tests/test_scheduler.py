@@ -454,3 +454,20 @@ def test_a_pass_over_prompts_alone_takes_about_a_second_at_most_and_no_less_than
     assert (slow.prompt_tokens(0), fast.prompt_tokens(0)) == (100, 1024)
     slow.took(0, 100, 100.0)
     assert slow.prompt_tokens(0) == 64
+
+
+@pytest.mark.parametrize("before, after", [(1.0, 2.5), (1.0, 0.4)])
+def test_answers_keep_half_of_what_a_machine_allows_that_gets_slower_or_faster_while_a_prompt_is_read(before, after):
+    budget = Budget()
+
+    def passes(count: int, pace: float) -> list[int]:
+        """Of a machine that reads its weights in 20 ms, or multiplies 6 rows beside 4 in that time."""
+        prompts = [0] * count
+        for number in range(count):
+            prompts[number] = budget.prompt_tokens(4)
+            budget.took(4, prompts[number], pace * max(0.02, 0.002 * (4 + prompts[number])))
+        return prompts
+
+    budget.took(4, 0, 0.02 * before)
+    assert passes(16, before)[-1] == 15
+    assert 13 <= max(passes(120, after)[-20:]) <= 17
