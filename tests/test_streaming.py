@@ -229,7 +229,16 @@ def test_a_forecast_counts_the_passes():
     assert forecast([5, 5, 5], [10, 20, 10], 2, FACTS, pace, True).seconds == 2 * 20
     assert forecast([30, 50], [10, 20], 1, FACTS, pace, True).seconds == pytest.approx(3 + 2 * 9 + 5 + 2 * 19)
     drafted = dataclasses.replace(FACTS, drafter=DrafterFacts("int4"))
-    assert forecast([5, 5], [11, 21], 1, drafted, pace, False).seconds == 2 * (1 + 5 + 1 + 10)
+    assert forecast([5, 5], [11, 21], 1, drafted, pace, False).seconds == 2 * (2 + 2 + 2 + 3)
+    assert forecast([5, 5], [1, 2], 1, drafted, pace, True).seconds == 2 * (1 + 2)
+    assert forecast([4] * 4, [11] * 4, 4, drafted, pace, True).seconds == 2 * (2 + 3)
+    assert forecast([4] * 4, [11] * 4, 16, drafted, pace, True).seconds == 2 * (
+        2 + 3
+    )  # four questions are four at a time
+    assert forecast([5] * 16, [11] * 16, 16, drafted, pace, True).seconds > 2 * 11  # no row is left for drafts
+    slow = dataclasses.replace(pace, draft=0.2)
+    assert forecast([5], [11], 1, drafted, slow, True).seconds == pytest.approx(2 * 4 + 1.25 * 11 * 0.2)
+    assert forecast([5], [11], 1, FACTS, slow, True).seconds == 2 * 11
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])
