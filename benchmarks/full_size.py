@@ -178,12 +178,13 @@ def apart(what: Callable[..., None], *arguments: Any) -> None:
 
 def decode_rate(folder: Path, variant: str, rounds: int) -> None:
     """Print what a variant's decode reads of its weights in a second beside what the memory gives."""
+    from itrex_chat.generation.prefill import prefill
     from itrex_chat.neuralchat.chatbot import load_chatbot
     from itrex_chat.settings import recipe as recipes
 
     memory, decoder = ReadBandwidth(machine.threads()), load_chatbot(recipes.load(str(folder)), variant).decoder
     cache, rates, shares = decoder.new_cache(64), list[float](), list[float]()
-    decoder.decode(list(range(100, 108)), cache)
+    prefill(decoder, list(range(100, 108)), cache)
     for _round in range(rounds):
         given, seconds = memory.measure() * 1e9, list[float]()
         for _token in range(TOKENS):
