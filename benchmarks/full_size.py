@@ -4,7 +4,8 @@
 
 Writes the folder (12.5 GB in seven safetensors files, once), quantizes it in a process of its own, and prints the time
 and the peak memory; then asks FP32 and INT4, with all the memory that is left and with each limit of --memory in GB, where
-FP32's tokens must be the same. What was read from disk stands beside a plain reading of the same files.
+FP32's tokens must be the same. What was read from disk stands beside a plain reading of the same files, and the rate of
+decode beside the memory's, which is read in turn with it (--rounds 0: it is not). `--only rate` measures that alone.
 """
 
 import argparse
@@ -17,8 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from measuring.bandwidth import ReadBandwidth
+
+from itrex_chat.foundation import machine
 
 CONFIG: dict[str, Any] = {
     "architectures": ["ChatGLMModel"],
@@ -49,6 +55,7 @@ CONFIG: dict[str, Any] = {
     "pad_token_id": 0,
 }
 SHARDS = 7
+TOKENS = 6  # of a round
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
@@ -133,12 +140,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--memory", type=float, nargs="*", default=[8, 4], help="limits for FP32 in GB; default: 8 4")
+    parser.add_argument("--rounds", type=int, default=7, help="of decode and the memory's rate, in turn; default: 7")
+    parser.add_argument("--only", choices=["rate"], help="quantize, and measure the rate of decode alone")
     arguments = parser.parse_args()
     print(f"writing {arguments.folder}", flush=True)
-    # In a process of its own: a child's peak memory counts what its parent had.
-    writer = multiprocessing.get_context("spawn").Process(target=write_model, args=(arguments.folder,))
-    writer.start()
-    writer.join()
+    apart(write_model, arguments.folder)
     write_tokenizer(arguments.folder, arguments.tokenizer)
     size = sum(file.stat().st_size for file in arguments.folder.glob("*.safetensors"))
     print(f"{size / 1e9:.2f} GB", flush=True)
@@ -149,11 +155,51 @@ def main() -> None:
         sys.exit(error)
     code, seconds, _peak, error = timed(["itrex_chat.quantize", "--model", str(arguments.folder)])
     print(f"again, from the cache: exit {code}, {seconds:.2f} s")
+    if arguments.rounds:
+        for variant in ("fp32", "int4"):
+            apart(decode_rate, arguments.folder, variant, arguments.rounds)
+    if arguments.only:
+        return
     print(f"a plain reading of the files: {plain_rate(arguments.folder) / 1e9:.2f} GB/s")
     whole = asked(arguments.folder, 0)
     for limit in arguments.memory:
         same = asked(arguments.folder, limit) == whole
         print(f"  tokens {'the same' if same else 'NOT THE SAME'}")
+
+
+def apart(what: Callable[..., None], *arguments: Any) -> None:
+    """Do it in a process of its own: a child's peak memory counts what its parent had."""
+    process = multiprocessing.get_context("spawn").Process(target=what, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(process.exitcode)
+
+
+def decode_rate(folder: Path, variant: str, rounds: int) -> None:
+    """Print what a variant's decode reads of its weights in a second beside what the memory gives."""
+    from itrex_chat.generation.prefill import prefill
+    from itrex_chat.neuralchat.chatbot import load_chatbot
+    from itrex_chat.settings import recipe as recipes
+
+    memory, decoder = ReadBandwidth(machine.threads()), load_chatbot(recipes.load(str(folder)), variant).decoder
+    cache, rates, shares = decoder.new_cache(64), list[float](), list[float]()
+    prefill(decoder, list(range(100, 108)), cache)
+    for _round in range(rounds):
+        given, seconds = memory.measure() * 1e9, list[float]()
+        for _token in range(TOKENS):
+            started = time.perf_counter()
+            decoder.decode([100], cache)
+            seconds.append(time.perf_counter() - started)
+        cache.forget(TOKENS)
+        rates.append(decoder.weight_bytes() / statistics.median(seconds))
+        shares.append(rates[-1] / given)
+    rate, share = statistics.median(rates), statistics.median(shares)
+    print(
+        f"{variant}: decode reads {rate / 1e9:.1f} GB/s of {decoder.weight_bytes() / 1e9:.2f} GB of weights, {share:.0%} "
+        f"({min(shares):.0%} to {max(shares):.0%}) of the memory's rate just before",
+        flush=True,
+    )
 
 
 def plain_rate(folder: Path) -> float:

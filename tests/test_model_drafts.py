@@ -14,7 +14,7 @@ from itrex_chat.engines.native.weights import load_quantized
 from itrex_chat.generation import model_drafts
 from itrex_chat.generation.loop import generate, prefill
 from itrex_chat.generation.model_drafts import DraftModel
-from itrex_chat.generation.payoff import PassCosts, Payoff
+from itrex_chat.generation.payoff import Odds, PassCosts, Payoff
 from itrex_chat.generation.sampling import Sampler
 from itrex_chat.kernels import choose
 from itrex_chat.settings import recipe as recipes
@@ -218,6 +218,59 @@ def test_the_pace_does_not_wander_with_noise():
     for _pass in range(5000):
         payoff.passes.add(8, 1.8 * noise.choice([0.95, 0.97, 1.0, 1.0, 1.02, 1.3]))
     assert payoff.passes.of(1) / payoff.passes.of(8) == pytest.approx(1.1 / 1.8, rel=0.15)
+
+
+def from_disk(seconds, drafts: float = 0.06) -> Payoff:
+    """A payoff of passes that read weights from disk, which has seen these seconds by rows, and a draft of two tokens."""
+    payoff = Payoff(0.33, streamed=True)
+    for rows, taken in seconds:
+        payoff.passes.add(rows, taken)
+    payoff.drafts.add(2, drafts)
+    return payoff
+
+
+def test_where_passes_read_from_disk_already_the_first_draft_is_long():
+    payoff = from_disk([(1, 0.9)])
+    assert payoff.length(15) >= 7
+    assert payoff.goes_on(0.6, 14, 15) and not payoff.goes_on(0.05, 4, 15)
+    assert Payoff(0.33, streamed=True).length(15) > 0  # before there was any pass
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_disk_whose_speed_varies_does_not_shorten_drafts(seed):
+    noise = random.Random(seed)
+    payoff = from_disk([(rows, 0.9 * noise.uniform(0.6, 1.6)) for rows in (1, 2, 3, 2, 4, 3, 6)])
+    assert payoff.length(15) >= 5 and payoff.goes_on(0.6, 11, 15)
+
+
+def test_drafts_are_short_where_rows_of_a_pass_cost_much_though_it_reads_from_disk():
+    payoff = from_disk(
+        [(rows, 0.5 + 0.5 * rows) for rows in (1, 16, 1, 12, 1, 14, 8, 1, 9, 4, 1) for _again in range(9)]
+    )
+    assert payoff.length(15) < 8 and not payoff.goes_on(0.3, 8, 15)
+
+
+def test_the_disk_and_the_processor_each_have_their_own_pace():
+    payoff = from_disk([(rows, 0.9) for rows in (1, 16) for _pass in range(9)])
+    for _pass in range(12):
+        payoff.drafts.add(1, 0.06)
+    before = payoff.drafts.of(1)
+    for _pass in range(12):
+        payoff.passes.add(16, 3.0)
+    assert payoff.drafts.of(1) == before and payoff.passes.of(1) > 2
+
+
+def test_a_drafter_that_is_like_the_decoder_is_believed_also_where_it_hesitates():
+    alike, unlike = Odds(), Odds()
+    for _place in range(12):
+        alike.judge(0.6, True)
+        unlike.judge(0.6, False)
+    assert alike.of(0.2) > 0.6 > 0.25 > unlike.of(0.2)
+    assert alike.of(0.95) > 0.97 and unlike.of(0.6) < 0.3
+    for _place in range(60):  # at places of one kind it is wrong nevertheless
+        alike.judge(0.2, False)
+        alike.judge(0.6, True)
+    assert alike.of(0.2) < 0.25 and alike.of(0.6) > 0.9
 
 
 def test_sequences_that_share_a_pass_draft_less():

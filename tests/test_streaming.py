@@ -28,6 +28,7 @@ from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.generation import model_drafts
 from itrex_chat.generation.loop import generate, generate_together
 from itrex_chat.generation.model_drafts import DraftModel
+from itrex_chat.generation.payoff import PassCosts
 from itrex_chat.generation.response import Response
 from itrex_chat.jobs.event import DrafterFacts, Facts, Pace
 from itrex_chat.jobs.forecast import forecast
@@ -87,6 +88,31 @@ def test_an_answer_whose_weights_come_from_disk_is_drafted_from_its_second_token
     )
     assert plain.token_ids == drafted.token_ids == quick.token_ids
     assert drafted.judged_tokens > 0 and drafted.plain_tpot and quick.judged_tokens == 0
+
+
+class Timed(PassCosts):
+    """Passes that always take so many seconds."""
+
+    def __init__(self, seconds: float, streamed: bool = False):
+        super().__init__(streamed=streamed)
+        self._seconds = seconds
+
+    def add(self, rows, seconds):
+        super().add(rows, self._seconds)
+
+
+def test_the_first_answer_whose_weights_come_from_disk_takes_at_most_a_quarter_of_the_passes(models, monkeypatch):
+    resident = load_dense(opened(models("qwen2")), "fp32")
+    decoder, tokenizer = streamed(models("qwen2"), monkeypatch), load_tokenizer(models("qwen2"), "qwen2")
+    model = DraftModel.beside("twin", resident, decoder)
+    model.payoff.passes, model.payoff.drafts = Timed(1.0, streamed=True), Timed(0.06)
+    config = GenerationConfig(max_new_tokens=60)
+    plain, drafted = (
+        list(generate(each, tokenizer, list(range(5, 30)), config, model=drafter))[-1]
+        for each, drafter in ((resident, None), (decoder, model))
+    )
+    assert drafted.token_ids == plain.token_ids and drafted.new_tokens > 40
+    assert drafted.new_tokens - drafted.accepted_tokens <= drafted.new_tokens / 4
 
 
 @pytest.mark.parametrize("kernel", ["native", "reference"])
@@ -203,7 +229,16 @@ def test_a_forecast_counts_the_passes():
     assert forecast([5, 5, 5], [10, 20, 10], 2, FACTS, pace, True).seconds == 2 * 20
     assert forecast([30, 50], [10, 20], 1, FACTS, pace, True).seconds == pytest.approx(3 + 2 * 9 + 5 + 2 * 19)
     drafted = dataclasses.replace(FACTS, drafter=DrafterFacts("int4"))
-    assert forecast([5, 5], [11, 21], 1, drafted, pace, False).seconds == 2 * (1 + 5 + 1 + 10)
+    assert forecast([5, 5], [11, 21], 1, drafted, pace, False).seconds == 2 * (2 + 2 + 2 + 3)
+    assert forecast([5, 5], [1, 2], 1, drafted, pace, True).seconds == 2 * (1 + 2)
+    assert forecast([4] * 4, [11] * 4, 4, drafted, pace, True).seconds == 2 * (2 + 3)
+    assert forecast([4] * 4, [11] * 4, 16, drafted, pace, True).seconds == 2 * (
+        2 + 3
+    )  # four questions are four at a time
+    assert forecast([5] * 16, [11] * 16, 16, drafted, pace, True).seconds > 2 * 11  # no row is left for drafts
+    slow = dataclasses.replace(pace, draft=0.2)
+    assert forecast([5], [11], 1, drafted, slow, True).seconds == pytest.approx(2 * 4 + 1.25 * 11 * 0.2)
+    assert forecast([5], [11], 1, FACTS, slow, True).seconds == 2 * 11
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16])

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from itrex_chat import attribute as attributing
+from itrex_chat import native
 from itrex_chat import sweep as sweeping
 from itrex_chat.artifacts import ArtifactStore
 from itrex_chat.foundation.errors import RecipeError, RunError
@@ -48,6 +49,18 @@ def test_a_sweep_tells_recipes_apart_and_leaves_nothing_behind(models, text, tmp
     assert "Better than int4_fullrange g32 · head int8: int8 g32 · head int8" in capsys.readouterr().out
     assert "<svg" in (out / "sweep.html").read_text("utf-8") and "int8 g32" in (out / "sweep.csv").read_text("utf-8")
     assert ArtifactStore().folders() == []
+
+
+def test_layers_that_are_read_from_disk_for_each_pass_are_foretold(models, text, tmp_path, capsys):
+    if reason := native.missing():
+        pytest.skip(reason)
+    recipe = recipes.load(str(models("qwen2")), ["fp32.memory", "0.1"])
+    attributing.attribute(recipe, texts=[text], out=tmp_path / "out")
+    steps, layers = [
+        line for line in capsys.readouterr().err.splitlines() if "are read from disk for each pass" in line
+    ]
+    count = [int(line.rpartition("; ")[2].split()[0]) for line in (steps, layers)]
+    assert count[1] == 2 * count[0] > 0  # of two blocks
 
 
 def test_the_loss_is_attributed_to_steps_and_layers(models, text, tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from itrex_chat.settings.generation import GenerationConfig
 
 PLAIN = 5  # tokens with which each answer begins without drafts, so that it tells what those take
 PLAIN_STREAMED = 2  # where weights are read from disk, and a pass takes seconds
+SLOWER = 8  # times as long as one from memory, a byte from disk is likely to take
 PAUSE = 64  # tokens without drafts where they are not worth it
 
 
@@ -39,8 +40,10 @@ class DraftModel:
     def beside(cls, name: str, drafter: Decoder, decoder: Decoder) -> "DraftModel":
         """`drafter` for `decoder`."""
         vocabulary = min(drafter.config.vocab_size, decoder.config.vocab_size)
-        payoff = Payoff(drafter.weight_bytes() / decoder.weight_bytes())
-        return cls(name, drafter, vocabulary, payoff, PLAIN_STREAMED if decoder.stream else PLAIN)
+        stream = decoder.stream
+        bytes_of_pass = decoder.weight_bytes() + (SLOWER * stream.nbytes if stream else 0)
+        payoff = Payoff(drafter.weight_bytes() / bytes_of_pass, streamed=stream is not None)
+        return cls(name, drafter, vocabulary, payoff, PLAIN_STREAMED if stream else PLAIN)
 
     def drafter(
         self, prompt: list[int], config: GenerationConfig, room: int, stop_ids: frozenset[int]

@@ -17,6 +17,7 @@ SURPRISE = math.log(2)  # more is no news of what passes take: something else ha
 SLOPE, LIKELY_ROWS = 0.08, 15  # of a pass that a further row is likely to take, and of how many such rows
 SURENESS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997, 0.999)
 PRIOR, PRIOR_WEIGHT = 0.8, 8.0  # tokens that were right, as long as few were judged
+ALIKE, ALIKE_WEIGHT = 0.5, 4.0  # of what a drafter is not sure of is right, as long as few were judged
 FADING = 1 - 1 / 64  # of what counts for the next tokens: the last hundred or so
 MARGIN = 1.05  # times the rate without drafts, or they are not worth it
 
@@ -44,12 +45,16 @@ class PassCosts:
 
     A pass that takes longer than others with as many rows tells mostly that the machine is slower now (`pace`, which
     decoders of one machine share), and a little that such a pass takes longer than was thought.
+
+    Where weights come from disk (`streamed`), rows are computed while these are read and hardly cost anything. Passes vary
+    more with the disk than by their rows, so that it takes many of different lengths to believe that these tell.
     """
 
-    def __init__(self, pace: Pace | None = None) -> None:
+    def __init__(self, pace: Pace | None = None, streamed: bool = False) -> None:
         self._costs: dict[int, _Cost] = {}
         self._passes = 0
         self._pace = pace or Pace()
+        self._streamed = streamed
         self.prompt_token = math.inf  # seconds for each token of a prompt, at best
 
     def add(self, rows: int, seconds: float) -> None:
@@ -67,8 +72,9 @@ class PassCosts:
     def add_prompt(self, tokens: int, seconds: float) -> None:
         self.prompt_token = min(self.prompt_token, seconds / tokens)
 
-    def tried(self, rows: int) -> bool:
-        return rows in self._costs
+    @property
+    def known(self) -> bool:
+        return bool(self._costs)
 
     def of(self, rows: int) -> float:
         """Seconds of a pass over so many rows at the pace of now; 1 before there was any."""
@@ -79,17 +85,20 @@ class PassCosts:
         }
         if not known:
             return 1.0
+        if self._streamed:
+            return _line(known, rows, (LIKELY_ROWS, 1.0, RECENT))
         taken, count = known.get(rows, (0.0, 0))
-        return (_line(known, rows) + count * taken) / (1 + count)
+        likely = (LIKELY_ROWS, 1 + LIKELY_ROWS * SLOPE, 1) if len(known) < 3 else None
+        return (_line(known, rows, likely) + count * taken) / (1 + count)
 
 
-def _line(known: dict[int, tuple[float, int]], rows: int) -> float:
-    """The line through the seconds of numbers of rows, each as heavy as it has passes; as long as these are one or two
-    numbers, also through what is likely for many."""
+def _line(known: dict[int, tuple[float, int]], rows: int, likely: tuple[int, float, int] | None) -> float:
+    """The line through the seconds of numbers of rows, each as heavy as it has passes, and through what is likely: for so
+    many rows more, so many times the seconds, as heavy as so many passes."""
     points = [(count, seconds, heavy) for count, (seconds, heavy) in known.items()]
-    if len(points) < 3:
-        first, least, _heavy = min(points)
-        points.append((first + LIKELY_ROWS, least * (1 + LIKELY_ROWS * SLOPE), 1))
+    if likely:
+        (first, least, _heavy), (more, times, heavy) = min(points), likely
+        points.append((first + more, least * times, heavy))
     weight = sum(heavy for _count, _seconds, heavy in points)
     middle = sum(heavy * count for count, _seconds, heavy in points) / weight
     mean = sum(heavy * seconds for _count, seconds, heavy in points) / weight
@@ -99,10 +108,16 @@ def _line(known: dict[int, tuple[float, int]], rows: int) -> float:
 
 
 class Odds:
-    """How often a drafter's choices are right: of late, and by the probability that it gave to each."""
+    """How often a drafter's choices are right: of late, and by the probability that it gave to each.
+
+    A drafter that is like the decoder is right more often than it is sure: both choose alike, also where they hesitate. How
+    much of what it is not sure of is right nevertheless (`_alike`) is learnt from all choices, which few of one sureness then
+    correct.
+    """
 
     def __init__(self) -> None:
         self._right, self._judged = [0.0] * (len(SURENESS) + 1), [0] * (len(SURENESS) + 1)
+        self._beyond, self._unsure = 0.0, 0.0  # right beyond what was sure, and what was not sure, of late
         self._late = [PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT]  # right, judged
 
     def judge(self, sureness: float, right: bool) -> None:
@@ -110,12 +125,19 @@ class Odds:
         place = bisect_right(SURENESS, sureness)
         self._right[place] += right
         self._judged[place] += 1
+        self._beyond = FADING * self._beyond + right - sureness
+        self._unsure = FADING * self._unsure + 1 - sureness
         self._late = [FADING * self._late[0] + right, FADING * self._late[1] + 1]
 
     def of(self, sureness: float) -> float:
         """The probability that such a choice is right."""
         place = bisect_right(SURENESS, sureness)
-        return (self._right[place] + PRIOR_WEIGHT * sureness) / (self._judged[place] + PRIOR_WEIGHT)
+        likely = sureness + self._alike * (1 - sureness)
+        return (self._right[place] + PRIOR_WEIGHT * likely) / (self._judged[place] + PRIOR_WEIGHT)
+
+    @property
+    def _alike(self) -> float:
+        return min(1.0, max(0.0, (self._beyond + ALIKE * ALIKE_WEIGHT) / (self._unsure + ALIKE_WEIGHT)))
 
     @property
     def late(self) -> float:
@@ -125,14 +147,16 @@ class Odds:
 
 class Payoff:
     """A decoder and its drafter: `passes` and `drafts` are what their passes take. `likely_share` of a pass of the
-    decoder is what one of the drafter takes, as long as none was made.
+    decoder is what one of the drafter takes, as long as none was made. The decoder's weights are read from disk where it is
+    `streamed`; its pace is the disk's then, and not the drafter's.
 
     `sequences` decode in one pass; each drafts by itself.
     """
 
-    def __init__(self, likely_share: float):
+    def __init__(self, likely_share: float, streamed: bool = False):
         pace = Pace()
-        self.passes, self.drafts, self.odds = PassCosts(pace), PassCosts(pace), Odds()
+        self.passes, self.odds = PassCosts(pace, streamed), Odds()
+        self.drafts = PassCosts() if streamed else PassCosts(pace)
         self.sequences = 1
         self._likely_share = likely_share
         self._answers = self._tokens = 0
@@ -183,4 +207,4 @@ class Payoff:
         return max(0.0, self._pass_seconds(rows + 1) - self._pass_seconds(rows))
 
     def _draft_seconds(self) -> float:
-        return self.drafts.of(1) if self.drafts.tried(1) else self._likely_share * self._pass_seconds(1)
+        return self.drafts.of(1) if self.drafts.known else self._likely_share * self._pass_seconds(1)

@@ -65,10 +65,11 @@ class Facts:
 @dataclass(frozen=True)
 class Pace:
     """What passes take where weights are read from disk for each: seconds of one over a few tokens, and those that
-    computing takes for each token of a prompt, which counts where it is more."""
+    computing takes for each token of a prompt, which counts where it is more. `draft`: of a token that another model drafts."""
 
     each: float
     token: float
+    draft: float = 0.0
 
     def prompt(self, tokens: int) -> float:
         """Seconds of a pass over so many tokens of a prompt."""

@@ -95,7 +95,7 @@ class Score(_Job):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreLayers(_Job):
-    """Score the baseline with one decoder block at a time in the variant's weights. Events: LayerScored for each, Done.
+    """Score the baseline with one decoder block at a time in the variant's weights. Events: Loaded, LayerScored for each, Done.
 
     `scores` has a key for each block's number, and for the head under the number of blocks.
     """

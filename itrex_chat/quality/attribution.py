@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from itrex_chat.foundation.errors import RunError
+from itrex_chat.jobs.event import Loaded
 from itrex_chat.jobs.executor import Executor
 from itrex_chat.jobs.job import ScoreLayers
 from itrex_chat.jobs.passage import Passage
@@ -90,7 +91,8 @@ def layers(recipe: Recipe, baseline: str, measured: Measurement, executor: Execu
     """The divergence with one block at a time quantized, on the passages of a measurement with that recipe."""
     variant, plan, passages = str(Variant.of(recipe.quantization)), measured.plan, measured.passages
     keys = {number: digest({"scores": plan.variants[variant], "layer": number}) for number in range(plan.layers)}
-    open_keys = {number: key for number, key in keys.items() if Parts("scores", key).missing(passages)}
+    missing = {number: Parts("scores", key).missing(passages) for number, key in keys.items()}
+    open_keys = {number: keys[number] for number, some in missing.items() if some}
     if open_keys:
         job = ScoreLayers(
             recipe=recipe,
@@ -101,8 +103,9 @@ def layers(recipe: Recipe, baseline: str, measured: Measurement, executor: Execu
             scores=open_keys,
             needed=plan.needs[baseline],
         )
-        for _event in executor.run(job):
-            pass
+        for event in executor.run(job):
+            if isinstance(event, Loaded) and event.pace:
+                measuring.tell_time([passage for some in missing.values() for passage in some], event.facts, event.pace)
     return [Layer(number, _mean(measured, Parts("scores", key))) for number, key in keys.items()]
 
 

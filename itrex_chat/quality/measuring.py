@@ -242,13 +242,13 @@ def _hear(together: Together, missing: list[Passage]) -> None:
     errors = []
     for told in together.told():
         if isinstance(told.event, Loaded) and told.event.pace:
-            _tell_time(missing, told.event.facts, told.event.pace)
+            tell_time(missing, told.event.facts, told.event.pace)
         errors += [told.error] if told.error else []
     if errors:
         raise errors[0]
 
 
-def _tell_time(missing: list[Passage], facts: Facts, pace: Pace) -> None:
+def tell_time(missing: list[Passage], facts: Facts, pace: Pace) -> None:
     """Say what going through passages takes where weights are read from disk for each pass."""
     seconds = sum(pace.prompt(last - first) for passage in missing for first, last in passes(passage))
     told = _("{count} passages take about {time}", count=len(missing), time=lasting(seconds))

@@ -182,6 +182,7 @@ def _score_layers(job: ScoreLayers) -> Iterator[Event]:
 
     _check_scoring(job.baseline, job.needed)
     with open_session(job.recipe, job.baseline, options=job.options, needed=job.needed) as session:
+        yield Loaded(job=job.id, facts=session.facts, pace=session.pace)
         for number in scoring.score_layers(session, job, dict(job.trusted)):
             yield LayerScored(job=job.id, number=number)
         yield Done(job=job.id, peak_memory=session.peak_memory())

@@ -25,6 +25,17 @@ def rehearsed(decoder: Decoder, batch: int) -> Pace:
     return Pace(time.perf_counter() - began, _token(decoder))
 
 
+def drafted(decoder: Decoder) -> float:
+    """Seconds that a decoder in memory takes for a token."""
+    cache, seconds = decoder.new_cache(4), []
+    cache.begin([4])
+    for token in range(4):
+        began = time.perf_counter()
+        decoder.read([Chunk(0, [token])], cache)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
 @torch.inference_mode()
 def _token(decoder: Decoder) -> float:
     """Seconds that the products of all blocks take for a token of many, by one of the kind that most are."""

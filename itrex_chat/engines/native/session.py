@@ -10,6 +10,7 @@ from itrex_chat.decoder.model import Decoder
 from itrex_chat.decoder.pages import page_bytes, pages_for
 from itrex_chat.engines.memory import left
 from itrex_chat.engines.native.drafts import Drafting
+from itrex_chat.engines.native.rehearsal import drafted
 from itrex_chat.engines.session import Session
 from itrex_chat.generation.loop import generate, generate_together
 from itrex_chat.generation.model_drafts import DraftModel
@@ -42,7 +43,9 @@ class NativeSession(Session):
         self._lock = threading.Lock()
 
     def ready(self, config: GenerationConfig, batch: int = 1) -> None:
-        self._drafter(config, batch)
+        model = self._drafter(config, batch)
+        if self.pace and model:
+            self.pace = dataclasses.replace(self.pace, draft=drafted(model.decoder))
 
     def peak_memory(self) -> int:
         """Without what drafters take."""
