@@ -302,5 +302,10 @@ def test_a_vocabulary_that_is_a_pipe_is_not_waited_for(models, tmp_path):
 def test_a_text_that_never_ends_is_not_measured_on():
     from itrex_chat.quality.measuring import _check_text
 
-    with pytest.raises(RunError, match="/dev/zero cannot be read"):
+    with pytest.raises(RunError, match="/dev/zero cannot be read: it is a device, a pipe or a socket, no file"):
         _check_text(Path("/dev/zero"))
+
+
+def test_what_has_no_size_is_read_no_further_than_it_may_be(monkeypatch):
+    with pytest.raises(RunError, match="too large"):
+        files.bytes_of(Path("/proc/self/environ"), RunError, 1)
