@@ -6,7 +6,6 @@ python -m itrex_chat.cache prune --older-than 30d
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from itrex_chat.foundation import command_line
 from itrex_chat.foundation.choices import did_you_mean
 from itrex_chat.foundation.errors import ArtifactError, RecipeError
-from itrex_chat.foundation.harmless import encodable, tell
+from itrex_chat.foundation.harmless import as_json, tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 
@@ -45,7 +44,7 @@ def show(store: "ArtifactStore", names: Sequence[str]) -> None:
     for folder in [folder for name in names for folder in chosen(store, name)]:
         artifact = Artifact.open(folder)
         shortened = {key: value for key, value in artifact.manifest.items() if key not in ("tensors", "matrices")}
-        tell(json.dumps({"folder": str(folder), **shortened}, ensure_ascii=False, indent=2))
+        tell(as_json({"folder": str(folder), **shortened}, indent=2))
 
 
 def verify(store: "ArtifactStore", names: Sequence[str]) -> None:
@@ -143,7 +142,7 @@ def chosen(store: "ArtifactStore", name: str) -> list[Path]:
 
 
 def _print_json(value: dict) -> None:
-    print(encodable(json.dumps(value, ensure_ascii=False, indent=2)), flush=True)
+    print(as_json(value, indent=2), flush=True)
 
 
 def command(arguments: argparse.Namespace) -> int:

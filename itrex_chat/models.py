@@ -5,11 +5,10 @@ python -m itrex_chat.models --for fp32
 """
 
 import argparse
-import json
 import sys
 
 from itrex_chat.foundation import command_line, machine
-from itrex_chat.foundation.harmless import encodable, tell
+from itrex_chat.foundation.harmless import as_json, tell
 from itrex_chat.foundation.language import _
 from itrex_chat.foundation.places import cache_home
 from itrex_chat.settings import recipe as recipes
@@ -28,7 +27,7 @@ def command(arguments: argparse.Namespace) -> None:
     if arguments.json:
         measured = {"bandwidth": rate.rate, "disturbed": rate.disturbed, "free_memory": free}
         values = {"format": 1, **measured, "models": [offer.as_dict() for offer in found]}
-        print(encodable(json.dumps(values, ensure_ascii=False, indent=2)), flush=True)
+        print(as_json(values, indent=2), flush=True)
         return
     tell("\n".join(offers.lines(found, rate.rate, free)))
     if rate.disturbed:

@@ -386,6 +386,18 @@ def test_the_bandwidth_is_measured_once_and_the_larger_value_stays(home, monkeyp
     assert [bandwidth.remembered(home).rate for _time in range(2)] == [40e9, 50e9]
 
 
+@pytest.mark.parametrize("kept", [[float("inf"), 0], [-1, 0], [50e9, 1e12], [float("nan"), 1e12], "ab", None, 5])
+def test_a_bandwidth_that_cannot_be_or_was_kept_in_the_future_is_measured(kept, home, monkeypatch):
+    monkeypatch.setattr(machine, "waited_for_cores", lambda: None)
+    monkeypatch.setattr(bandwidth, "measured", lambda threads: 40e9)
+    home.mkdir()
+    here = f"{machine.cpu_name()}, {machine.threads()}"
+    (home / bandwidth.FILE).write_text(json.dumps({here: kept}), "utf-8")
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    assert bandwidth.remembered(home).rate in (40e9, 50e9)
+    assert json.loads((home / bandwidth.FILE).read_text("utf-8"))[here][1] == 1e9
+
+
 def test_a_bandwidth_that_others_disturbed_is_not_remembered(home, monkeypatch):
     waited = iter([0.0, 1e6, 1e6, 1e6])
     monkeypatch.setattr(machine, "waited_for_cores", lambda: next(waited))

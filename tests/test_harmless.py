@@ -1,8 +1,17 @@
 """Text of models and users, harmless in each medium."""
 
+import json
+
 import pytest
 
-from itrex_chat.foundation.harmless import encodable, for_markdown, for_spreadsheet, for_terminal, kept_by_spreadsheets
+from itrex_chat.foundation.harmless import (
+    as_json,
+    encodable,
+    for_markdown,
+    for_spreadsheet,
+    for_terminal,
+    kept_by_spreadsheets,
+)
 
 
 def test_markdown_shows_text_as_it_is():
@@ -28,3 +37,11 @@ def test_what_a_spreadsheet_loses_is_left_out_before():
 
 def test_a_lone_surrogate_becomes_a_question_mark():
     assert encodable("a\ud83db 😀") == "a?b 😀"
+
+
+def test_json_steers_no_terminal_and_says_what_it_said():
+    value = {"a\x9b2J": ["\u202egpj.exe", "你\n", "\ud800", "\x7f"]}
+    for indent in (None, 2):
+        shown = as_json(value, indent)
+        assert json.loads(shown) == value and "你" in shown
+        assert for_terminal(shown) == shown

@@ -121,6 +121,21 @@ def test_a_configuration_that_cannot_be_is_refused_in_a_sentence(changes, copied
         opened(changed(copied("mistral"), **changes))
 
 
+def test_what_describes_no_decoder_is_not_read(copied):
+    assert opened(changed(copied(), num_labels=10**9, attribute_map={"hidden_size": "vocab_size"}, dtype="none"))
+
+
+@pytest.mark.parametrize("family, windowed", [("llama", False), ("glm4", False), ("mistral", True)])
+def test_a_window_counts_where_the_architecture_has_one(family, windowed, copied):
+    decoder = opened(changed(copied(family), sliding_window=3, layer_types=["full_attention"] * 2)).decoder
+    assert bool(decoder.windows) is windowed
+
+
+def test_qwen_with_attention_that_is_not_scaled_is_another_architecture(copied):
+    with pytest.raises(CheckpointError, match="scale_attn_weights"):
+        opened(changed(copied("qwen"), scale_attn_weights=False))
+
+
 def test_a_window_below_zero_and_rotary_channels_past_the_head_end_no_process(copied, tmp_path):
     mistral = changed(copied("mistral"), sliding_window=-5)
     turned = [

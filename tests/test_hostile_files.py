@@ -15,6 +15,8 @@ import torch
 
 from itrex_chat import cache, sources
 from itrex_chat.artifacts import ArtifactStore, obtain
+from itrex_chat.artifacts.store import PARTIAL
+from itrex_chat.artifacts.writer import PROGRESS
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.foundation import files
@@ -77,6 +79,18 @@ def test_an_artifact_under_anothers_name_is_not_written_over(models):
     again = made(models("qwen2"))
     assert again.manifest["key"] == first.manifest["key"] and again.folder != place
     assert made(models("llama")).folder == place
+
+
+@pytest.mark.parametrize(
+    "progress", ["5", "[1, 2]", '"ab"', '[["../model.safetensors", 1]]', "[[[], 1]]", "null", "{", '{"a": []}']
+)
+def test_what_says_how_far_a_quantization_came_may_be_anything(progress, models, home):
+    recipe = recipes.load(str(models("llama")))
+    whole = obtain(recipe).artifact
+    partial = whole.folder.with_name(whole.folder.name + PARTIAL)
+    whole.folder.rename(partial)
+    (partial / PROGRESS).write_text(progress, "utf-8")
+    assert obtain(recipe).artifact.manifest["files"] == whole.manifest["files"]
 
 
 def test_a_model_with_a_long_chinese_name_is_kept(models, tmp_path):
@@ -288,5 +302,10 @@ def test_a_vocabulary_that_is_a_pipe_is_not_waited_for(models, tmp_path):
 def test_a_text_that_never_ends_is_not_measured_on():
     from itrex_chat.quality.measuring import _check_text
 
-    with pytest.raises(RunError, match="/dev/zero cannot be read"):
+    with pytest.raises(RunError, match="/dev/zero cannot be read: it is a device, a pipe or a socket, no file"):
         _check_text(Path("/dev/zero"))
+
+
+def test_what_has_no_size_is_read_no_further_than_it_may_be(monkeypatch):
+    with pytest.raises(RunError, match="too large"):
+        files.bytes_of(Path("/proc/self/environ"), RunError, 1)

@@ -460,6 +460,17 @@ def test_modelscopes_older_variable_for_the_address_works_without_a_word(at_addr
 def test_a_damaged_record_is_as_good_as_none(server, call, tmp_path):
     first = call("huggingface")
     (record,) = (tmp_path / "hubs").glob("*.json")
-    record.write_text("{", "utf-8")
-    assert call("huggingface")["origin"] == first["origin"]
+    whole = json.loads(record.read_text("utf-8"))
+    origin, listed = whole["origin"], whole["files"]
+    damages = [
+        "{",
+        *(json.dumps(whole | {"folder": folder}) for folder in ("..", "/etc", [1], "a/b", f"{whole['folder']}/..")),
+        *(json.dumps(whole | {"files": files}) for files in ([1], "ab", {"config.json": 1}, {"../a": {"size": 1}})),
+        json.dumps(whole | {"files": listed | {"config.json": {"size": "1", "digest": ""}}}),
+        json.dumps(whole | {"origin": origin | {"commit": {"a": 1}}}),
+    ]
+    for damaged in damages:
+        record.write_text(damaged, "utf-8")
+        result = call("huggingface")
+        assert (result["origin"], result["folder"]) == (first["origin"], first["folder"])
     assert names(server) == sorted(DATA)  # the files are still there

@@ -22,6 +22,7 @@ from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.kernels import KERNELS
 from itrex_chat.quantization.tensor import packed_zero_points, unpacked_zeros
 from itrex_chat.settings import recipe as recipes
+from itrex_chat.sources.quantized import method_of
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +226,11 @@ def test_a_module_that_does_not_fit_together_is_named_in_a_sentence(kind, tensor
             {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round", "extra_config": [1]},
             "extra_config",
         ),
+        (
+            {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round"}
+            | {"extra_config": {f"a{number}.*.b": {"bits": 8} for number in range(1001)}},
+            "extra_config",
+        ),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "float-quantized"),
         ({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"a": 1}}, "quantized"),
     ],
@@ -236,6 +242,30 @@ def test_another_way_of_quantizing_is_refused_with_those_that_are_read(settings,
     with pytest.raises(CheckpointError, match=sentence) as told:
         opened(tmp_path / "model")
     assert "GPTQ, AWQ, AutoRound, compressed-tensors" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "pattern, bits",
+    [
+        ("model.layers.1.mlp.up_proj", 8),
+        (r".*layers\.1\.mlp.*", 8),
+        ("model.layers.*.up_proj", 8),
+        ("model.layers.1.*", 8),
+        (".*", 8),
+        ("model.*.layers.*", 8),
+        ("model.layers.1.mlp.up_proj*up_proj", 4),
+        ("model.layers.[0-9]+.mlp.*", 4),
+        ("*a*b*c*d*", 4),
+    ],
+)
+def test_a_pattern_of_modules_is_read_for_its_stars_alone(pattern, bits):
+    told = {
+        "quant_method": "auto-round",
+        "bits": 4,
+        "packing_format": "auto_round",
+        "extra_config": {pattern: {"bits": 8}},
+    }
+    assert method_of(told).bits_of("model.layers.1.mlp.up_proj") == bits
 
 
 @pytest.mark.parametrize("kind", ["gptq", "awq", "compressed-tensors"])

@@ -2,6 +2,7 @@
 
 import _ctypes
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.engines.native.weights import load_dense
 from itrex_chat.foundation.errors import KernelError
 from itrex_chat.kernels import KERNELS, choose, why_not_faster
+from itrex_chat.native import built_from
 
 OTHER = "a library that can be loaded and is not ours"
 NOT_BUILT = (
@@ -35,7 +37,7 @@ def installed_in(tmp_path, monkeypatch):
         (None, NOT_BUILT),
         (b"", "file too short"),
         (b"not a library" * 100, "invalid ELF header"),
-        (OTHER, "undefined symbol: itrex_"),
+        (OTHER, "was built from other sources than those of this version"),
     ],
 )
 def test_the_next_kernel_is_chosen_and_the_reason_is_told(content, reason, installed_in):
@@ -53,6 +55,21 @@ def test_the_next_kernel_is_chosen_and_the_reason_is_told(content, reason, insta
     assert str(refused.value) == f"The kernel native cannot run here: {native.missing()}."
     with pytest.raises(KernelError, match="The native kernels are not there: "):
         native.instructions()
+
+
+def test_a_library_of_other_sources_is_not_used(installed_in, monkeypatch):
+    folder = Path(built_from.__file__).parent
+    if not (folder / LIBRARY).exists():
+        pytest.skip("there are no kernels")
+    for source in (*folder.glob("*.c"), *folder.glob("*.h")):
+        shutil.copy(source, installed_in)
+    shutil.copy(folder / LIBRARY, installed_in)
+    assert native.missing() is None
+    native._load.cache_clear()
+    (installed_in / "cpu.c").write_text("// of the next version", "utf-8")
+    assert native.missing().startswith(
+        f"{installed_in / LIBRARY} was built from other sources than those of this version"
+    )
 
 
 def test_without_native_kernels_and_avx2_the_reference_is_chosen(installed_in, monkeypatch):

@@ -5,7 +5,7 @@ It is read from the `config.json` of an architecture that transformers defines
 Baichuan2 configurations are turned into such a one before (`checkpoints/`).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -52,6 +52,24 @@ TRAITS = {
 }
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "dynamic")
 LAYER_TYPES = ("full_attention", "sliding_attention")
+# The keys of a config.json that describe a decoder: transformers is shown no others, for it makes lists as long as they say,
+# and other attributes' names, of some. ALWAYS count for every architecture, the others where it has them.
+DESCRIBING = {
+    *(
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    ),
+    *("max_position_embeddings", "rms_norm_eps", "hidden_act", "mlp_bias", "tie_word_embeddings", "rope_parameters"),
+    *("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
+}
+ALWAYS = {
+    *("model_type", "head_dim", "attention_bias"),
+    *("rope_theta", "rope_scaling", "partial_rotary_factor", "original_max_position_embeddings"),
+}
 
 
 @dataclass(frozen=True)
@@ -230,13 +248,10 @@ def _transformers_config(kind: str, config: dict) -> Any:
 
     if type(layers := config.get("num_hidden_layers")) is int:  # transformers makes lists of that length
         bounds.whole("num_hidden_layers", layers, bounds.LAYERS)
-    given = {
-        key: value
-        for key, value in config.items()
-        if key not in ("auto_map", "quantization_config", "architectures", "_name_or_path")
-    }
+    made = CONFIG_MAPPING[kind]
+    described = ALWAYS | (DESCRIBING & {field.name for field in fields(made)})
     try:
-        return CONFIG_MAPPING[kind].from_dict(given)
+        return made.from_dict({key: value for key, value in config.items() if key in described})
     except Exception as error:  # its validators raise many types
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise CheckpointError(

@@ -5,7 +5,6 @@ is whole. An interrupted writing leaves the finished weight files with their
 digests in `progress.json`, and the next one goes on behind them.
 """
 
-import contextlib
 import os
 import time
 from dataclasses import asdict
@@ -229,19 +228,17 @@ def _save(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def _finished(folder: Path) -> dict[str, str]:
     """The weight files that an interrupted writing finished and that are still whole."""
     try:
-        recorded = stored.parsed_json((folder / PROGRESS).read_text("utf-8"))
-    except (OSError, ValueError):
+        recorded = dict(stored.parsed_json((folder / PROGRESS).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
         recorded = {}
     for path in folder.iterdir():
         if path.name not in recorded and path.name != PROGRESS:
             path.unlink()
-    with contextlib.suppress(AttributeError):
-        return {
-            name: digest
-            for name, digest in recorded.items()
-            if (folder / name).is_file() and sha256(folder / name) == digest
-        }
-    return {}
+    return {
+        name: digest
+        for name, digest in recorded.items()
+        if files.is_name(name) and (folder / name).is_file() and sha256(folder / name) == digest
+    }
 
 
 def _file_names(treatments: list[Treatment]) -> list[tuple[str, list[Treatment]]]:

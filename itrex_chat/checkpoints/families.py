@@ -144,7 +144,7 @@ def _qwen_config(config: dict) -> dict:
         "Qwen",
         config,
         ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "seq_length"),
-        {"no_bias": True, "rotary_pct": 1.0},
+        {"no_bias": True, "rotary_pct": 1.0, "scale_attn_weights": True},
     )
     head_dim = config.get("kv_channels", config["hidden_size"] // config["num_attention_heads"])
     return {

@@ -1,6 +1,7 @@
 """How fast this machine reads memory, which is the limit of decode: measured shortly, then remembered."""
 
 import contextlib
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +31,9 @@ def remembered(home: Path) -> Bandwidth:
     path, known = home / FILE, 0.0
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known, when = map(float, stored.parsed_json(path.read_text("utf-8"))[here])
-        if known > 0 and time.time() - when < DAY:
+        if not 0 < known < math.inf:
+            known = 0.0
+        elif 0 <= time.time() - when < DAY:
             return Bandwidth(known)
     before, start = machine.waited_for_cores(), time.perf_counter()
     found = measured(machine.threads())

@@ -107,10 +107,17 @@ def bytes_of(path: Path, error: type[Exception], largest: int = LARGEST) -> byte
         with open(path, "rb", opener=_without_waiting) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-            if found.st_size > largest:
+                raise error(
+                    _(
+                        "{path} cannot be read: {reason}.",
+                        path=path,
+                        reason=_("it is a device, a pipe or a socket, no file"),
+                    )
+                )
+            # Some of the system's files have no size and no end.
+            if found.st_size > largest or len(content := file.read(largest + 1)) > largest:
                 raise error(_("{file} is too large to be what its name says.", file=path))
-            return file.read()
+            return content
     except OSError as problem:
         raise error(_("{path} cannot be read: {reason}.", path=path, reason=why(problem))) from None
     except ValueError as problem:  # a name with a null character, or one that the locale cannot say

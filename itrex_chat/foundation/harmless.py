@@ -1,12 +1,13 @@
 """Text of models and users made harmless, for each medium that shows it."""
 
 import importlib
+import json
 import logging
 import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -33,6 +34,12 @@ def for_terminal(text: str) -> str:
 def tell(text: str, end: str = "\n", file: TextIO | None = None) -> None:
     """Print text for people: the one way in which commands show what may be a stranger's."""
     print(for_terminal(text), end=end, file=file, flush=True)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """JSON for programs that a terminal may show, too: what would steer it is escaped as JSON escapes it, so that nothing is lost."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return "".join(json.dumps(c)[1:-1] if c != "\n" and unicodedata.category(c) in STEERING else c for c in text)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from itrex_chat.foundation.choices import one_of
 from itrex_chat.foundation.errors import KernelError
 from itrex_chat.foundation.language import _
+from itrex_chat.native.built_from import digest
 
 FORMATS = {"fp32": 0, "bf16": 1, "fp16": 2, "int4": 3, "int8": 4, "int4_zeros": 5}
 COMPUTE = {"int8": 0, "bf16": 1, "fp32": 2}
@@ -106,6 +107,7 @@ class Piece(Structure):
 
 
 _FUNCTIONS = {
+    "itrex_sources": (c_char_p, []),
     "itrex_choose": (c_int, [c_char_p]),
     "itrex_level": (c_char_p, []),
     "itrex_packed_bytes": (c_size_t, [POINTER(Linear)]),
@@ -254,6 +256,17 @@ def _load() -> ctypes.CDLL | str:
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(loaded, name)
             function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:  # AttributeError: a function is not there, it is of another version
+    except AttributeError:  # a function is not there
+        return _stale(path)
+    except OSError as error:
         return _("{path} cannot be loaded ({reason})", path=path, reason=" ".join(str(error).split())[:200])
-    return loaded
+    built, here = loaded.itrex_sources().decode(), digest(path.parent)
+    return loaded if not built or not here or built == here else _stale(path)
+
+
+def _stale(path: Path) -> str:
+    return _(
+        "{path} was built from other sources than those of this version, as after an upgrade without a build; install "
+        "the program again (pip install .), or build them anew in a checkout: python setup.py build_ext --inplace",
+        path=path,
+    )

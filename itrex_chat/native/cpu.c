@@ -90,6 +90,12 @@ static int in_use(void) {
     return __atomic_load_n(&chosen, __ATOMIC_RELAXED);
 }
 
+#ifndef ITREX_SOURCES
+#define ITREX_SOURCES ""
+#endif
+// The digest of the sources that this was built from, as built_from.py makes it; empty where nobody gave it.
+EXPORT const char *itrex_sources(void) { return ITREX_SOURCES; }
+
 EXPORT const char *itrex_level(void) { return names[in_use()]; }
 
 const Level *level(void) {

@@ -1,6 +1,5 @@
 """The log: one line of JSON for each request and for what went wrong, never a text of a request or an answer."""
 
-import json
 import logging
 import sys
 import time
@@ -11,7 +10,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from itrex_chat.foundation.errors import ItrexChatError
-from itrex_chat.foundation.harmless import encodable
+from itrex_chat.foundation.harmless import as_json
 from itrex_chat.foundation.language import _
 from itrex_chat.server.errors import SERVER, ApiError
 from itrex_chat.server.metrics import Metrics
@@ -21,7 +20,7 @@ from itrex_chat.server.streaming import encoded
 def note(**fields: Any) -> None:
     """A line of the log."""
     told = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | fields
-    print(encodable(json.dumps(told, ensure_ascii=False)), file=sys.stderr, flush=True)
+    print(as_json(told), file=sys.stderr, flush=True)
 
 
 def note_failure(event: str, error: BaseException, **fields: Any) -> None:

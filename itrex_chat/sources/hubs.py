@@ -96,9 +96,17 @@ def _read(record: Path, spec: SourceSpec) -> dict | None:
         known = stored.parsed_json(record.read_text("utf-8"))
         origin = known["origin"]
         same = (origin["repository"], origin["revision"]) == (spec.repository, spec.revision)
-        return known if same and origin["commit"] and known["folder"] and known["files"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        stem, folder = known["folder"].split("/")
+        whole = stem == _stem(spec) and files.is_name(folder) and isinstance(origin["commit"], str) and origin["commit"]
+        return known if same and whole and known["files"] and all(map(_is_listed, known["files"].items())) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_listed(entry: tuple[str, dict]) -> bool:
+    """Whether a name and what is kept of a file can be a hub's."""
+    name, file = entry
+    return files.is_name(name) and type(file["size"]) is int and file["size"] >= 0 and isinstance(file["digest"], str)
 
 
 def _is_complete(known: dict | None, hubs: Path) -> TypeGuard[dict]:

@@ -15,6 +15,7 @@ GPTQ, AWQ, COMPRESSED = "gptq", "awq", "compressed"  # layouts
 BITS = (4, 8)
 OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # beside a config.json without a word of it
 MOST_PARTS = 4  # of a pattern of modules
+MOST_PATTERNS = 1000  # each is held against every module
 KNOWN = "GPTQ, AWQ, AutoRound, compressed-tensors"
 # AutoRound's packing formats: the layout, and what is added to its zero points.
 PACKINGS = {
@@ -28,19 +29,20 @@ PACKINGS = {
 
 @dataclass(frozen=True)
 class Method:
-    """`name` for people; `layout` of the integers, of `bits` each unless `modules` says otherwise, by names or patterns of
-    modules; `zero_offset` is added to zero points as they are stored."""
+    """`name` for people; `layout` of the integers, of `bits` each unless `modules` says otherwise by a module's name, or
+    `patterns` by what lies between the stars of one; `zero_offset` is added to zero points as they are stored."""
 
     name: str
     layout: str
     bits: int
     zero_offset: int = 0
     modules: dict[str, int] = field(default_factory=dict)
+    patterns: tuple[tuple[tuple[str, ...], int], ...] = ()
 
     def bits_of(self, module: str) -> int:
         if module in self.modules:
             return self.modules[module]
-        return next((bits for name, bits in self.modules.items() if _matches(name, module)), self.bits)
+        return next((bits for parts, bits in self.patterns if _matches(parts, module)), self.bits)
 
 
 def method_of(settings: Any) -> Method:
@@ -100,7 +102,10 @@ def _auto_round(settings: dict) -> Method:
         str(name): own if told.get("bits") is None else _bits(told["bits"], "auto-round", (*BITS, 16, 32))
         for name, told in extra.items()
     }
-    return Method("AutoRound", layout, own, offset, modules)
+    patterns = [(parts, bits) for name, bits in modules.items() if 1 < len(parts := _parts(name)) <= MOST_PARTS]
+    if len(patterns) > MOST_PATTERNS:
+        raise unreadable("auto-round, extra_config")
+    return Method("AutoRound", layout, own, offset, modules, tuple(patterns))
 
 
 def _compressed(settings: dict) -> Method:
@@ -128,9 +133,20 @@ def _bits(found: Any, kind: str, possible: tuple[int, ...] = BITS) -> int:
     return found
 
 
-def _matches(pattern: str, module: str) -> bool:
-    """Whether a pattern that is more than a name means a module; only `.` and `.*` are read in it."""
-    parts = re.split(r"\.?\*", pattern.replace("\\.", "."))
-    if not 1 < len(parts) <= MOST_PARTS:
+def _parts(pattern: str) -> tuple[str, ...]:
+    """What lies between the stars of a pattern; one part for a plain name. Only `.` and `.*` are read in it."""
+    return tuple(re.split(r"\.?\*", pattern.replace("\\.", ".")))
+
+
+def _matches(parts: tuple[str, ...], module: str) -> bool:
+    """Whether a module's name has these parts in this order, the first at its beginning and the last at its end."""
+    first, *middle, last = parts
+    if not module.startswith(first):
         return False
-    return re.fullmatch(".*".join(map(re.escape, parts)), module) is not None
+    at = len(first)
+    for part in middle:
+        found = module.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return len(module) - len(last) >= at and module.endswith(last)
