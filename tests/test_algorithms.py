@@ -27,7 +27,7 @@ from itrex_chat.calibration.rounding import Rounded
 from itrex_chat.chat import load_tokenizer
 from itrex_chat.checkpoints import open_checkpoint
 from itrex_chat.decoder.linear import DenseLinear
-from itrex_chat.foundation.errors import RecipeError, RunError
+from itrex_chat.foundation.errors import CheckpointError, RecipeError, RunError
 from itrex_chat.jobs.passage import Passage
 from itrex_chat.quality import measuring
 from itrex_chat.quantization import awq, search
@@ -466,6 +466,14 @@ def test_the_models_own_answers_are_calibrated_on_with_their_digest_and_not_meas
     assert texts.texts_of(Quantization(algorithm="gptq", calibration=(f"answers:{other}",)))[0].sha256 == told["sha256"]
     with pytest.raises(RunError, match="calibrated on the answer b"):
         measuring.measure(recipe, "fp32", ["int4"], [Passage("answers", "b", tuple(two), 4)])
+
+
+@pytest.mark.parametrize("way", [("algorithm", "gptq"), ("budget", "5.0")])
+def test_answers_of_a_model_with_a_larger_vocabulary_are_named(way, models, tmp_path):
+    run = run_of(tmp_path / "the run", ("fp32", "a", [5] * 600 + [640]))
+    settings = [f"quantization.{way[0]}", way[1], "quantization.calibration", f"['answers:{run}']"]
+    with pytest.raises(CheckpointError, match="the run has the token 640, which a vocabulary of 640 does not have"):
+        obtain(recipes.load(str(models("llama")), settings))
 
 
 @pytest.mark.parametrize(

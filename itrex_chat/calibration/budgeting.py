@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from itrex_chat.architecture.layout import TensorSpec, layer
-from itrex_chat.calibration.sensitivity import WINDOW, WINDOWS, losses
-from itrex_chat.calibration.texts import reading, texts_of
+from itrex_chat.calibration.sensitivity import WINDOWS, losses
+from itrex_chat.calibration.texts import reading_for, texts_of
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.foundation import files, progress, stored
 from itrex_chat.foundation.digests import sha256_of_json
@@ -88,7 +88,7 @@ def _windows(
     checkpoint: Checkpoint, quantization: Quantization, encode: Callable[[str], list[int]]
 ) -> tuple[list[list[int]], list[dict]]:
     """A few windows of the texts, spread over them, and what the manifest tells of the texts."""
-    found = reading(quantization, encode, min(WINDOW, checkpoint.decoder.context_length))
+    found = reading_for(checkpoint.decoder, quantization, encode)
     whole = max(map(len, found.windows))
     windows = [window for window in found.windows if len(window) == whole]
     count = min(WINDOWS, len(windows))

@@ -8,12 +8,10 @@ from tqdm import tqdm
 
 from itrex_chat.calibration import keeping
 from itrex_chat.calibration.driver import BlockWise
-from itrex_chat.calibration.texts import WINDOW, reading, texts_of
+from itrex_chat.calibration.texts import reading_for, texts_of
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.foundation import files
 from itrex_chat.foundation.digests import sha256
-from itrex_chat.foundation.errors import CheckpointError
-from itrex_chat.foundation.language import _
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.settings.quantization import Quantization
 
@@ -30,17 +28,7 @@ class Calibrated:
     ):
         config = checkpoint.decoder
         self._texts = texts_of(quantization)
-        self._reading = reading(quantization, encode, min(WINDOW, config.context_length))
-        if (largest := max(map(max, self._reading.windows))) >= config.vocab_size:
-            raise CheckpointError(
-                _(
-                    "{name} has the token {largest}, which a vocabulary of {count} does not have: it was "
-                    "made for another model.",
-                    name=_("The tokenizer"),
-                    largest=largest,
-                    count=config.vocab_size,
-                )
-            )
+        self._reading = reading_for(config, quantization, encode)
         self._blocks = BlockWise(checkpoint, treatments, self._reading.windows, quantization.iterations)
         self._kept: dict[int, Path] = {}
         self._begun = False

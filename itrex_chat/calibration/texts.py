@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from itrex_chat.calibration import answers
 from itrex_chat.foundation import files
 from itrex_chat.foundation.digests import sha256_of_json
-from itrex_chat.foundation.errors import RecipeError
+from itrex_chat.foundation.errors import CheckpointError, RecipeError
 from itrex_chat.foundation.language import _
 from itrex_chat.settings.quantization import ANSWERS, Quantization
+
+if TYPE_CHECKING:
+    from itrex_chat.architecture.config import DecoderConfig
 
 FOLDER = Path(__file__).parent / "texts"
 WINDOW = 512  # tokens that are read together
@@ -86,6 +90,22 @@ def reading(quantization: Quantization, encode: Callable[[str], list[int]], wind
             )
         )
     return Reading(found, taken)
+
+
+def reading_for(config: "DecoderConfig", quantization: Quantization, encode: Callable[[str], list[int]]) -> Reading:
+    """The same for a decoder, in windows that it takes. Raises CheckpointError for tokens that its vocabulary does not have."""
+    found = reading(quantization, encode, min(WINDOW, config.context_length))
+    if (largest := max(map(max, found.windows))) >= config.vocab_size:
+        answered = (text.name for text in texts_of(quantization) if any(largest in ids for ids in text.conversations))
+        raise CheckpointError(
+            _(
+                "{name} has the token {largest}, which a vocabulary of {count} does not have: it was made for another model.",
+                name=next(answered, None) or _("The tokenizer"),
+                largest=largest,
+                count=config.vocab_size,
+            )
+        )
+    return found
 
 
 def _windows(text: CalibrationText, encode: Callable[[str], list[int]], window: int) -> list[list[int]]:
