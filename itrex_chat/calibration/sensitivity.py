@@ -20,6 +20,7 @@ from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.decoder.loading import block_linear_names, load_block
 from itrex_chat.decoder.model import Decoder, Pass, rms_norm
+from itrex_chat.quantization import products
 from itrex_chat.quantization.budget import Kind
 from itrex_chat.quantization.rtn import quantize_rows
 
@@ -30,6 +31,7 @@ ROUNDS = 50  # of scaling
 
 
 @torch.inference_mode()
+@products.fast()
 def losses(
     checkpoint: Checkpoint, kinds: Mapping[str, Sequence[Kind]], windows: list[list[int]], bar: tqdm
 ) -> dict[str, list[float]]:
