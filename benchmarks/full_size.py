@@ -1,11 +1,15 @@
 """A full-size check without downloads: ChatGLM3-6B's real configuration with random float16 weights.
 
     python benchmarks/full_size.py FOLDER [--tokenizer tokenizer.model]
+    python benchmarks/full_size.py FOLDER --algorithms search gptq [--layers 2] [--tokens 65536] [--kills 10]
 
 Writes the folder (12.5 GB in seven safetensors files, once), quantizes it in a process of its own, and prints the time
 and the peak memory; then asks FP32 and INT4, with all the memory that is left and with each limit of --memory in GB, where
 FP32's tokens must be the same. What was read from disk stands beside a plain reading of the same files, and the rate of
 decode beside the memory's, which is read in turn with it (--rounds 0: it is not). `--only rate` measures that alone.
+
+With --algorithms each of these quantizes the folder, in a cache of its own, and nothing is asked; --kills kills it at random moments and looks whether
+the same bytes come of it. With fewer --layers, of the same sizes, the time for all 28 is told from theirs; a folder has as many as it was written with.
 """
 
 import argparse
@@ -22,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from measuring import quantizing
 from measuring.bandwidth import ReadBandwidth
 
 from itrex_chat.foundation import machine
@@ -58,13 +63,13 @@ SHARDS = 7
 TOKENS = 6  # of a round
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Tensor names and shapes of the published ChatGLM3-6B."""
+def shapes(layers: int) -> dict[str, tuple[int, ...]]:
+    """Tensor names and shapes of the published ChatGLM3-6B, or of its first layers and its head."""
     c = CONFIG
     hidden, inner, vocabulary = c["hidden_size"], c["ffn_hidden_size"], c["padded_vocab_size"]
     qkv = hidden + 2 * c["multi_query_group_num"] * c["kv_channels"]
     found: dict[str, tuple[int, ...]] = {"transformer.embedding.word_embeddings.weight": (vocabulary, hidden)}
-    for number in range(c["num_layers"]):
+    for number in range(layers):
         block = f"transformer.encoder.layers.{number}."
         found |= {
             block + "input_layernorm.weight": (hidden,),
@@ -81,13 +86,13 @@ def shapes() -> dict[str, tuple[int, ...]]:
     }
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, layers: int) -> None:
     """The folder with random weights, skipped where it is whole."""
     import torch
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = shapes()
+    wanted = shapes(layers)
     names = list(wanted)
     generator = torch.Generator().manual_seed(0)
     homes: dict[str, str] = {}
@@ -106,7 +111,7 @@ def write_model(folder: Path) -> None:
             os.replace(f"{file}.partial", file)
         print(f"  {file.name}", flush=True)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": homes}), "utf-8")
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=2), "utf-8")
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"num_layers": layers}, indent=2), "utf-8")
 
 
 def write_tokenizer(folder: Path, given: Path | None) -> None:
@@ -139,16 +144,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--layers", type=int, default=CONFIG["num_layers"], help="of the model that is written")
+    parser.add_argument("--algorithms", nargs="+", default=[], help="quantize with each of these, and ask nothing")
+    parser.add_argument("--tokens", type=int, default=65536, help="of calibration")
+    parser.add_argument("--kills", type=int, default=0, help="of each algorithm's process")
     parser.add_argument("--memory", type=float, nargs="*", default=[8, 4], help="limits for FP32 in GB; default: 8 4")
     parser.add_argument("--rounds", type=int, default=7, help="of decode and the memory's rate, in turn; default: 7")
     parser.add_argument("--only", choices=["rate"], help="quantize, and measure the rate of decode alone")
     arguments = parser.parse_args()
     print(f"writing {arguments.folder}", flush=True)
-    apart(write_model, arguments.folder)
+    apart(write_model, arguments.folder, arguments.layers)
     write_tokenizer(arguments.folder, arguments.tokenizer)
     size = sum(file.stat().st_size for file in arguments.folder.glob("*.safetensors"))
     print(f"{size / 1e9:.2f} GB", flush=True)
 
+    if arguments.algorithms:
+        for algorithm in arguments.algorithms:
+            calibrate(arguments.folder, algorithm, arguments.layers, arguments.tokens, arguments.kills)
+        return
     code, seconds, peak, error = timed(["itrex_chat.quantize", "--model", str(arguments.folder)])
     print(f"quantize: exit {code}, {seconds:.0f} s, peak memory {peak / 1e9:.2f} GB")
     if code:
@@ -200,6 +213,27 @@ def decode_rate(folder: Path, variant: str, rounds: int) -> None:
         f"({min(shares):.0%} to {max(shares):.0%}) of the memory's rate just before",
         flush=True,
     )
+
+
+def calibrate(folder: Path, algorithm: str, layers: int, tokens: int, kills: int) -> None:
+    """Quantize with an algorithm, and once more with kills."""
+    settings = ["quantization.algorithm", algorithm, "quantization.calibration_tokens", str(tokens)]
+    with tempfile.TemporaryDirectory(dir=folder.parent) as cache:
+        made = quantizing.quantized(folder, Path(cache), settings)
+    line = (
+        f"{algorithm}: {made.seconds:.0f} s, {made.of_processor:.0f} s of a core, peak memory {made.peak / 1e9:.2f} GB"
+    )
+    line += f"; blocks after the first: {', '.join(f'{seconds:.0f}' for seconds in made.blocks)} s"
+    if layers < CONFIG["num_layers"]:
+        line += (
+            f"; {CONFIG['num_layers']} blocks at this pace: {made.foretold(layers, CONFIG['num_layers']) / 60:.0f} min"
+        )
+    print(line, flush=True)
+    if kills:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as cache:
+            again = quantizing.killed(folder, Path(cache), settings, kills, 2 * made.seconds / layers, seed=kills)
+        same = again.digests == made.digests
+        print(f"  after {kills} kills: {'the same bytes' if same else 'OTHER BYTES'}", flush=True)
 
 
 def plain_rate(folder: Path) -> float:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from itrex_chat import sources
 from itrex_chat.artifacts import manifest as manifests
 from itrex_chat.artifacts.obtaining import obtain
-from itrex_chat.calibration import budgeting
+from itrex_chat.calibration import budgeting, sensitivity
 from itrex_chat.calibration.sensitivity import losses
 from itrex_chat.calibration.weights import Floats
 from itrex_chat.checkpoints import open_checkpoint
@@ -182,6 +182,26 @@ def test_what_was_measured_and_is_damaged_is_measured_again(model, book):
             for part in folder.iterdir():
                 part.unlink()
             folder.rmdir()
+
+
+def test_finding_what_matrices_cost_goes_on_behind_each_block_to_the_same_costs(model, book, tmp_path, monkeypatch):
+    whole = obtain(spend(model, book, 5.0), tmp_path / "other").artifact
+    begun, original = list[int](), sensitivity.load_block
+
+    def interrupted(weights, number):
+        begun.append(number)
+        if begun.count(number) == 1:
+            raise KeyboardInterrupt
+        return original(weights, number)
+
+    monkeypatch.setattr(sensitivity, "load_block", interrupted)
+    for _block in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            obtain(spend(model, book, 5.0))
+    artifact = obtain(spend(model, book, 5.0)).artifact
+    assert begun == [0, 0, 1, 1, 2, 2]
+    [file] = (artifact.folder.parent / ".sensitivity").iterdir()
+    assert file.read_bytes() == (whole.folder.parent / ".sensitivity" / file.name).read_bytes()
 
 
 def test_a_quantization_with_a_budget_that_was_interrupted_goes_on_to_the_same_bytes(

@@ -12,7 +12,7 @@ import numpy as np
 from measuring.processes import Unavailable
 
 PROGRAMS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench")
-ATTEMPTS = 8  # it prints from a thread of its own, and ends without waiting for it: the last lines may be missing
+ATTEMPTS = 40  # it prints from a thread of its own, and ends without waiting for it: the last lines may be missing
 WINDOW = 512  # tokens that are read together; those of the second half are scored
 
 

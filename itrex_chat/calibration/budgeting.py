@@ -54,12 +54,14 @@ def spent(
     file = folder / f"{sha256_of_json(known)}.json"
     found = _read(file, free)
     if found is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        begun = file.with_suffix(".kept")
         with progress.bar(_("finding where bits pay"), checkpoint.decoder.layers, "blocks") as bar:
-            found = losses(checkpoint, free, windows, bar)
+            found = losses(checkpoint, free, windows, bar, begun)
         if not all(math.isfinite(loss) for each in found.values() for loss in each):
             raise CheckpointError(_("With the calibration texts the model's predictions are not finite numbers."))
-        folder.mkdir(parents=True, exist_ok=True)
         files.write_json(file, found)
+        begun.unlink(missing_ok=True)
     selected = chosen(_candidates(free, matrices, found), _fixed(as_stored, matrices), quantization.budget)
     sizes = {name: spec.size for name, spec in matrices.items()}
     told = {

@@ -27,7 +27,7 @@ from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.decoder.loading import block_linear_names, load_block
 from itrex_chat.foundation.errors import CheckpointError
 from itrex_chat.foundation.language import _
-from itrex_chat.quantization import awq
+from itrex_chat.quantization import awq, products
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.stream import stored
@@ -67,6 +67,7 @@ class BlockWise:
         return self._made.pop(treatment.name)
 
     @torch.no_grad()
+    @products.fast()
     def _next_block(self, bar: tqdm) -> None:
         config, number = self._weights.config, self.number
         if not number:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from itrex_chat.quantization.gptq import Curvature, gptq_rows
+from itrex_chat.quantization.gptq import Curvature, damped, gptq_rows, solved
 from itrex_chat.quantization.plan import Treatment
 from itrex_chat.quantization.rtn import quantize_rows
 from itrex_chat.quantization.search import searched_rows
@@ -70,21 +70,29 @@ class Inputs:
 
     def nearer(self, weight: torch.Tensor) -> torch.Tensor | None:
         """What makes products with a matrix, float32 [out, in], come nearer to what they are where nothing is quantized, if it is
-        added; None where nothing is known of that. To be asked for before `curvature`."""
+        added; None where nothing is known of that."""
         along = self._products_lack
         if self._lacking is not None:
             along = self._lacking @ weight.t()
         if along is None:
             return None
-        along /= self._count
-        return self.curvature.solved(along)
+        along = along / self._count
+        return solved(self._hessian, along)
 
     @cached_property
     def curvature(self) -> Curvature:
-        """To be asked for when all inputs were counted; what was summed up becomes it."""
-        means = self._sums.div_(self._count).triu_()
+        """To be asked for when all inputs were counted, and last; what was summed up becomes it."""
+        return Curvature.of_damped(self._hessian)
+
+    @cached_property
+    def _hessian(self) -> torch.Tensor:
+        means = self._sums.div_(self._count)
         self._count = 1
-        return Curvature.of(means + means.triu(1).t())
+        for start in range(0, len(means), PANEL):
+            corner = means[start : start + PANEL, start : start + PANEL]
+            corner.copy_(corner.triu() + corner.triu(1).t())
+            means[start + PANEL :, start : start + PANEL] = means[start : start + PANEL, start + PANEL :].t()
+        return damped(means)
 
 
 def _summed(sums: torch.Tensor | None, rows: torch.Tensor, lacking: torch.Tensor | None) -> torch.Tensor | None:

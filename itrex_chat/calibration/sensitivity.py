@@ -9,17 +9,21 @@ outputs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from itrex_chat.architecture.layout import HEAD
+from itrex_chat.calibration import keeping
+from itrex_chat.calibration.keeping import Branches
 from itrex_chat.calibration.weights import Floats
 from itrex_chat.checkpoints import Checkpoint
 from itrex_chat.decoder.block import Block
 from itrex_chat.decoder.linear import DenseLinear
 from itrex_chat.decoder.loading import block_linear_names, load_block
 from itrex_chat.decoder.model import Decoder, Pass, rms_norm
+from itrex_chat.quantization import products
 from itrex_chat.quantization.budget import Kind
 from itrex_chat.quantization.rtn import quantize_rows
 
@@ -30,16 +34,22 @@ ROUNDS = 50  # of scaling
 
 
 @torch.inference_mode()
+@products.fast()
 def losses(
-    checkpoint: Checkpoint, kinds: Mapping[str, Sequence[Kind]], windows: list[list[int]], bar: tqdm
+    checkpoint: Checkpoint,
+    kinds: Mapping[str, Sequence[Kind]],
+    windows: list[list[int]],
+    bar: tqdm,
+    file: Path | None = None,
 ) -> dict[str, list[float]]:
     """By module, what it adds to the mean KL divergence in each of its kinds, of which the first is of integers; `bar` counts
-    blocks."""
+    blocks. What is known after each block is kept in `file`, and gone on from."""
     weights = Floats(checkpoint)
     config, lengths = weights.config, [len(window) for window in windows]
-    x, blocks, sorts = weights.embedded(windows), dict[str, torch.Tensor](), dict[str, torch.Tensor]()
-    errors, changes = dict[str, list[float]](), dict[str, float]()
-    for number in range(config.layers):
+    known = (file and keeping.read_branches(file)) or Branches(0, weights.embedded(windows), {}, {}, {}, {})
+    x, blocks, sorts, errors, changes = known.x, known.blocks, known.sorts, known.errors, known.changes
+    bar.update(known.number)
+    for number in range(known.number, config.layers):
         block = load_block(weights, number)
         decoder = Decoder.of_one(config, number, block)
         step = decoder.whole(lengths)
@@ -64,6 +74,8 @@ def losses(
         if rounded:
             blocks[str(number)] = decoder.through(0, block, x, step)
         x = after
+        if file:
+            keeping.write_branches(Branches(number + 1, x, blocks, sorts, errors, changes), file)
         bar.update()
     lost = _divergences(checkpoint, weights, x, blocks | sorts)
     each = _fitted(changes, {name: lost[name] for name in blocks}, {name: lost[name] for name in sorts})

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from itrex_chat.quantization import factors, products
 from itrex_chat.quantization.rtn import integer_range
 from itrex_chat.quantization.search import searched_rows
 
@@ -34,34 +35,59 @@ class Curvature:
     factor: torch.Tensor
 
     @classmethod
-    def of(cls, hessian: torch.Tensor) -> "Curvature":
+    def of(cls, mean: torch.Tensor) -> "Curvature":
         """For the mean of x xᵀ, float32 [in, in], which is overwritten."""
+        return cls.of_damped(damped(mean))
+
+    @classmethod
+    def of_damped(cls, hessian: torch.Tensor) -> "Curvature":
         diagonal = hessian.diagonal()
-        diagonal += DAMPING * diagonal + FLOOR * diagonal.median().clamp(min=1e-12)
         order = diagonal.argsort(descending=True, stable=True)
         for _time in range(TRIES):
-            turned = hessian[order][:, order].to(torch.float64 if len(order) <= EXACT else torch.float32)
-            lower, failed = torch.linalg.cholesky_ex(turned)
+            # From the last to the first: H = R Rᵀ with an upper triangular R, whose inverse is the factor.
+            turned = _in_order(hessian, order.flip(0), torch.float64 if len(order) <= EXACT else torch.float32)
+            with products.exact():
+                if factors.factor(turned):
+                    factors.invert(turned)
+                    if torch.isfinite(turned).all():
+                        return cls(hessian, order, turned.float().flip(0, 1))
             del turned
-            if not failed:
-                inverse = torch.cholesky_inverse(lower)
-                del lower
-                factor, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-                if not failed and torch.isfinite(factor).all():
-                    return cls(hessian, order, factor.float().contiguous())
             diagonal *= 1 + 10 * DAMPING  # rounding made it so that it has no factor
         raise ValueError("activations that are not finite numbers")
-
-    def solved(self, along: torch.Tensor) -> torch.Tensor:
-        """The change of rows, float32 [rows, in], that explains what their products lack, with a ridge: `along` float32 [in, rows]
-        is the mean of each input times that."""
-        ridge = self.hessian.clone()
-        ridge.diagonal().mul_(1 + RIDGE)
-        return torch.cholesky_solve(along, torch.linalg.cholesky(ridge)).t()
 
     def loss(self, difference: torch.Tensor) -> torch.Tensor:
         """(w - ŵ) H (w - ŵ)ᵀ of each row of a difference, float32 [rows, in]."""
         return ((difference @ self.hessian) * difference).sum(1)
+
+
+def damped(mean: torch.Tensor) -> torch.Tensor:
+    """The mean of x xᵀ, float32 [in, in], which becomes H."""
+    diagonal = mean.diagonal()
+    diagonal += DAMPING * diagonal + FLOOR * diagonal.median().clamp(min=1e-12)
+    return mean
+
+
+def solved(hessian: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+    """The change of rows, float32 [rows, in], that explains what their products lack, with a ridge: `hessian` is H,
+    `along` float32 [in, rows], overwritten, the mean of each input times that."""
+    for _time in range(TRIES):
+        ridge = hessian.clone()
+        ridge.diagonal().mul_(1 + RIDGE)
+        with products.exact():
+            if factors.factor(ridge):
+                factors.solve(ridge, along)
+                return along.t()
+        del ridge
+        hessian.diagonal().mul_(1 + 10 * DAMPING)  # rounding made it so that it has no factor
+    raise ValueError("activations that are not finite numbers")
+
+
+def _in_order(matrix: torch.Tensor, order: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A matrix with its rows and columns in an order, without a third one beside both."""
+    found = torch.empty(len(order), len(order), dtype=dtype)
+    for some, rows in zip(found.split(BLOCK), order.split(BLOCK)):
+        some.copy_(matrix[rows][:, order])
+    return found
 
 
 def gptq_rows(
