@@ -223,7 +223,8 @@ def calibrate(folder: Path, algorithm: str, layers: int, tokens: int, kills: int
     line = (
         f"{algorithm}: {made.seconds:.0f} s, {made.of_processor:.0f} s of a core, peak memory {made.peak / 1e9:.2f} GB"
     )
-    line += f"; blocks after the first: {', '.join(f'{seconds:.0f}' for seconds in made.blocks)} s"
+    if made.blocks:
+        line += f"; blocks after the first: {', '.join(f'{seconds:.0f}' for seconds in made.blocks)} s"
     if layers < CONFIG["num_layers"]:
         line += (
             f"; {CONFIG['num_layers']} blocks at this pace: {made.foretold(layers, CONFIG['num_layers']) / 60:.0f} min"

@@ -71,11 +71,13 @@ def _started(model: Path, cache: Path, settings: Sequence[str], error: int) -> s
 
 
 def _blocks(folder: Path, told: dict) -> list[float]:
-    """Seconds between the times at which the last files of two blocks were written."""
-    ends: dict[int, float] = {}
+    """Seconds between the times at which the last files of two blocks were written; none where blocks share files."""
+    last: dict[int, str] = {}
     for name, file in told["tensors"].items():
         if name.startswith("model.layers."):
             number = int(name.split(".")[2])
-            ends[number] = max(ends.get(number, 0), (folder / file).stat().st_mtime)
-    times = [ends[number] for number in sorted(ends)]
+            last[number] = max(last.get(number, ""), file)
+    if len(set(last.values())) < len(last):
+        return []
+    times = [(folder / last[number]).stat().st_mtime for number in sorted(last)]
     return [end - begin for begin, end in zip(times, times[1:])]

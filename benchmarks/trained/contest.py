@@ -158,7 +158,10 @@ class Contest:
 
 
 def _format(recipe: Recipe) -> str:
-    return f"INT4, groups of {recipe.quantization.group_size}, head {recipe.quantization.head}"
+    """What decides on its speed; who chose the integers does not."""
+    quantization = recipe.quantization
+    groups = f"{quantization.budget:g} bits" if quantization.budget else f"groups of {quantization.group_size}"
+    return f"INT4, {groups}, head {quantization.head}"
 
 
 def _tensor_bytes(file: Path) -> int:

@@ -176,6 +176,8 @@ class BlockWise:
                     lacking += there.x[part] - here.x[part]
                 there.finished(part, other)
             yield Seen(rows, outputs=lacking)
+        if there:
+            there.forget()
 
     def _parts(self) -> Iterator[tuple[slice, list[int]]]:
         """The tokens that go through a block at a time, and the lengths of their windows."""

@@ -53,6 +53,10 @@ class Passing:
         self.attended(part, self.mixed(part, lengths))
         self.finished(part, self.inner(part))
 
+    def forget(self) -> None:
+        """Let go of the block, whose matrices take memory: all is done."""
+        del self.block, self._decoder
+
     def _normed(self, y: torch.Tensor, norm: torch.Tensor | None) -> torch.Tensor:
         return y if norm is None else rms_norm(y, norm, self._config.norm_eps)
 
