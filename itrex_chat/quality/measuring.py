@@ -251,7 +251,11 @@ def _hear(together: Together, missing: list[Passage]) -> None:
 def tell_time(missing: list[Passage], facts: Facts, pace: Pace) -> None:
     """Say what going through passages takes where weights are read from disk for each pass."""
     seconds = sum(pace.prompt(last - first) for passage in missing for first, last in passes(passage))
-    told = _("{count} passages take about {time}", count=len(missing), time=lasting(seconds))
+    told = (
+        _("one passage takes about {time}", time=lasting(seconds))
+        if len(missing) == 1
+        else _("{count} passages take about {time}", count=len(missing), time=lasting(seconds))
+    )
     tell(reading(facts, pace) + told, file=sys.stderr)
 
 

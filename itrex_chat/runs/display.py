@@ -63,14 +63,20 @@ class Display:
     def streams(self, facts: Facts, pace: Pace, expected: Forecast, count: int) -> None:
         """Weights are read from disk for each pass; what that takes for `count` questions."""
         self._expected, self._began = max(1.0, expected.seconds), time.perf_counter()
-        tell(
-            reading(facts, pace)
-            + (
-                _("{count} questions take about {time}", count=count, time=lasting(expected.seconds))
-                if expected.known
-                else _("{count} questions take {time} at most", count=count, time=lasting(expected.seconds))
+        time_taken = lasting(expected.seconds)
+        if expected.known:
+            told = (
+                _("one question takes about {time}", time=time_taken)
+                if count == 1
+                else _("{count} questions take about {time}", count=count, time=time_taken)
             )
-        )
+        else:
+            told = (
+                _("one question takes {time} at most", time=time_taken)
+                if count == 1
+                else _("{count} questions take {time} at most", count=count, time=time_taken)
+            )
+        tell(reading(facts, pace) + told)
 
     def question(self, question: Question, number: int, count: int) -> None:
         if self._streams:
